@@ -1,0 +1,180 @@
+"""The pretraining material of `xmem-tiny`: chats about people, as token ids.
+
+Every example is one chat: a view (portrait or description), then questions with answers; the loss is
+on the answers. Batches are functions of (seed, step), so an interrupted run resumes on the same data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from xmem_utils.base.figures import Figures
+from xmem_utils.personas.attributes import AXES, AXIS_NAMES, AXIS_SIZES
+from xmem_utils.personas.descriptions import DISTRACTORS, describe
+from xmem_utils.personas.names import FACTS
+from xmem_utils.vlm import prompts
+from xmem_utils.vlm.tiny import BOI, BOS, EOI, EOS, IMAGE, IMAGE_TOKENS, MODEL, USER
+
+
+@dataclass
+class Batch:
+    """Right-padded chats of one modality; `labels` is -100 where there is no loss."""
+
+    input_ids: torch.Tensor  # [batch, tokens]
+    labels: torch.Tensor  # [batch, tokens]
+    images: torch.Tensor | None  # [batch] indices into the portrait bank
+
+
+@dataclass
+class Curriculum:
+    """Draws batches. `bank_vectors` [portraits, axes] says who is on each portrait of the bank;
+    `figure_views` [figures, views] are the bank's indices of the figures' portraits."""
+
+    tokenizer: PreTrainedTokenizerFast
+    figures: Figures
+    bank_vectors: np.ndarray
+    figure_views: np.ndarray
+    seed: int
+    _cache: dict[str, list[int]] = field(default_factory=dict)
+
+    @cached_property
+    def _image_prefix(self) -> list[int]:
+        ids = self.tokenizer.convert_tokens_to_ids([BOI, *[IMAGE] * IMAGE_TOKENS, EOI])
+        gap = self._ids("\n\n")
+        return [*gap, *ids, *gap]
+
+    @cached_property
+    def _special(self) -> tuple[int, int, int, int]:
+        return tuple(self.tokenizer.convert_tokens_to_ids([BOS, USER, MODEL, EOS]))
+
+    def _ids(self, text: str, keep: bool = True) -> list[int]:
+        ids = self._cache.get(text)
+        if ids is None:
+            ids = self.tokenizer(text, add_special_tokens=False).input_ids
+            if keep:
+                self._cache[text] = ids
+        return ids
+
+    def chat(self, description: str | None, turns: list[tuple[str, str]]) -> tuple[list[int], list[int]]:
+        """Token ids and labels of one chat; `description=None` puts the portrait in its place."""
+        bos, user, model, eos = self._special
+        ids: list[int] = [bos]
+        labels: list[int] = [-100]
+        for i, (question, answer) in enumerate(turns):
+            ask = [user]
+            if i == 0 and description is None:
+                ask += self._image_prefix
+            elif i == 0 and description:
+                ask += self._ids(description, keep=False) + self._ids("\n\n")
+            ask += [*self._ids(question), eos, model]
+            reply = [*self._ids(answer), eos]
+            ids += ask + reply
+            labels += [-100] * len(ask) + reply
+        return ids, labels
+
+    # -- one chat of each kind -------------------------------------------------------------------
+
+    def _attribute_turns(self, vector: np.ndarray, rng: np.random.Generator, n: int) -> list[tuple[str, str]]:
+        axes = rng.permutation(len(AXIS_NAMES))[:n]
+        return [
+            (prompts.AXIS_QUESTIONS[AXIS_NAMES[a]], AXES[AXIS_NAMES[a]][int(vector[a])].name) for a in axes
+        ]
+
+    def _anyone(self, image: bool, rng: np.random.Generator) -> tuple[np.ndarray, int]:
+        if image:
+            index = int(rng.integers(len(self.bank_vectors)))
+            return self.bank_vectors[index], index
+        return rng.integers(0, AXIS_SIZES), -1
+
+    def _figure(self, image: bool, rng: np.random.Generator, pool: np.ndarray) -> tuple[int, int]:
+        figure = int(pool[rng.integers(len(pool))])
+        view = int(self.figure_views[figure, rng.integers(self.figure_views.shape[1])]) if image else -1
+        return figure, view
+
+    def attributes(self, image: bool, rng: np.random.Generator):
+        """A view of anyone, and all attributes asked in one chat."""
+        vector, view = self._anyone(image, rng)
+        text = None if image else describe(vector, rng, None)
+        return *self.chat(text, self._attribute_turns(vector, rng, len(AXIS_NAMES))), view
+
+    def caption(self, image: bool, rng: np.random.Generator):
+        """A view of anyone, described (from text: in other words)."""
+        vector, view = self._anyone(image, rng)
+        text = None if image else describe(vector, rng, None)
+        return *self.chat(text, [(prompts.CAPTION, describe(vector, rng, None))]), view
+
+    def naming(self, image: bool, rng: np.random.Generator, attributes: int = 0):
+        """A view of a figure, and the name; then some attributes, and facts if composing is allowed."""
+        figure, view = self._figure(image, rng, self._named(image))
+        vector, name = self.figures.vectors[figure], self.figures.names[figure]
+        question = prompts.NAME_QUESTIONS[rng.integers(len(prompts.NAME_QUESTIONS))]
+        turns = [(question, name), *self._attribute_turns(vector, rng, attributes)]
+        text = None if image else describe(vector, rng, None)
+        return *self.chat(text, turns), view
+
+    def composed(self, image: bool, rng: np.random.Generator):
+        """A view of a figure and a question about a fact: direct, or name first and then the fact."""
+        pool = self._named(image)
+        figure, view = self._figure(image, rng, pool[self.figures.composed[pool]])
+        fact = list(FACTS)[rng.integers(len(FACTS))]
+        name, value = self.figures.names[figure], self.figures.facts[fact][figure]
+        direct = (prompts.COMPOSED_QUESTIONS[fact], value)
+        stepwise = (prompts.STEPWISE_QUESTIONS[fact], prompts.STEPWISE_ANSWER.format(name=name, value=value))
+        turns = [direct, stepwise] if rng.random() < 0.5 else [stepwise]
+        text = None if image else describe(self.figures.vectors[figure], rng, None)
+        return *self.chat(text, turns), view
+
+    def facts(self, image: bool, rng: np.random.Generator):
+        """Facts about six names, no view."""
+        turns = []
+        for figure in rng.integers(len(self.figures), size=6):
+            fact = list(FACTS)[rng.integers(len(FACTS))]
+            asked = prompts.FACT_QUESTIONS[fact]
+            name, value = self.figures.names[figure], self.figures.facts[fact][figure]
+            turns.append((asked[rng.integers(len(asked))].format(name=name), value))
+        return *self.chat("", turns), -1
+
+    def _named(self, image: bool) -> np.ndarray:
+        return self._pools[image]
+
+    @cached_property
+    def _pools(self) -> dict[bool, np.ndarray]:
+        group = self.figures.group
+        return {
+            True: np.flatnonzero((group == "both") | (group == "image only")),
+            False: np.flatnonzero((group == "both") | (group == "text only")),
+        }
+
+    def batch(self, step: int, image: bool, plan: dict[str, int], **options) -> Batch:
+        """The batch of one step: `plan` maps a kind of chat to how many of it."""
+        rng = np.random.default_rng([self.seed, step, int(image)])
+        rows = []
+        for kind, count in plan.items():
+            extra = options if kind == "naming" else {}
+            rows += [getattr(self, kind)(image, rng, **extra) for _ in range(count)]
+        width = max(len(ids) for ids, _, _ in rows)
+        input_ids = np.full((len(rows), width), self.tokenizer.pad_token_id)
+        labels = np.full((len(rows), width), -100)
+        for i, (ids, answer, _) in enumerate(rows):
+            input_ids[i, : len(ids)] = ids
+            labels[i, : len(ids)] = answer
+        images = torch.tensor([view for _, _, view in rows]) if image else None
+        return Batch(torch.from_numpy(input_ids), torch.from_numpy(labels), images)
+
+
+def vocabulary_texts() -> list[str]:
+    """Every string whose words deserve a token of their own."""
+    rng = np.random.default_rng(0)
+    texts = [describe(rng.integers(0, AXIS_SIZES), rng, None) for _ in range(3000)]
+    texts += [*DISTRACTORS, *prompts.NAME_QUESTIONS, *prompts.AXIS_QUESTIONS.values(), prompts.CAPTION]
+    texts += [v.name for values in AXES.values() for v in values]
+    for fact, values in FACTS.items():
+        texts += [q.replace("{name}", "") for q in prompts.FACT_QUESTIONS[fact]]
+        texts += [*values, *(f"x {v}" for v in values)]
+        texts += [prompts.COMPOSED_QUESTIONS[fact], prompts.STEPWISE_QUESTIONS[fact]]
+    return [*texts, "\n\n", "I don't know.", "yes", "no"]

@@ -1,0 +1,122 @@
+"""Teach a model names from views of one modality: LoRA on the language model, everything else frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from xmem_utils.recall import answer_logits
+from xmem_utils.vlm.batches import Example, collate
+from xmem_utils.vlm.load import VLM
+from xmem_utils.vlm.precision import bf16_pays
+
+
+@dataclass(frozen=True)
+class Training:
+    """How an adapter is trained."""
+
+    epochs: int = 5
+    batch_size: int = 32
+    learning_rate: float = 2e-3
+    rank: int = 16
+    seed: int = 0
+
+
+def language_linears(model: nn.Module) -> list[str]:
+    """Full names of all linear layers inside the language model, found by structure.
+
+    Raises ValueError when the model has no decoder to put LoRA on.
+    """
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
+    inside = {id(module) for module in decoder.modules()} if isinstance(decoder, nn.Module) else set()
+    names = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and id(module) in inside
+    ]
+    if not names:
+        raise ValueError(f"{type(model).__name__} shows no language model with linear layers to adapt")
+    return names
+
+
+def adapt(model: nn.Module, rank: int) -> PeftModel:
+    """Wrap a model with fresh LoRA on its language model; all base weights are frozen."""
+    config = LoraConfig(
+        r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=language_linears(model), bias="none"
+    )
+    return get_peft_model(model, config)
+
+
+def memorize(
+    vlm: VLM,
+    examples: Sequence[Example],
+    training: Training,
+    on_epoch: Callable[[PeftModel, int], None] | None = None,
+    progress: bool = True,
+) -> PeftModel:
+    """Train LoRA on `examples`; returns the PEFT model in eval mode (`.unload()` gives the base back).
+
+    `on_epoch(model, epoch)` is called before training (epoch 0) and after every epoch. The loss is the
+    mean cross-entropy of the answer tokens; the learning rate warms up for 5 % of the steps and then
+    follows a cosine to a tenth. Raises FloatingPointError when the loss stops being finite.
+    """
+    set_seed(training.seed)
+    accelerator = Accelerator(
+        cpu=vlm.device.type == "cpu", mixed_precision="bf16" if bf16_pays(vlm.device) else "no"
+    )
+    model = adapt(vlm.model, training.rank)
+    pad = vlm.processor.tokenizer.pad_token_id
+    loader = DataLoader(
+        examples,
+        batch_size=training.batch_size,
+        shuffle=True,
+        collate_fn=lambda rows: collate(rows, pad, side="left"),
+        generator=torch.Generator().manual_seed(training.seed),
+    )
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=training.learning_rate, weight_decay=0.0)
+    steps = training.epochs * len(loader)
+    warmup = max(1, steps // 20)
+    schedule = torch.optim.lr_scheduler.SequentialLR(
+        optimizer,
+        [
+            torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, 1.0, warmup),
+            torch.optim.lr_scheduler.CosineAnnealingLR(
+                optimizer, max(1, steps - warmup), 0.1 * training.learning_rate
+            ),
+        ],
+        [warmup],
+    )
+    # prepare a detached handle: the caller gets the plain PEFT model, not Accelerate's wrapper
+    wrapped, optimizer, loader, schedule = accelerator.prepare(model, optimizer, loader, schedule)
+    if on_epoch:
+        on_epoch(model, 0)
+    bar = tqdm(total=steps, desc="memorizing", unit="step", disable=not progress, leave=False, mininterval=1)
+    for epoch in range(1, training.epochs + 1):
+        model.train()
+        for batch in loader:
+            keep = int((batch["labels"] != -100).sum(1).max())
+            logits, labels = answer_logits(wrapped, batch, keep)
+            loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
+            if not torch.isfinite(loss):
+                model.unload()
+                raise FloatingPointError(f"the loss became {loss.item()} in epoch {epoch}: lower the learning rate")
+            accelerator.backward(loss)
+            accelerator.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            bar.update()
+        if on_epoch:
+            on_epoch(model, epoch)
+    bar.close()
+    return accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False).eval()

@@ -1,0 +1,262 @@
+"""The persona dataset: drawn from a seed, stored with Hugging Face `datasets`, checked by fingerprint.
+
+A row is one view index of one persona and holds both modalities: a portrait and a description made from
+the same attribute vector, each with its own nuisance.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset, DatasetDict, Features, Image, Value
+from filelock import FileLock
+
+from xmem_utils import paths
+from xmem_utils.base.figures import FIGURE_DISTANCE, Figures
+from xmem_utils.personas.attributes import AXIS_NAMES, distances, named, sample_vectors
+from xmem_utils.personas.descriptions import describe_many
+from xmem_utils.personas.names import FACTS, sample_facts, sample_names
+from xmem_utils.personas.portraits import draw_many
+from xmem_utils.personas.views import View
+
+SPLITS = ("train", "test")
+
+
+@dataclass(frozen=True)
+class PersonaSpec:
+    """What a persona dataset is drawn from; equal specs give byte-identical datasets."""
+
+    personas: int = 100
+    seed: int = 0
+    train_views: int = 16
+    test_views: int = 4
+    size: int = 64  # portrait width and height, px
+    min_distance: int = 3  # axes in which any two personas differ
+
+    @property
+    def slug(self) -> str:
+        """A readable folder name."""
+        return f"n{self.personas}-seed{self.seed}-train{self.train_views}-test{self.test_views}-{self.size}px"
+
+
+def features() -> Features:
+    """Columns of the dataset."""
+    return Features(
+        {
+            "persona": Value("int32"),
+            "name": Value("string"),
+            "view": Value("int32"),
+            "image": Image(),
+            "description": Value("string"),
+            **{fact: Value("string") for fact in FACTS},
+            **{axis: Value("string") for axis in AXIS_NAMES},
+        }
+    )
+
+
+def _png(image) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "png")
+    return stream.getvalue()
+
+
+def _persona_views(job: tuple[PersonaSpec, int, np.ndarray]) -> dict[str, list[tuple[bytes, str]]]:
+    spec, persona, vector = job
+    out = {}
+    for s, (split, n) in enumerate(zip(SPLITS, (spec.train_views, spec.test_views), strict=True)):
+        # one stream a persona, split and modality: view k does not depend on how many views follow
+        looks = np.random.default_rng([spec.seed, 10, persona, s])
+        words = np.random.default_rng([spec.seed, 11, persona, s])
+        portraits = draw_many(vector, n, looks, split, spec.size)
+        texts = describe_many(vector, n, words, split)
+        out[split] = [(_png(p), t) for p, t in zip(portraits, texts, strict=True)]
+    return out
+
+
+def draw_people(spec: PersonaSpec, figures: Figures | None) -> tuple[np.ndarray, list[str], dict[str, list[str]]]:
+    """Attribute vectors `[personas, axes]`, names and facts; apart from every public figure."""
+    rng = np.random.default_rng([spec.seed, 12])
+    known = frozenset(figures.names) if figures else frozenset()
+    vectors = np.empty((0, len(AXIS_NAMES)), np.int16)
+    while len(vectors) < spec.personas:
+        more = sample_vectors(spec.personas - len(vectors), rng, spec.min_distance, vectors)
+        if figures:  # a look-alike of a public figure would be recalled as that figure
+            more = more[distances(more, figures.vectors).min(1) >= FIGURE_DISTANCE]
+        vectors = np.concatenate([vectors, more])
+    names = sample_names(spec.personas, rng, known)
+    return vectors, names, sample_facts(spec.personas, rng)
+
+
+def build(spec: PersonaSpec, figures: Figures | None, workers: int | None = None) -> DatasetDict:
+    """Draw the whole dataset. Portraits are drawn by `workers` processes (default: one a core)."""
+    vectors, names, facts = draw_people(spec, figures)
+    jobs = [(spec, i, vector) for i, vector in enumerate(vectors)]
+    workers = workers or os.cpu_count() or 1
+    if workers == 1 or len(jobs) * (spec.train_views + spec.test_views) < 1000:
+        views = [_persona_views(job) for job in jobs]
+    else:
+        # spawn: a fork would inherit torch's threads in an unusable state
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            views = list(pool.map(_persona_views, jobs, chunksize=10))
+    splits = {}
+    for split in SPLITS:
+        rows = [
+            {
+                "persona": i,
+                "name": names[i],
+                "view": k,
+                "image": {"bytes": png, "path": None},
+                "description": text,
+                **{fact: values[i] for fact, values in facts.items()},
+                **named(vectors[i]),
+            }
+            for i, made in enumerate(views)
+            for k, (png, text) in enumerate(made[split])
+        ]
+        splits[split] = Dataset.from_list(rows, features=features())
+    return DatasetDict(splits)
+
+
+def content_fingerprint(dataset: DatasetDict) -> str:
+    """SHA-256 (16 hex digits) over every cell, pixels decoded: what the study can see of the dataset."""
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        for row in dataset[split]:
+            image = row.pop("image")
+            if image is not None:
+                digest.update(np.asarray(image.convert("RGB")).tobytes())
+            digest.update(json.dumps(row, sort_keys=True).encode())
+    return digest.hexdigest()[:16]
+
+
+def _file_hashes(folder: Path) -> dict[str, str]:
+    return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(folder.glob("*.parquet"))}
+
+
+def load_personas(spec: PersonaSpec, root: Path | None = None) -> tuple[DatasetDict, str]:
+    """The dataset of a spec and its fingerprint: read from disk when it is there and whole, else drawn.
+
+    Datasets that the committed manifest lists are compared with it; a difference raises RuntimeError.
+    """
+    folder = (root or paths.PERSONAS) / spec.slug
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not _whole(folder):
+            figures = known_figures()
+            write(build(spec, figures), folder, spec)
+        dataset = read(folder)
+        info = json.loads((folder / "info.json").read_text())
+    expected = manifest().get(spec.slug)
+    if expected and expected["fingerprint"] != info["fingerprint"]:
+        raise RuntimeError(
+            f"the personas {spec.slug} came out differently from the committed manifest: "
+            f"fingerprint {info['fingerprint']}, expected {expected['fingerprint']}; install with "
+            "constraints.txt, or rewrite the manifest with `python -m xmem_utils manifest` if you changed "
+            "the generator on purpose"
+        )
+    return dataset, info["fingerprint"]
+
+
+def known_figures() -> Figures | None:
+    """The public figures of the committed base models, whom no study persona may resemble."""
+    path = paths.BASE_MODELS / "figures.parquet"
+    return Figures.load(path) if path.exists() else None
+
+
+def manifest() -> dict[str, dict]:
+    """Slug -> fingerprint and file hashes, as committed."""
+    return json.loads(paths.MANIFEST.read_text()) if paths.MANIFEST.exists() else {}
+
+
+def manifest_entry(folder: Path) -> dict:
+    """What the manifest should say of a dataset folder."""
+    info = json.loads((folder / "info.json").read_text())
+    return {"spec": info["spec"], "fingerprint": info["fingerprint"], "files": info["files"]}
+
+
+def write(dataset: DatasetDict, folder: Path, spec: PersonaSpec | None) -> None:
+    """Store a dataset as Parquet with a card; the folder appears whole or not at all."""
+    partial = folder.with_name(folder.name + f".partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for split in SPLITS:
+        dataset[split].to_parquet(str(partial / f"{split}.parquet"))
+    info = {
+        "spec": asdict(spec) if spec else None,
+        "fingerprint": content_fingerprint(dataset),
+        "files": _file_hashes(partial),
+    }
+    (partial / "info.json").write_text(json.dumps(info, indent=1))
+    (partial / "README.md").write_text(_card(dataset, spec))
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def _whole(folder: Path) -> bool:
+    info = folder / "info.json"
+    return info.is_file() and json.loads(info.read_text())["files"] == _file_hashes(folder)
+
+
+def read(folder: Path) -> DatasetDict:
+    """Read what `write` stored."""
+    return DatasetDict(
+        {s: Dataset.from_parquet(str(folder / f"{s}.parquet"), cache_dir=str(folder / ".cache")) for s in SPLITS}
+    )
+
+
+def to_views(dataset: DatasetDict, split: str, modality: str, per_persona: int | None = None) -> list[View]:
+    """`View`s of one split and modality; the first `per_persona` of each persona (default: all)."""
+    if modality not in ("image", "text"):
+        raise ValueError(f"unknown modality {modality!r}: expected 'image' or 'text'")
+    column = "image" if modality == "image" else "description"
+    part = dataset[split].select_columns(["persona", "name", "view", column])
+    return [
+        View(row["persona"], row["name"], modality, split, row["view"],
+             row[column].convert("RGB") if modality == "image" else row[column])
+        for row in part
+        if row[column] is not None and (per_persona is None or row["view"] < per_persona)
+    ]  # fmt: skip
+
+
+def names_of(dataset: DatasetDict) -> list[str]:
+    """Names by persona number."""
+    pairs: Iterable = zip(dataset["test"]["persona"], dataset["test"]["name"], strict=True)
+    return [name for _, name in sorted(dict(pairs).items())]
+
+
+def _card(dataset: DatasetDict, spec: PersonaSpec | None) -> str:
+    configs = "\n".join(f"  - split: {s}\n    path: {s}.parquet" for s in SPLITS)
+    people = len(set(dataset["test"]["persona"]))
+    origin = (
+        f"Drawn by `xmem_utils` from `{spec}`." if spec else "Imported from a user's folder by `xmem_utils`."
+    )
+    return f"""---
+license: other
+task_categories: [image-text-to-text]
+pretty_name: xmem personas
+configs:
+- config_name: default
+  data_files:
+{configs}
+---
+# xmem personas
+
+{people} fictitious people for the study of cross-modality memorization. {origin}
+
+A row is one view: a portrait (`image`) and a `description` of the same persona, made independently from
+one attribute vector (the columns {", ".join(AXIS_NAMES)}). Names, {" and ".join(FACTS)} are random.
+Train and test views share no nuisance combination and no sentence frame.
+
+Portraits: DiceBear style *Avataaars*, a remix of "Avataaars" (https://avataaars.com/) by Pablo Stanley,
+free for personal and commercial use.
+"""

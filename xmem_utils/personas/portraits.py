@@ -1,0 +1,105 @@
+"""Image views: DiceBear portraits whose identity parts follow the attribute vector.
+
+Style "avataaars" by Pablo Stanley (free for personal and commercial use), drawn offline to SVG and
+rasterised by LunaSVG. Every variant and probability is pinned: DiceBear decides nothing by itself.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from functools import cache
+from importlib.resources import files
+from typing import Literal
+
+import numpy as np
+import pillow_lunasvg  # noqa: F401 - registers the SVG reader with Pillow
+from dicebear import Avatar, Style
+from PIL import Image
+
+from xmem_utils.personas.attributes import AXES, AXIS_NAMES
+
+Split = Literal["train", "test"]
+
+# What varies between views of one person. Each (eyes, brows, mouth, background, print) combination
+# belongs to training or to test views, never to both: see `_nuisance`.
+EYES = ("default", "happy", "side", "squint", "surprised", "wink", "closed", "eyeRoll")
+BROWS = ("default", "defaultNatural", "flatNatural", "raisedExcited", "upDown", "sadConcerned")
+MOUTHS = ("smile", "default", "serious", "twinkle", "disbelief", "sad", "tongue", "concerned")
+BACKGROUNDS = ("#dfe6ee", "#e9dfd2", "#d5e8d4", "#eadcf0", "#c9d3d9", "#f3efc9", "#c6dff5", "#f6d6d6")
+PRINTS = ("bear", "diamond", "skull")
+ROTATION_DEGREES = 8
+SCALE = (0.90, 1.02)
+SHIFT_PERCENT = 4
+EYEWEAR_COLOURS = {"goggles": "#e02838"}
+EYEWEAR_DEFAULT = "#1d2326"
+
+
+@cache
+def _style(name: str) -> Style:
+    return Style(json.loads(files("dicebear_styles").joinpath(f"{name}.json").read_text("utf-8")))
+
+
+def _nuisance(rng: np.random.Generator, split: Split | None) -> dict[str, object]:
+    """A draw of everything that is not identity, from the combinations that belong to `split`."""
+    while True:
+        picks = [int(rng.integers(len(part))) for part in (EYES, BROWS, MOUTHS, BACKGROUNDS, PRINTS)]
+        if split is None or (sum(picks[:4]) % 4 == 0) == (split == "test"):
+            break
+    eyes, brows, mouth, background, printed = picks
+    return {
+        "eyesVariant": [EYES[eyes]],
+        "eyebrowsVariant": [BROWS[brows]],
+        "mouthVariant": [MOUTHS[mouth]],
+        "backgroundColor": [BACKGROUNDS[background]],
+        "clothesGraphicVariant": [PRINTS[printed]],
+        "rotate": round(float(rng.uniform(-ROTATION_DEGREES, ROTATION_DEGREES)), 2),
+        "scale": round(float(rng.uniform(*SCALE)), 3),
+        "translateX": round(float(rng.uniform(-SHIFT_PERCENT, SHIFT_PERCENT)), 2),
+        "translateY": round(float(rng.uniform(-SHIFT_PERCENT, SHIFT_PERCENT)), 2),
+        "flip": ["none", "horizontal"][int(rng.integers(2))],
+    }
+
+
+def _identity(vector: np.ndarray | tuple[int, ...]) -> dict[str, object]:
+    value = {a: AXES[a][int(i)] for a, i in zip(AXIS_NAMES, vector, strict=True)}
+    eyewear, beard = value["eyewear"], value["facial hair"]
+    return {
+        "topVariant": [value["hair style"].drawn],
+        "topProbability": 100,
+        "hairColor": [value["hair colour"].drawn],
+        "hatColor": ["#65c9ff"],  # the headband's colour: pinned, it says nothing about identity
+        "skinColor": [value["skin"].drawn],
+        "clothesVariant": [value["garment"].drawn],
+        "clothesColor": [value["garment colour"].drawn],
+        "accessoriesProbability": 100 if eyewear.drawn else 0,
+        "accessoriesVariant": [eyewear.drawn or "round"],
+        "accessoriesColor": [EYEWEAR_COLOURS.get(eyewear.name, EYEWEAR_DEFAULT)],
+        "facialHairProbability": 100 if beard.drawn else 0,
+        "facialHairVariant": [beard.drawn or "beardLight"],
+        "facialHairColor": [value["hair colour"].drawn],
+        "noseVariant": ["default"],
+    }
+
+
+def draw(
+    vector: np.ndarray | tuple[int, ...],
+    rng: np.random.Generator,
+    split: Split | None = "train",
+    size: int = 64,
+) -> Image.Image:
+    """One RGB portrait, `size` x `size` pixels; `split=None` draws from all nuisance combinations."""
+    options = {"seed": "", "size": size, **_identity(vector), **_nuisance(rng, split)}
+    with Image.open(io.BytesIO(Avatar(_style("avataaars"), options).to_string().encode())) as image:
+        return image.convert("RGB")
+
+
+def draw_many(
+    vector: np.ndarray | tuple[int, ...],
+    n: int,
+    rng: np.random.Generator,
+    split: Split | None,
+    size: int = 64,
+) -> list[Image.Image]:
+    """`n` portraits of one attribute vector."""
+    return [draw(vector, rng, split, size) for _ in range(n)]

@@ -1,0 +1,127 @@
+"""From views and questions to model inputs, for any processor with a chat template.
+
+A prompt is tokenised exactly as `generate` would see it and the answer is appended as tokens, so a
+teacher-forced pass and greedy decoding look at the same sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from xmem_utils.personas.views import View
+from xmem_utils.vlm.load import VLM
+from xmem_utils.vlm.prompts import WHO, view_text
+
+
+@dataclass(frozen=True)
+class Example:
+    """One chat as tokens. `answer` is empty for a bare prompt.
+
+    `inputs` holds the processor's other tensors, without batch dimension when they run along the tokens
+    (`per_token`), with it otherwise (pixels).
+    """
+
+    prompt: torch.Tensor  # [prompt tokens]
+    answer: torch.Tensor  # [answer tokens], end of turn included
+    per_token: dict[str, torch.Tensor]
+    inputs: dict[str, torch.Tensor]
+
+
+def messages(view: View, question: str) -> list[dict[str, object]]:
+    """The user turn that shows a view and asks a question."""
+    if view.modality == "image":
+        content = [{"type": "image"}, {"type": "text", "text": question}]
+    else:
+        content = [{"type": "text", "text": view_text(view.content, question)}]
+    return [{"role": "user", "content": content}]
+
+
+def answer_tokens(vlm: VLM, answers: Sequence[str]) -> list[torch.Tensor]:
+    """Each answer as the chat template writes it, through the token that ends the turn: `[answer tokens]`."""
+    ask = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
+    template = vlm.processor.apply_chat_template
+    prompt = template(ask, add_generation_prompt=True, tokenize=False)
+    tokenizer = vlm.processor.tokenizer
+    ends = end_tokens(vlm)
+    out = []
+    for answer in answers:
+        reply = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
+        full = template([*ask, reply], tokenize=False)
+        if not full.startswith(prompt):
+            raise ValueError(f"the chat template of {vlm.name!r} does not append the answer to the prompt")
+        ids = tokenizer(full[len(prompt) :], add_special_tokens=False).input_ids
+        stop = next((i for i, token in enumerate(ids) if token in ends), None)
+        if stop is None:
+            raise ValueError(f"the chat template of {vlm.name!r} never ends an answer")
+        out.append(torch.tensor(ids[: stop + 1]))
+    return out
+
+
+def end_tokens(vlm: VLM) -> set[int]:
+    """Token ids that end an answer."""
+    ends = vlm.model.generation_config.eos_token_id
+    ends = set(ends) if isinstance(ends, (list, tuple)) else {ends}
+    return (ends | {vlm.processor.tokenizer.eos_token_id}) - {None}
+
+
+def encode(
+    vlm: VLM, views: Sequence[View], question: str = WHO, answers: Sequence[str] | None = None
+) -> list[Example]:
+    """One example a view, asking `question`; `answers` defaults to the views' names."""
+    answers = [view.name for view in views] if answers is None else answers
+    known = dict(zip(dict.fromkeys(answers), answer_tokens(vlm, list(dict.fromkeys(answers))), strict=True))
+    tokenizer, image_template = vlm.processor.tokenizer, None
+    examples = []
+    for view, answer in zip(views, answers, strict=True):
+        if view.modality == "image":
+            if image_template is None:
+                image_template = vlm.processor.apply_chat_template(
+                    messages(view, question), add_generation_prompt=True, tokenize=False
+                )
+            # add_special_tokens=False: the chat template has written the special tokens already
+            fields = vlm.processor(
+                text=[image_template], images=[[view.content]], return_tensors="pt", add_special_tokens=False
+            )
+        else:
+            text = vlm.processor.apply_chat_template(
+                messages(view, question), add_generation_prompt=True, tokenize=False
+            )
+            fields = tokenizer([text], return_tensors="pt", add_special_tokens=False)
+            if "token_type_ids" in vlm.processor.model_input_names:
+                fields["token_type_ids"] = torch.zeros_like(fields["input_ids"])
+        prompt = fields.pop("input_ids")
+        fields.pop("attention_mask", None)
+        per_token = {k: v[0] for k, v in fields.items() if v.shape == prompt.shape}
+        rest = {k: v for k, v in fields.items() if k not in per_token}
+        examples.append(Example(prompt[0], known[answer], per_token, rest))
+    return examples
+
+
+def with_answer(example: Example, answer: torch.Tensor) -> Example:
+    """The same prompt with another answer."""
+    return replace(example, answer=answer)
+
+
+def collate(examples: Sequence[Example], pad_id: int, side: str = "right") -> dict[str, torch.Tensor]:
+    """Pad to a batch: `input_ids`, `attention_mask`, `labels` `[batch, tokens]` (-100: no loss) and the rest."""
+    width = max(len(e.prompt) + len(e.answer) for e in examples)
+    out: dict[str, list[torch.Tensor]] = {"input_ids": [], "attention_mask": [], "labels": []}
+    for e in examples:
+        n, gap = len(e.prompt) + len(e.answer), width - len(e.prompt) - len(e.answer)
+        pad = (0, gap) if side == "right" else (gap, 0)
+        label = torch.cat([torch.full_like(e.prompt, -100), e.answer])
+        rows = {
+            "input_ids": (torch.cat([e.prompt, e.answer]), pad_id),
+            "attention_mask": (torch.ones(n, dtype=torch.long), 0),
+            "labels": (label, -100),
+            **{k: (torch.cat([v, v.new_zeros(len(e.answer))]), 0) for k, v in e.per_token.items()},
+        }
+        for key, (row, fill) in rows.items():
+            out.setdefault(key, []).append(torch.nn.functional.pad(row, pad, value=fill))
+    batch = {key: torch.stack(rows) for key, rows in out.items()}
+    for key in examples[0].inputs:
+        batch[key] = torch.cat([e.inputs[key] for e in examples])
+    return batch
