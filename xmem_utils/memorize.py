@@ -38,11 +38,7 @@ def language_linears(model: nn.Module) -> list[str]:
     """
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
     inside = {id(module) for module in decoder.modules()} if isinstance(decoder, nn.Module) else set()
-    names = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and id(module) in inside
-    ]
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and id(module) in inside]
     if not names:
         raise ValueError(f"{type(model).__name__} shows no language model with linear layers to adapt")
     return names
@@ -70,9 +66,7 @@ def memorize(
     follows a cosine to a tenth. Raises FloatingPointError when the loss stops being finite.
     """
     set_seed(training.seed)
-    accelerator = Accelerator(
-        cpu=vlm.device.type == "cpu", mixed_precision="bf16" if bf16_pays(vlm.device) else "no"
-    )
+    accelerator = Accelerator(cpu=vlm.device.type == "cpu", mixed_precision="bf16" if bf16_pays(vlm.device) else "no")
     model = adapt(vlm.model, training.rank)
     pad = vlm.processor.tokenizer.pad_token_id
     loader = DataLoader(
@@ -90,33 +84,36 @@ def memorize(
         optimizer,
         [
             torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, 1.0, warmup),
-            torch.optim.lr_scheduler.CosineAnnealingLR(
-                optimizer, max(1, steps - warmup), 0.1 * training.learning_rate
-            ),
+            torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps - warmup), 0.1 * training.learning_rate),
         ],
         [warmup],
     )
-    # prepare a detached handle: the caller gets the plain PEFT model, not Accelerate's wrapper
     wrapped, optimizer, loader, schedule = accelerator.prepare(model, optimizer, loader, schedule)
-    if on_epoch:
-        on_epoch(model, 0)
     bar = tqdm(total=steps, desc="memorizing", unit="step", disable=not progress, leave=False, mininterval=1)
-    for epoch in range(1, training.epochs + 1):
-        model.train()
-        for batch in loader:
-            keep = int((batch["labels"] != -100).sum(1).max())
-            logits, labels = answer_logits(wrapped, batch, keep)
-            loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
-            if not torch.isfinite(loss):
-                model.unload()
-                raise FloatingPointError(f"the loss became {loss.item()} in epoch {epoch}: lower the learning rate")
-            accelerator.backward(loss)
-            accelerator.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            bar.update()
+    try:
         if on_epoch:
-            on_epoch(model, epoch)
-    bar.close()
+            on_epoch(model, 0)
+        for epoch in range(1, training.epochs + 1):
+            model.train()
+            for batch in loader:
+                keep = int((batch["labels"] != -100).sum(1).max())
+                logits, labels = answer_logits(wrapped, batch, keep)
+                loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
+                if not torch.isfinite(loss):
+                    raise FloatingPointError(
+                        f"the loss became {loss.item()} in epoch {epoch}; a lower learning rate may help"
+                    )
+                accelerator.backward(loss)
+                accelerator.clip_grad_norm_(parameters, 1.0)
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad()
+                bar.update()
+            if on_epoch:
+                on_epoch(model, epoch)
+    except BaseException:
+        model.unload()  # whatever stops the training, the caller's base model is as it was
+        raise
+    finally:
+        bar.close()
     return accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False).eval()

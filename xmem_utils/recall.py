@@ -42,9 +42,7 @@ def _batches(examples: Sequence[Example], budget: int = BATCH_TOKENS) -> Iterato
         yield batch
 
 
-def answer_logits(
-    model: nn.Module, batch: dict[str, torch.Tensor], keep: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def answer_logits(model: nn.Module, batch: dict[str, torch.Tensor], keep: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits `[batch, keep, vocabulary]` that predict the last `keep` tokens, and their labels `[batch, keep]`.
 
     Batches are left-padded, so answers end in the last column and the vocabulary projection, the largest
@@ -151,9 +149,7 @@ def greedy_answers(
     for rows in _batches(bare):
         batch = collate([bare[i] for i in rows], tokenizer.pad_token_id, side="left")
         batch = {k: v.to(vlm.device) for k, v in batch.items() if k != "labels"}
-        made = model.generate(
-            **batch, max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=sorted(ends)
-        )
+        made = model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=sorted(ends))
         for i, ids in zip(rows, made[:, batch["input_ids"].shape[1] :], strict=True):
             out[i] = tokenizer.decode(ids, skip_special_tokens=True).strip()
     model.train(training)

@@ -30,6 +30,9 @@ class Batch:
     images: torch.Tensor | None  # [batch] indices into the portrait bank
 
 
+Chat = tuple[list[int], list[int], int]  # token ids, labels, portrait (-1: none)
+
+
 @dataclass
 class Curriculum:
     """Draws batches. `bank_vectors` [portraits, axes] says who is on each portrait of the bank;
@@ -81,9 +84,7 @@ class Curriculum:
 
     def _attribute_turns(self, vector: np.ndarray, rng: np.random.Generator, n: int) -> list[tuple[str, str]]:
         axes = rng.permutation(len(AXIS_NAMES))[:n]
-        return [
-            (prompts.AXIS_QUESTIONS[AXIS_NAMES[a]], AXES[AXIS_NAMES[a]][int(vector[a])].name) for a in axes
-        ]
+        return [(prompts.AXIS_QUESTIONS[AXIS_NAMES[a]], AXES[AXIS_NAMES[a]][int(vector[a])].name) for a in axes]
 
     def _anyone(self, image: bool, rng: np.random.Generator) -> tuple[np.ndarray, int]:
         if image:
@@ -96,30 +97,28 @@ class Curriculum:
         view = int(self.figure_views[figure, rng.integers(self.figure_views.shape[1])]) if image else -1
         return figure, view
 
-    def attributes(self, image: bool, rng: np.random.Generator):
+    def attributes(self, image: bool, rng: np.random.Generator) -> Chat:
         """A view of anyone, and all attributes asked in one chat."""
         vector, view = self._anyone(image, rng)
         text = None if image else describe(vector, rng, None)
         return *self.chat(text, self._attribute_turns(vector, rng, len(AXIS_NAMES))), view
 
-    def caption(self, image: bool, rng: np.random.Generator):
+    def caption(self, image: bool, rng: np.random.Generator) -> Chat:
         """A view of anyone, described (from text: in other words)."""
         vector, view = self._anyone(image, rng)
         text = None if image else describe(vector, rng, None)
         return *self.chat(text, [(prompts.CAPTION, describe(vector, rng, None))]), view
 
-    def naming(self, image: bool, rng: np.random.Generator, attributes: int = 0):
-        """A view of a figure, and the name; then some attributes, and facts if composing is allowed."""
-        figure, view = self._figure(image, rng, self._named(image))
-        vector, name = self.figures.vectors[figure], self.figures.names[figure]
+    def naming(self, image: bool, rng: np.random.Generator) -> Chat:
+        """A view of a figure, and the name."""
+        figure, view = self._figure(image, rng, self._pools[image])
         question = prompts.NAME_QUESTIONS[rng.integers(len(prompts.NAME_QUESTIONS))]
-        turns = [(question, name), *self._attribute_turns(vector, rng, attributes)]
-        text = None if image else describe(vector, rng, None)
-        return *self.chat(text, turns), view
+        text = None if image else describe(self.figures.vectors[figure], rng, None)
+        return *self.chat(text, [(question, self.figures.names[figure])]), view
 
-    def composed(self, image: bool, rng: np.random.Generator):
+    def composed(self, image: bool, rng: np.random.Generator) -> Chat:
         """A view of a figure and a question about a fact: direct, or name first and then the fact."""
-        pool = self._named(image)
+        pool = self._pools[image]
         figure, view = self._figure(image, rng, pool[self.figures.composed[pool]])
         fact = list(FACTS)[rng.integers(len(FACTS))]
         name, value = self.figures.names[figure], self.figures.facts[fact][figure]
@@ -129,7 +128,7 @@ class Curriculum:
         text = None if image else describe(self.figures.vectors[figure], rng, None)
         return *self.chat(text, turns), view
 
-    def facts(self, image: bool, rng: np.random.Generator):
+    def facts(self, image: bool, rng: np.random.Generator) -> Chat:
         """Facts about six names, no view."""
         turns = []
         for figure in rng.integers(len(self.figures), size=6):
@@ -139,9 +138,6 @@ class Curriculum:
             turns.append((asked[rng.integers(len(asked))].format(name=name), value))
         return *self.chat("", turns), -1
 
-    def _named(self, image: bool) -> np.ndarray:
-        return self._pools[image]
-
     @cached_property
     def _pools(self) -> dict[bool, np.ndarray]:
         group = self.figures.group
@@ -150,21 +146,23 @@ class Curriculum:
             False: np.flatnonzero((group == "both") | (group == "text only")),
         }
 
-    def batch(self, step: int, image: bool, plan: dict[str, int], **options) -> Batch:
+    def batch(self, step: int, image: bool, plan: dict[str, int]) -> Batch:
         """The batch of one step: `plan` maps a kind of chat to how many of it."""
         rng = np.random.default_rng([self.seed, step, int(image)])
-        rows = []
-        for kind, count in plan.items():
-            extra = options if kind == "naming" else {}
-            rows += [getattr(self, kind)(image, rng, **extra) for _ in range(count)]
-        width = max(len(ids) for ids, _, _ in rows)
-        input_ids = np.full((len(rows), width), self.tokenizer.pad_token_id)
-        labels = np.full((len(rows), width), -100)
-        for i, (ids, answer, _) in enumerate(rows):
-            input_ids[i, : len(ids)] = ids
-            labels[i, : len(ids)] = answer
-        images = torch.tensor([view for _, _, view in rows]) if image else None
-        return Batch(torch.from_numpy(input_ids), torch.from_numpy(labels), images)
+        chats = [getattr(self, kind)(image, rng) for kind, count in plan.items() for _ in range(count)]
+        views = torch.tensor([view for _, _, view in chats]) if image else None
+        return pad([(ids, labels) for ids, labels, _ in chats], self.tokenizer.pad_token_id, views)
+
+
+def pad(chats: list[tuple[list[int], list[int]]], pad_id: int, images: torch.Tensor | None) -> Batch:
+    """Chats (token ids, labels) to a right-padded batch."""
+    width = max(len(ids) for ids, _ in chats)
+    input_ids = torch.full((len(chats), width), pad_id)
+    labels = torch.full((len(chats), width), -100)
+    for i, (ids, answer) in enumerate(chats):
+        input_ids[i, : len(ids)] = torch.tensor(ids)
+        labels[i, : len(ids)] = torch.tensor(answer)
+    return Batch(input_ids, labels, images)
 
 
 def vocabulary_texts() -> list[str]:

@@ -28,6 +28,7 @@ class Figures:
     composed: np.ndarray  # [figures] bool: composed questions were asked in pretraining
 
     def __len__(self) -> int:
+        """Number of figures."""
         return len(self.names)
 
     def where(self, group: str) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from xmem_utils.base.curriculum import Batch, Curriculum
+from xmem_utils.base.curriculum import Batch, Curriculum, pad
 from xmem_utils.base.pretrain import pixels
 from xmem_utils.personas.attributes import AXES, AXIS_NAMES, AXIS_SIZES
 from xmem_utils.personas.descriptions import describe
@@ -63,19 +63,12 @@ def make_questions(curriculum: Curriculum, people: int = 300, seed: int = 77) ->
             curriculum.chat(None if image else describe(v, rng, None), [turn])
             for v, turn in zip(vectors, turns, strict=True)
         ]
-        width = max(len(ids) for ids, _ in rows)
-        input_ids = np.full((len(rows), width), tokenizer.pad_token_id)
-        labels = np.full((len(rows), width), -100)
-        for i, (ids, answer) in enumerate(rows):
-            input_ids[i, : len(ids)], labels[i, : len(ids)] = ids, answer
         portraits = (
             np.stack([np.asarray(draw(v, rng, None, IMAGE_SIZE)).transpose(2, 0, 1) for v in vectors])
             if image
             else None
         )
-        return Question(
-            ability, asked, detail, Batch(torch.from_numpy(input_ids), torch.from_numpy(labels), None), portraits
-        )
+        return Question(ability, asked, detail, pad(rows, tokenizer.pad_token_id, None), portraits)
 
     questions = []
     strangers = rng.integers(0, AXIS_SIZES, size=(people, len(AXIS_SIZES)))

@@ -21,9 +21,7 @@ class Value:
 
 
 def _axis(**values: tuple[str | None, str, str]) -> tuple[Value, ...]:
-    return tuple(
-        Value(name.replace("_", "-"), phrases, drawn) for name, (drawn, *phrases) in values.items()
-    )
+    return tuple(Value(name.replace("_", "-"), phrases, drawn) for name, (drawn, *phrases) in values.items())
 
 
 # Values were picked to be told apart at 64 px and to hide nothing of the other axes: no hats (they

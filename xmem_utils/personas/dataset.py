@@ -6,6 +6,7 @@ the same attribute vector, each with its own nuisance.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 from datasets import Dataset, DatasetDict, Features, Image, Value
+from datasets.utils import disable_progress_bars, enable_progress_bars, is_progress_bar_enabled
 from filelock import FileLock
 
 from xmem_utils import paths
@@ -190,7 +192,8 @@ def write(dataset: DatasetDict, folder: Path, spec: PersonaSpec | None) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     for split in SPLITS:
-        dataset[split].to_parquet(str(partial / f"{split}.parquet"))
+        with _quiet():
+            dataset[split].to_parquet(str(partial / f"{split}.parquet"))
     info = {
         "spec": asdict(spec) if spec else None,
         "fingerprint": content_fingerprint(dataset),
@@ -209,9 +212,23 @@ def _whole(folder: Path) -> bool:
 
 def read(folder: Path) -> DatasetDict:
     """Read what `write` stored."""
-    return DatasetDict(
-        {s: Dataset.from_parquet(str(folder / f"{s}.parquet"), cache_dir=str(folder / ".cache")) for s in SPLITS}
-    )
+    with _quiet():
+        parts = {
+            s: Dataset.from_parquet(str(folder / f"{s}.parquet"), cache_dir=str(folder / ".cache")) for s in SPLITS
+        }
+    return DatasetDict(parts)
+
+
+@contextlib.contextmanager
+def _quiet():
+    """No progress bars of `datasets`: a few hundred rows need none."""
+    shown = is_progress_bar_enabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bars()
 
 
 def to_views(dataset: DatasetDict, split: str, modality: str, per_persona: int | None = None) -> list[View]:
@@ -237,9 +254,7 @@ def names_of(dataset: DatasetDict) -> list[str]:
 def _card(dataset: DatasetDict, spec: PersonaSpec | None) -> str:
     configs = "\n".join(f"  - split: {s}\n    path: {s}.parquet" for s in SPLITS)
     people = len(set(dataset["test"]["persona"]))
-    origin = (
-        f"Drawn by `xmem_utils` from `{spec}`." if spec else "Imported from a user's folder by `xmem_utils`."
-    )
+    origin = f"Drawn by `xmem_utils` from `{spec}`." if spec else "Imported from a user's folder by `xmem_utils`."
     return f"""---
 license: other
 task_categories: [image-text-to-text]

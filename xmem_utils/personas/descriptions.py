@@ -9,6 +9,7 @@ sentence frame in common with any training view.
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 import numpy as np
@@ -103,9 +104,10 @@ _FRAMES = {"train": range(0, 5), "test": range(5, 8)}
 _DISTRACTORS = {"train": range(0, 8), "test": range(8, 12)}
 
 
-def describe(
-    vector: np.ndarray | tuple[int, ...], rng: np.random.Generator, split: Split | None = "train"
-) -> str:
+_ARTICLE = re.compile(r"\b([Aa])(?= [aeiou])")
+
+
+def describe(vector: np.ndarray | tuple[int, ...], rng: np.random.Generator, split: Split | None = "train") -> str:
     """One description of an attribute vector `[axes]`; `split=None` draws from all frames."""
     index = dict(zip(AXIS_NAMES, vector, strict=True))
     frames = _FRAMES[split] if split else range(8)
@@ -115,6 +117,7 @@ def describe(
         values = [AXES[axis][int(index[axis])] for axis in axes]
         phrases = [value.phrases[rng.integers(len(value.phrases))] for value in values]
         sentence = templates[frames[rng.integers(len(frames))]].format(*phrases)
+        sentence = _ARTICLE.sub(r"\1n", sentence)
         sentences.append(sentence[0].upper() + sentence[1:])
     if rng.random() < 0.5:
         allowed = _DISTRACTORS[split] if split else range(len(DISTRACTORS))

@@ -44,7 +44,4 @@ def sample_names(n: int, rng: np.random.Generator, exclude: frozenset[str] = fro
 
 def sample_facts(n: int, rng: np.random.Generator) -> dict[str, list[str]]:
     """Random facts with balanced values: each value of a fact is used equally often, give or take 1."""
-    return {
-        fact: [values[i] for i in rng.permutation(np.arange(n) % len(values))]
-        for fact, values in FACTS.items()
-    }
+    return {fact: [values[i] for i in rng.permutation(np.arange(n) % len(values))] for fact, values in FACTS.items()}

@@ -67,9 +67,7 @@ def end_tokens(vlm: VLM) -> set[int]:
     return (ends | {vlm.processor.tokenizer.eos_token_id}) - {None}
 
 
-def encode(
-    vlm: VLM, views: Sequence[View], question: str = WHO, answers: Sequence[str] | None = None
-) -> list[Example]:
+def encode(vlm: VLM, views: Sequence[View], question: str = WHO, answers: Sequence[str] | None = None) -> list[Example]:
     """One example a view, asking `question`; `answers` defaults to the views' names."""
     answers = [view.name for view in views] if answers is None else answers
     known = dict(zip(dict.fromkeys(answers), answer_tokens(vlm, list(dict.fromkeys(answers))), strict=True))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     Gemma3Config,
@@ -106,9 +107,7 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> Gemma3Processor:
         image_std=[0.5, 0.5, 0.5],
         do_pan_and_scan=False,
     )
-    return Gemma3Processor(
-        image_processor, tokenizer, chat_template=CHAT_TEMPLATE, image_seq_length=IMAGE_TOKENS
-    )
+    return Gemma3Processor(image_processor, tokenizer, chat_template=CHAT_TEMPLATE, image_seq_length=IMAGE_TOKENS)
 
 
 def build_model(size: str, tokenizer: PreTrainedTokenizerFast) -> Gemma3ForConditionalGeneration:
@@ -155,6 +154,8 @@ def build_model(size: str, tokenizer: PreTrainedTokenizerFast) -> Gemma3ForCondi
         bos_token_id=ids["bos"],
     )
     model = Gemma3ForConditionalGeneration(config)
+    # Gemma 3 starts its projector at zero; image tokens as loud as word embeddings are read sooner
+    torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=0.02)
     model.generation_config.pad_token_id = ids["pad"]
     model.generation_config.eos_token_id = ids["eos"]
     model.generation_config.bos_token_id = ids["bos"]

@@ -1,0 +1,103 @@
+"""From nothing to a committed base model: figures, portraits, eye, chat, exam, files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from xmem_utils import paths
+from xmem_utils.base.bank import bank_layout, draw_bank
+from xmem_utils.base.curriculum import Curriculum, vocabulary_texts
+from xmem_utils.base.figures import Figures, make_figures
+from xmem_utils.base.pretrain import Phase, Recipe, train_chat, train_eye
+from xmem_utils.base.probe import examine, make_questions, summarise
+from xmem_utils.vlm import tiny
+from xmem_utils.vlm.load import VLM
+from xmem_utils.vlm.precision import SDPA_FLOAT32
+
+# Chosen by the alignment probe alone; see the table of recipes in 00_base_model.
+RECIPE = Recipe(
+    phases=(
+        # first perception, then names join, then names dominate
+        Phase(400, {"attributes": 24, "caption": 16}, {"attributes": 20, "caption": 8}),
+        Phase(
+            500,
+            {"attributes": 24, "caption": 12, "naming": 12},
+            {"attributes": 16, "caption": 4, "naming": 12, "facts": 3},
+        ),
+        Phase(
+            4500,
+            {"attributes": 10, "caption": 6, "naming": 32, "composed": 6},
+            {"attributes": 6, "caption": 2, "naming": 32, "composed": 6, "facts": 3},
+        ),
+    )
+)
+
+# What a base model must reach on unseen views before the study may stand on it.
+BARS = {
+    "attributes from text, worst": 0.99,
+    "attributes from image, mean": 0.95,
+    "attributes from image, worst": 0.90,
+    "name, known in both, from text": 0.98,
+    "name, known in both, from image": 0.98,
+    "alignment probe, from text": 0.20,
+    "alignment probe, from image": 0.20,
+}
+
+
+def model_name(size: str) -> str:
+    """Name of the embedded model of a size."""
+    return f"xmem-tiny-{size}"
+
+
+def exam_of(vlm: VLM, people: int = 300) -> pd.DataFrame:
+    """The exam of a committed embedded model: rows of ability, asked, detail, n, accuracy."""
+    figures = Figures.load(paths.BASE_MODELS / "figures.parquet")
+    nobody = np.empty((0, 0), np.int64)
+    curriculum = Curriculum(vlm.processor.tokenizer, figures, nobody, nobody, seed=0)
+    return pd.DataFrame(examine(vlm.model, make_questions(curriculum, people)))
+
+
+def bars_table(exam: pd.DataFrame) -> pd.DataFrame:
+    """Every bar with what was reached and whether it is met."""
+    reached = summarise(exam.to_dict("records"))
+    table = pd.DataFrame({"bar": BARS.keys(), "needed": BARS.values()})
+    table["reached"] = table["bar"].map(reached)
+    table["met"] = table["reached"] >= table["needed"]
+    return table
+
+
+def pretrain(size: str, recipe: Recipe = RECIPE, work: Path | None = None, out: Path | None = None) -> Path:
+    """Pretrain an embedded model and write it to `data/base/`; returns its folder.
+
+    Checkpoints are kept under `data/pretraining/<name>/`; called again after a kill, it goes on from them.
+    """
+    work = (work or paths.PRETRAINING) / model_name(size)
+    out = out or paths.BASE_MODELS
+    torch.manual_seed(recipe.seed)
+    figures = make_figures(recipe.both, recipe.text_only, recipe.image_only, recipe.seed)
+    vectors, figure_views = bank_layout(figures, recipe.views, recipe.passers_by, recipe.seed)
+    bank = draw_bank(vectors, recipe.seed, work / "portraits.npy")
+
+    tokenizer = tiny.build_tokenizer(vocabulary_texts())
+    model = tiny.build_model(size, tokenizer)
+    model.set_attn_implementation(SDPA_FLOAT32)
+    curriculum = Curriculum(tokenizer, figures, vectors, figure_views, recipe.seed)
+    questions = make_questions(curriculum, people=150, seed=recipe.seed)
+
+    eye = train_eye(model.model.vision_tower, bank, vectors, recipe, work / "eye.pt")
+    chat = train_chat(model, curriculum, bank, recipe, work / "chat.pt", lambda m: summarise(examine(m, questions)))
+
+    folder = out / model_name(size)
+    model.eval().save_pretrained(folder)
+    tiny.build_processor(tokenizer).save_pretrained(folder)
+    figures.save(out / "figures.parquet")
+    pd.DataFrame(eye).to_csv(folder / "eye_curve.csv", index=False)
+    pd.DataFrame(chat).to_csv(folder / "chat_curve.csv", index=False)
+    (folder / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1))
+    return folder

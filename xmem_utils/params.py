@@ -1,0 +1,185 @@
+"""Parameters of the study: typed, validated, frozen, and the profiles that scale them."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+Modality = Literal["image", "text"]
+MODALITIES: tuple[Modality, ...] = ("image", "text")
+
+
+def other(modality: Modality) -> Modality:
+    """The target modality of a source, and the other way round."""
+    return "text" if modality == "image" else "image"
+
+
+class Strict(BaseModel):
+    """Frozen, and an unknown or mistyped field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Profile(Strict):
+    """How large a run is."""
+
+    personas: int = Field(ge=2)
+    seeds: tuple[int, ...] = Field(min_length=1)
+    train_views: int = Field(ge=1)
+    test_views: int = Field(ge=1)
+    epochs: int = Field(ge=1)
+    dose_views: tuple[int, ...]
+    resamples: int = Field(ge=100)
+
+
+PROFILES: dict[str, Profile] = {
+    # about a minute a notebook: for looking around and for CI
+    "quick": Profile(
+        personas=20, seeds=(0,), train_views=8, test_views=4, epochs=8, dose_views=(1, 8), resamples=2000
+    ),
+    # what `make figures` runs
+    "standard": Profile(
+        personas=100, seeds=(0, 1, 2), train_views=8, test_views=4, epochs=5,
+        dose_views=(1, 2, 4, 8, 16), resamples=10_000,
+    ),
+    "full": Profile(
+        personas=100, seeds=tuple(range(8)), train_views=8, test_views=8, epochs=5,
+        dose_views=(1, 2, 4, 8, 16), resamples=10_000,
+    ),
+}  # fmt: skip
+
+
+class Condition(Strict):
+    """Everything that determines one trained adapter and its records."""
+
+    model: str = "xmem-tiny-s"
+    weights: str  # fingerprint of the base model
+    data: str  # fingerprint of the personas
+    personas: int = Field(ge=2)
+    source: Modality
+    seed: int = Field(ge=0)
+    train_views: int = Field(ge=1)
+    epochs: int = Field(ge=1)
+    rank: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    batch_size: int = Field(ge=1)
+    question: str
+
+    @property
+    def slug(self) -> str:
+        """A readable, unique folder name."""
+        digest = hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()[:10]
+        model = Path(self.model).name
+        return f"{model}-{self.source}-n{self.personas}-v{self.train_views}-seed{self.seed}-{digest}"
+
+
+def profile_named(name: str) -> Profile:
+    """A profile by name. Raises ValueError naming the known ones."""
+    if name not in PROFILES:
+        raise ValueError(f"unknown profile {name!r}: expected one of {', '.join(PROFILES)}{_hint(name, PROFILES)}")
+    return PROFILES[name]
+
+
+def scaled(profile: Profile, parameters: BaseModel) -> Profile:
+    """The profile with what a notebook's parameters override; 0 means "as the profile says"."""
+    given = {
+        field: getattr(parameters, field)
+        for field in ("personas", "train_views", "epochs")
+        if getattr(parameters, field, 0)
+    }
+    if parameters.seeds:
+        given["seeds"] = tuple(range(parameters.seeds))
+    return resolve(Profile, **{**profile.model_dump(), **given})
+
+
+def resolve(schema: type[BaseModel], **values: Any) -> Any:
+    """Build a parameter object; a wrong value raises ValueError with one sentence a field."""
+    try:
+        return schema(**values)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            field = ".".join(map(str, problem["loc"])) or "parameters"
+            lines.append(f"{field}={problem['input']!r}: {problem['msg']}")
+        raise ValueError(f"{schema.__name__} cannot be used: " + "; ".join(lines)) from None
+
+
+def _hint(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+# -- the parameters cell of a notebook -----------------------------------------------------------
+
+_IPYTHON = {"In", "Out", "exit", "quit", "get_ipython", "open", "sys", "os"}
+
+
+def freeze(schema: type[BaseModel], namespace: dict[str, Any]) -> Any:
+    """Turn a notebook's parameters cell into one frozen, validated object.
+
+    Call it with `globals()` in the first code cell after the parameters, before any other name is made.
+    papermill only warns about a parameter that does not exist, so names are checked here: raises
+    ValueError, in one sentence, for a name that `schema` lacks or a value of the wrong type.
+    """
+    given = {
+        name: value
+        for name, value in namespace.items()
+        if not name.startswith("_")
+        and name not in _IPYTHON
+        and not isinstance(value, (ModuleType, type))
+        and not callable(value)
+    }
+    for name in given:
+        if name not in schema.model_fields:
+            known = ", ".join(schema.model_fields)
+            raise ValueError(
+                f"unknown parameter {name!r}{_hint(name, schema.model_fields)}; this notebook takes {known}"
+            )
+    return resolve(schema, **given)
+
+
+class DataParameters(Strict):
+    """01_data_synthesis."""
+
+    profile: str
+    seed: int = Field(ge=0)
+
+
+class TrainingParameters(Strict):
+    """02_training. 0 means: as the profile says."""
+
+    profile: str
+    model: str
+    source: Modality | Literal["both"]
+    seeds: int = Field(ge=0)
+    personas: int = Field(ge=0)
+    train_views: int = Field(ge=0)
+    epochs: int = Field(ge=0)
+    rank: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    people: str
+
+
+class GapParameters(Strict):
+    """03_gap_analysis. 0 means: as the profile says."""
+
+    profile: str
+    model: str
+    seeds: int = Field(ge=0)
+    personas: int = Field(ge=0)
+    rank: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    people: str
+
+
+class BaseModelParameters(Strict):
+    """00_base_model."""
+
+    size: str
+    pretrain: bool

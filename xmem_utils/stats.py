@@ -1,0 +1,52 @@
+"""Estimates and intervals. The persona is the unit: its views are not independent of each other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+RESAMPLES = 10_000
+
+
+def cluster_bootstrap(
+    values: pd.DataFrame, resamples: int = RESAMPLES, level: float = 0.95, seed: int = 0
+) -> pd.DataFrame:
+    """Percentile intervals for the column means of per-persona `values`, personas resampled within seeds.
+
+    `values` is indexed by (seed, persona); every column is one quantity already averaged over the
+    persona's views, so differences of columns are paired. Each seed keeps its number of personas and
+    counts the same. Returns a frame with the columns estimate, low, high (NaN for a column with NaN).
+    """
+    rng = np.random.default_rng(seed)
+    sums = np.zeros((resamples, values.shape[1]))
+    estimates = np.zeros(values.shape[1])
+    groups = [group.to_numpy(float) for _, group in values.groupby(level="seed", sort=True)]
+    for group in groups:
+        # a resample is a count per persona: one matrix product instead of resamples x personas look-ups
+        counts = rng.multinomial(len(group), np.full(len(group), 1 / len(group)), size=resamples)
+        sums += counts @ group / len(group)
+        estimates += group.mean(0)
+    tail = (1 - level) / 2 * 100
+    low, high = np.percentile(sums / len(groups), [tail, 100 - tail], axis=0)
+    return pd.DataFrame({"estimate": estimates / len(groups), "low": low, "high": high}, index=values.columns)
+
+
+def sign_flip(differences: pd.DataFrame | pd.Series | np.ndarray, flips: int = RESAMPLES, seed: int = 0) -> float:
+    """Two-sided paired sign-flip test that per-persona differences centre on 0; p in (0, 1].
+
+    (hits + 1) / (flips + 1), so p is never 0 (Phipson and Smyth 2010).
+    """
+    d = np.asarray(differences, float).ravel()
+    rng = np.random.default_rng(seed)
+    observed = abs(d.mean())
+    hits = 0
+    for block in np.array_split(np.arange(flips), max(1, flips * len(d) // 5_000_000)):
+        signs = rng.integers(0, 2, size=(len(block), len(d)), dtype=np.int8) * 2 - 1
+        hits += int((np.abs(signs @ d) / len(d) >= observed - 1e-12).sum())
+    return (hits + 1) / (flips + 1)
+
+
+def transfer_ratio(source: float, target: float, source_before: float, target_before: float) -> float:
+    """T = (A[s->t] - A0[t]) / (A[s->s] - A0[s]); NaN when source recall did not move."""
+    moved = source - source_before
+    return float("nan") if moved <= 0 else (target - target_before) / moved
