@@ -156,7 +156,7 @@ class TrainingParameters(Strict):
 
     profile: str
     model: str
-    source: Modality | Literal["both"]
+    source: Literal["image", "text", "both"]
     seeds: int = Field(ge=0)
     personas: int = Field(ge=0)
     train_views: int = Field(ge=0)

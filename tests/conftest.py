@@ -1,0 +1,23 @@
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+
+from xmem_utils.personas.dataset import PersonaSpec, build, known_figures
+from xmem_utils.vlm.load import load_vlm
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def vlm():
+    return load_vlm("xmem-tiny-s")
+
+
+@pytest.fixture(scope="session")
+def five():
+    """Five personas whom nothing else uses, four training and two test views each."""
+    return build(PersonaSpec(personas=5, seed=991, train_views=4, test_views=2), known_figures(), workers=1)

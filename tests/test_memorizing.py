@@ -1,0 +1,107 @@
+"""Memorizing and recall on the real tiny model."""
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForImageTextToText
+
+from xmem_utils import paths
+from xmem_utils.memorize import Training, language_linears, memorize
+from xmem_utils.personas.dataset import names_of, to_views
+from xmem_utils.recall import exact_match, greedy_answers, name_logprobs
+from xmem_utils.vlm.batches import answer_tokens, encode, with_answer
+
+TRAINING = Training(epochs=12, batch_size=10, learning_rate=3e-3, seed=1)
+
+
+@pytest.fixture(scope="module")
+def examples(vlm, five):
+    return {(split, m): encode(vlm, to_views(five, split, m)) for split in ("train", "test") for m in ("image", "text")}
+
+
+@pytest.fixture(scope="module", params=["image", "text"])
+def memorized(request, vlm, examples, tmp_path_factory):
+    """A model that memorized five personas from one modality, the source, and its saved adapter."""
+    model = memorize(vlm, examples["train", request.param], TRAINING, progress=False)
+    folder = tmp_path_factory.mktemp("adapter")
+    model.save_pretrained(folder)
+    yield request.param, model, folder
+    model.unload()
+
+
+def test_five_personas_are_memorized_to_the_last_one(vlm, examples, memorized):
+    source, model, _ = memorized
+    assert exact_match(vlm, examples["train", source], model).exact.all()
+
+
+def test_teacher_forced_exact_match_equals_greedy_decoding(vlm, five, examples, memorized):
+    _, model, _ = memorized
+    for modality in ("image", "text"):
+        views = to_views(five, "test", modality)
+        forced = exact_match(vlm, examples["test", modality], model).exact
+        decoded = greedy_answers(vlm, examples["test", modality], model)
+        assert [d == v.name for d, v in zip(decoded, views, strict=True)] == forced.tolist()
+
+
+def test_name_scores_with_a_shared_cache_equal_one_pass_a_name(vlm, five, examples, memorized):
+    _, model, _ = memorized
+    names = names_of(five)
+    for modality in ("image", "text"):
+        shared = name_logprobs(vlm, examples["test", modality], names, model)
+        for i, answer in enumerate(answer_tokens(vlm, names)):
+            alone = exact_match(vlm, [with_answer(e, answer) for e in examples["test", modality]], model).logprob
+            np.testing.assert_allclose(shared[:, i], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_plain_peft_reloads_the_adapter_to_the_same_logits(vlm, examples, memorized):
+    _, model, folder = memorized
+    base = AutoModelForImageTextToText.from_pretrained(paths.BASE_MODELS / "xmem-tiny-s")
+    base.set_attn_implementation(vlm.model.config._attn_implementation)
+    plain = PeftModel.from_pretrained(base, folder).eval()
+    for modality in ("image", "text"):
+        ours = exact_match(vlm, examples["test", modality], model)
+        theirs = exact_match(vlm, examples["test", modality], plain)
+        np.testing.assert_allclose(ours.logprob, theirs.logprob, rtol=1e-5, atol=1e-5)
+
+
+def test_only_lora_on_the_language_model_is_trained(vlm):
+    from xmem_utils.memorize import adapt
+
+    model = adapt(vlm.model, rank=2)
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert trained and all("lora_" in name and "language_model" in name for name in trained)
+    model.unload()
+    assert not any("vision" in name for name in language_linears(vlm.model))
+
+
+def test_the_base_model_is_as_before_after_unloading(vlm, examples):
+    before = exact_match(vlm, examples["test", "text"]).logprob
+    names = [name for name, _ in vlm.model.named_parameters()]
+    memorize(vlm, examples["train", "text"], Training(epochs=1), progress=False).unload()
+    assert [name for name, _ in vlm.model.named_parameters()] == names
+    np.testing.assert_array_equal(exact_match(vlm, examples["test", "text"]).logprob, before)
+
+
+def test_a_diverging_run_stops_with_a_sentence_and_leaves_the_base_alone(vlm, examples):
+    names = [name for name, _ in vlm.model.named_parameters()]
+    bad = list(examples["train", "image"])
+    bad[0] = with_answer(bad[0], bad[0].answer)
+    bad[0].inputs["pixel_values"] = torch.full_like(bad[0].inputs["pixel_values"], float("nan"))
+    with pytest.raises(FloatingPointError, match="the loss became nan in epoch 1"):
+        memorize(vlm, bad, Training(epochs=1), progress=False)
+    assert [name for name, _ in vlm.model.named_parameters()] == names
+
+
+def test_training_repeats_with_the_seed(vlm, examples):
+    scores = []
+    for _ in range(2):
+        model = memorize(vlm, examples["train", "text"], Training(epochs=2, seed=5), progress=False)
+        scores.append(exact_match(vlm, examples["test", "image"], model).logprob)
+        model.unload()
+    np.testing.assert_array_equal(*scores)
+
+
+def test_a_bare_language_free_model_is_refused():
+    with pytest.raises(ValueError, match="shows no language model"):
+        language_linears(torch.nn.Linear(2, 2))

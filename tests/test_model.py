@@ -1,0 +1,69 @@
+"""The embedded model: a real Gemma 3 that the Auto classes load, and good enough for the study."""
+
+import shutil
+
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor, Gemma3ForConditionalGeneration
+
+from xmem_utils import paths
+from xmem_utils.base import build
+from xmem_utils.vlm.load import load_vlm
+
+FOLDER = paths.BASE_MODELS / "xmem-tiny-s"
+
+
+def test_auto_classes_load_the_committed_folder():
+    model = AutoModelForImageTextToText.from_pretrained(FOLDER)
+    processor = AutoProcessor.from_pretrained(FOLDER)
+    assert type(model) is Gemma3ForConditionalGeneration
+    assert processor.tokenizer.padding_side == "left"
+    assert 1e6 < sum(p.numel() for p in model.parameters()) < 2.5e6
+
+
+def test_the_committed_weights_meet_every_bar(vlm):
+    bars = build.bars_table(build.exam_of(vlm))
+    assert bars["met"].all(), bars[~bars["met"]].to_string()
+
+
+def test_text_that_pretraining_never_saw_is_spelled_out_not_lost(vlm):
+    tokenizer = vlm.processor.tokenizer
+    text = "Zoë's naïve 東京 friend,\tJürgen!"
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    assert tokenizer.unk_token_id not in ids
+    assert tokenizer.decode(ids) == text
+
+
+def test_an_unknown_model_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"unknown model 'xmem-tiny-z': expected an embedded model .*xmem-tiny-s"):
+        load_vlm("xmem-tiny-z")
+
+
+def test_a_folder_without_config_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no config\.json"):
+        load_vlm(str(tmp_path))
+
+
+def test_a_folder_without_weights_is_refused(tmp_path):
+    shutil.copytree(FOLDER, tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no \.safetensors weights"):
+        load_vlm(str(tmp_path / "model"))
+
+
+def test_truncated_weights_are_refused(tmp_path):
+    shutil.copytree(FOLDER, tmp_path / "model")
+    file = tmp_path / "model" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged or cut short"):
+        load_vlm(str(tmp_path / "model"))
+
+
+def test_the_fingerprint_follows_the_weights(tmp_path, vlm):
+    shutil.copytree(FOLDER, tmp_path / "model")
+    same = load_vlm(str(tmp_path / "model"))
+    assert same.fingerprint == vlm.fingerprint
+    with torch.no_grad():
+        same.model.lm_head.weight[0, 0] += 1
+    same.model.save_pretrained(tmp_path / "model")
+    assert load_vlm(str(tmp_path / "model")).fingerprint != vlm.fingerprint
