@@ -59,6 +59,10 @@ def rank_table(trained: pd.DataFrame, personas: int, resamples: int) -> pd.DataF
     return pd.concat(parts, ignore_index=True)[["measure", "source", "asked", "estimate", "low", "high"]]
 
 
+_ESTIMATES = ("source recall", "target recall", "gap", "gap low", "gap high", "gap p",
+              "transfer ratio", "ratio low", "ratio high")  # fmt: skip
+
+
 def gaps(trained: pd.DataFrame, base: pd.DataFrame, resamples: int) -> pd.DataFrame:
     """Gap and transfer ratio by source, with paired intervals and a sign-flip test that the gap is 0.
 
@@ -72,6 +76,7 @@ def gaps(trained: pd.DataFrame, base: pd.DataFrame, resamples: int) -> pd.DataFr
         reached = table[source].groupby(level="seed").mean()
         kept = reached.index[reached >= GATE]
         row = {"source": source, "target": target, "seeds": len(reached), "memorized": len(kept)}
+        row |= dict.fromkeys(_ESTIMATES, float("nan"))
         if len(kept):
             table = table[table.index.get_level_values("seed").isin(kept)]
             start = before.loc[table.index]

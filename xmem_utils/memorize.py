@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from xmem_utils.recall import answer_logits
 from xmem_utils.vlm.batches import Example, collate
 from xmem_utils.vlm.load import VLM
-from xmem_utils.vlm.precision import bf16_pays
+from xmem_utils.vlm.precision import bf16_pays, mixed_precision
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,10 @@ def memorize(
     follows a cosine to a tenth. Raises FloatingPointError when the loss stops being finite.
     """
     set_seed(training.seed)
-    accelerator = Accelerator(cpu=vlm.device.type == "cpu", mixed_precision="bf16" if bf16_pays(vlm.device) else "no")
+    # precision is set around the training pass alone: Accelerate's own setting would wrap the model's forward
+    # for good and evaluate the curve in bf16 too
+    accelerator = Accelerator(cpu=vlm.device.type == "cpu", mixed_precision="no")
+    bf16 = bf16_pays(vlm.device)
     model = adapt(vlm.model, training.rank)
     pad = vlm.processor.tokenizer.pad_token_id
     loader = DataLoader(
@@ -97,7 +100,8 @@ def memorize(
             model.train()
             for batch in loader:
                 keep = int((batch["labels"] != -100).sum(1).max())
-                logits, labels = answer_logits(wrapped, batch, keep)
+                with mixed_precision(vlm.device, bf16):
+                    logits, labels = answer_logits(wrapped, batch, keep)
                 loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
                 if not torch.isfinite(loss):
                     raise FloatingPointError(
@@ -116,4 +120,4 @@ def memorize(
         raise
     finally:
         bar.close()
-    return accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False).eval()
+    return accelerator.unwrap_model(wrapped).eval()

@@ -100,7 +100,7 @@ def name_logprobs(
     out = np.zeros((len(examples), len(names)), np.float32)
     bare = [with_answer(e, torch.empty(0, dtype=torch.long)) for e in examples]
     # the repeated caches, not the prompts, are what takes memory
-    for rows in _batches(bare, budget=max(64, BATCH_TOKENS * 40 // len(names))):
+    for rows in _batches(bare, budget=max(64, BATCH_TOKENS * 12 // len(names))):
         batch = collate([bare[i] for i in rows], pad, side="left")
         batch = {k: v.to(vlm.device) for k, v in batch.items() if k != "labels"}
         first = model(**batch, logits_to_keep=1, use_cache=True)

@@ -23,17 +23,12 @@ from xmem_utils.vlm.precision import SDPA_FLOAT32
 # Chosen by the alignment probe alone; see the table of recipes in 00_base_model.
 RECIPE = Recipe(
     phases=(
-        # first perception, then names join, then names dominate
-        Phase(400, {"attributes": 24, "caption": 16}, {"attributes": 20, "caption": 8}),
+        # first perception alone, then names on top of it
+        Phase(400, {"attributes": 28, "caption": 8}, {"attributes": 20, "caption": 4}),
         Phase(
-            500,
-            {"attributes": 24, "caption": 12, "naming": 12},
-            {"attributes": 16, "caption": 4, "naming": 12, "facts": 3},
-        ),
-        Phase(
-            4500,
-            {"attributes": 10, "caption": 6, "naming": 32, "composed": 6},
-            {"attributes": 6, "caption": 2, "naming": 32, "composed": 6, "facts": 3},
+            1000,
+            {"attributes": 6, "caption": 3, "naming": 40, "composed": 5},
+            {"attributes": 4, "caption": 1, "naming": 40, "composed": 5, "facts": 2},
         ),
     )
 )

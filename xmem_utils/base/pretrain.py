@@ -40,7 +40,7 @@ class Recipe:
     """Everything that determines a base model, but for its size."""
 
     phases: tuple[Phase, ...]
-    eye_steps: int = 2500
+    eye_steps: int = 1500
     eye_batch: int = 128
     eye_lr: float = 1e-3
     lr: float = 1.5e-3
@@ -50,9 +50,9 @@ class Recipe:
     weight_decay: float = 0.1
     clip: float = 1.0
     seed: int = 2026
-    both: int = 2000
-    text_only: int = 150
-    image_only: int = 150
+    both: int = 300
+    text_only: int = 400
+    image_only: int = 400
     views: int = 8
     passers_by: int = 24_000
 
