@@ -76,13 +76,13 @@ def gap_matrix(table: pd.DataFrame, subtitle: str) -> Figure:
         axes.axhline(chance, color="0.4", ls=":", lw=1.2, zorder=1)
         axes.set_xticks(range(2), [f"asked with\n{MODALITY_WORDS[m]}" for m in MODALITIES])
         axes.set_xlim(-0.45, 1.7)
-        axes.set_title(f"Names learned from {MODALITY_WORDS[source]}")
+        axes.set_title(f"Names learned from {MODALITY_WORDS[source]}", pad=14)
         axes.grid(axis="x", visible=False)
         _recall_axis(axes, source == MODALITIES[0])
     handles = [plt.Line2D([], [], marker=m, color="0.25", ls="none", label=n) for n, m in CONTROL_MARKERS.items()]
     handles.append(plt.Line2D([], [], color="0.4", ls=":", label=f"chance ({chance:.0%})"))
     figure.legend(handles=handles, loc="lower center", ncols=4, bbox_to_anchor=(0.5, -0.07))
-    figure.suptitle(f"What is learned in one modality is only partly recalled in the other\n{subtitle}", fontsize=11)
+    figure.suptitle(f"Recall of names by the modality they were learned from and asked in\n{subtitle}", fontsize=11)
     figure.tight_layout()
     return figure
 
