@@ -121,7 +121,7 @@ def dose_response(table: pd.DataFrame, chance: float, gate: float) -> Figure:
         axes.set_xticks(views, [str(v) for v in views])
         axes.axhline(chance, color="0.4", ls=":", lw=1.2, label="chance")
         axes.axhline(gate, color="0.6", ls="-.", lw=1, label="memorized from here")
-        axes.set_xlabel("training views per persona (equal steps)")
+        axes.set_xlabel("training views per persona")
         axes.set_title(f"Names learned from {MODALITY_WORDS[source]}")
         _recall_axis(axes, source == MODALITIES[0])
     panels[1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -168,7 +168,7 @@ def attribute_counts(table: pd.DataFrame) -> Figure:
 
 def base_curves(eye: pd.DataFrame, chat: pd.DataFrame) -> Figure:
     """Pretraining of the embedded model: the eye, the losses, the names of figures on unseen views."""
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12.5, 3.8))
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 3.8))
     for k, axis in enumerate(c for c in eye.columns if c != "step"):
         left.plot(
             eye["step"], eye[axis], color=sns.color_palette("colorblind")[k], marker="os^Dv<>"[k], ms=4, label=axis
@@ -185,7 +185,7 @@ def base_curves(eye: pd.DataFrame, chat: pd.DataFrame) -> Figure:
     middle.legend(fontsize=8)
     right.set(xlabel="step of the chat stage", title="Figures named, unseen views")
     _recall_axis(right)
-    right.legend(fontsize=7, loc="upper left")
+    right.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.tight_layout()
     return figure
 

@@ -213,7 +213,7 @@ def train_chat(
     recipe: Recipe,
     checkpoint: Path,
     examine: Callable[[nn.Module], dict[str, float]],
-    check_every: int = 500,
+    check_every: int = 200,
 ) -> Curve:
     """The chat stage; returns losses (moving averages) and `examine`'s scores, a row a check."""
     eye = {id(p) for p in model.model.vision_tower.parameters()}
