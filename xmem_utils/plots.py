@@ -102,8 +102,8 @@ def gap_curves(table: pd.DataFrame, chance: float) -> Figure:
         axes.axhline(chance, color="0.4", ls=":", lw=1.2, label="chance")
         axes.set_xlabel("epochs of memorizing")
         axes.set_title(f"Names learned from {MODALITY_WORDS[source]}")
-        axes.legend(loc="center right")
         _recall_axis(axes, source == MODALITIES[0])
+    panels[1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.tight_layout()
     return figure
 
