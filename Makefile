@@ -19,7 +19,7 @@ help:
 	@echo "make quick      the same on the quick profile, into build/quick"
 	@echo "make test       install, lint, run all tests (nbval included)"
 	@echo "make lab        open JupyterLab"
-	@echo "make pretrain   pretrain the embedded model anew (about an hour on two cores)"
+	@echo "make pretrain   pretrain the embedded model anew (about twenty minutes on two cores)"
 	@echo "make notebooks  re-run the notebooks at their defaults and strip them for committing"
 	@echo "make manifest   rewrite data/personas_manifest.json after changing the generator"
 	@echo "make clean      remove generated data (the committed base model stays)"
