@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from xmem_utils.vlm.batches import Example, answer_tokens, collate, encode, end_tokens, with_answer
+from xmem_utils.vlm.batches import Example, answer_tokens, collate, end_tokens, with_answer
 from xmem_utils.vlm.load import VLM
 
 # A batch holds about this many tokens: more pays little on two cores and costs memory.
@@ -154,8 +154,3 @@ def greedy_answers(
             out[i] = tokenizer.decode(ids, skip_special_tokens=True).strip()
     model.train(training)
     return out
-
-
-def recall_views(vlm: VLM, views, question: str, model: nn.Module | None = None) -> Recall:
-    """Encode views and measure exact match in one go."""
-    return exact_match(vlm, encode(vlm, views, question), model)

@@ -120,9 +120,9 @@ def _step(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], lr: 
     optimizer.zero_grad()
 
 
-# Where on a 4 x 4 grid the eye is asked for which attribute. One summary of the whole picture would put every
+# Where on a 4 x 4 grid the eye is asked for which attribute. The idea: one summary of the whole picture puts every
 # attribute into every image token; by region, image tokens say different things, as words do, and attention can
-# pick among them by what is asked.
+# pick among them by what is asked. (Not isolated: other things changed in the same run, see recipes_tried.csv.)
 REGIONS = (
     ("hair style", "hair style", "hair style", "hair style"),
     ("hair colour", "eyewear", "eyewear", "hair colour"),

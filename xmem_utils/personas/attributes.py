@@ -94,11 +94,6 @@ AXIS_NAMES: tuple[str, ...] = tuple(AXES)
 AXIS_SIZES: tuple[int, ...] = tuple(len(values) for values in AXES.values())
 
 
-def value_of(axis: str, index: int) -> Value:
-    """The value at `index` of `axis`."""
-    return AXES[axis][index]
-
-
 def named(vector: np.ndarray | tuple[int, ...]) -> dict[str, str]:
     """An attribute vector `[axes]` as {axis: answer word}."""
     return {axis: AXES[axis][int(i)].name for axis, i in zip(AXIS_NAMES, vector, strict=True)}

@@ -180,12 +180,6 @@ def manifest() -> dict[str, dict]:
     return json.loads(paths.MANIFEST.read_text()) if paths.MANIFEST.exists() else {}
 
 
-def manifest_entry(folder: Path) -> dict:
-    """What the manifest should say of a dataset folder."""
-    info = json.loads((folder / "info.json").read_text())
-    return {"spec": info["spec"], "fingerprint": info["fingerprint"], "files": info["files"]}
-
-
 def write(dataset: DatasetDict, folder: Path, spec: PersonaSpec | None) -> None:
     """Store a dataset as Parquet with a card; the folder appears whole or not at all."""
     partial = folder.with_name(folder.name + f".partial-{os.getpid()}")

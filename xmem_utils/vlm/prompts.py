@@ -18,7 +18,6 @@ FACT_QUESTIONS = {  # about a name
     "city": ("Where does {name} live?", "Which city is home to {name}?", "{name} lives in which city?"),
     "job": ("What is the job of {name}?", "What does {name} do for a living?", "{name} works as what?"),
 }
-FACT_ANSWERS = {"city": "{value}", "job": "{value}"}
 COMPOSED_QUESTIONS = {  # about a view
     "city": "Which city does this person live in?",
     "job": "What does this person do for a living?",
