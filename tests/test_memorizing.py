@@ -11,9 +11,10 @@ from transformers import AutoModelForImageTextToText
 from xmem_utils import paths
 from xmem_utils.memorize import Training, adapt, language_linears, memorize
 from xmem_utils.personas.dataset import names_of, to_views
-from xmem_utils.recall import exact_match, greedy_answers, name_logprobs
-from xmem_utils.vlm.batches import answer_tokens, encode, with_answer
+from xmem_utils.recall import exact_match, greedy_answers, recall_of_all
+from xmem_utils.vlm.batches import FEATURES, answer_tokens, collate, encode, messages, model_inputs, with_answer
 from xmem_utils.vlm.load import load_vlm
+from xmem_utils.vlm.prompts import WHO
 
 TRAINING = Training(epochs=12, batch_size=10, learning_rate=3e-3, seed=1)
 
@@ -47,14 +48,28 @@ def test_teacher_forced_exact_match_equals_greedy_decoding(vlm, five, examples, 
         assert [d == v.name for d, v in zip(decoded, views, strict=True)] == forced.tolist()
 
 
-def test_name_scores_with_a_shared_cache_equal_one_pass_a_name(vlm, five, examples, memorized):
+def test_the_tree_of_names_equals_one_pass_a_name(vlm, five, examples, memorized):
     _, model, _ = memorized
-    names = names_of(five)
+    # a name that begins like another shares its nodes
+    names = [*names_of(five), names_of(five)[0][:4] + "zu", names_of(five)[0][:2] + "zuzu"]
     for modality in ("image", "text"):
-        shared = name_logprobs(vlm, examples["test", modality], names, model)
+        shared = recall_of_all(vlm, examples["test", modality], names, model)
         for i, answer in enumerate(answer_tokens(vlm, names)):
-            alone = exact_match(vlm, [with_answer(e, answer) for e in examples["test", modality]], model).logprob
-            np.testing.assert_allclose(shared[:, i], alone, rtol=1e-4, atol=1e-4)
+            alone = exact_match(vlm, [with_answer(e, answer) for e in examples["test", modality]], model)
+            np.testing.assert_allclose(shared.logprob[:, i], alone.logprob, rtol=1e-4, atol=1e-4)
+            np.testing.assert_array_equal(shared.exact[:, i], alone.exact)
+
+
+def test_a_picture_seen_once_gives_the_logits_of_its_pixels(vlm, five, examples):
+    views = to_views(five, "test", "image")
+    with torch.inference_mode():
+        for view, example in zip(views[:3], examples["test", "image"], strict=False):
+            prompt = vlm.processor.apply_chat_template(messages(view, WHO), add_generation_prompt=True, tokenize=False)
+            plain = vlm.processor(text=[prompt], images=[[view.content]], return_tensors="pt", add_special_tokens=False)
+            bare = with_answer(example, torch.empty(0, dtype=torch.long))
+            batch = model_inputs(collate([bare], vlm.processor.tokenizer.pad_token_id))
+            assert FEATURES in example.inputs and "pixel_values" not in batch
+            torch.testing.assert_close(vlm.model(**batch).logits, vlm.model(**plain).logits)
 
 
 def test_plain_peft_reloads_the_adapter_to_the_same_logits(vlm, examples, memorized):
@@ -87,8 +102,8 @@ def test_the_base_model_is_as_before_after_unloading(vlm, examples):
 def test_a_diverging_run_stops_with_a_sentence_and_leaves_the_base_alone(vlm, examples):
     names = [name for name, _ in vlm.model.named_parameters()]
     bad = list(examples["train", "image"])
-    blind = torch.full_like(bad[0].inputs["pixel_values"], float("nan"))
-    bad[0] = replace(bad[0], inputs={**bad[0].inputs, "pixel_values": blind})
+    blind = torch.full_like(bad[0].inputs[FEATURES], float("nan"))
+    bad[0] = replace(bad[0], inputs={FEATURES: blind})
     with pytest.raises(FloatingPointError, match="the loss became nan in epoch 1"):
         memorize(vlm, bad, Training(epochs=1), progress=False)
     assert [name for name, _ in vlm.model.named_parameters()] == names

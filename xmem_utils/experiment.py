@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +20,12 @@ from xmem_utils.params import MODALITIES, Condition, Profile
 from xmem_utils.personas.dataset import PersonaSpec, load_personas, names_of, to_views
 from xmem_utils.personas.importing import import_folder
 from xmem_utils.personas.views import View
-from xmem_utils.recall import exact_match, name_logprobs, ranks
-from xmem_utils.vlm.batches import Example, encode
+from xmem_utils.recall import Recall, exact_match, ranks, recall_of_all
+from xmem_utils.vlm.batches import encode
 from xmem_utils.vlm.load import VLM
 from xmem_utils.vlm.prompts import WHO
 
-CURVE_POINTS = 8
+CURVE_POINTS = 6  # the start and the end included, which cost nothing extra
 
 
 def persona_spec(profile: Profile, seed: int) -> PersonaSpec:
@@ -44,48 +46,68 @@ class Exam:
         self.names = names_of(dataset)
         self.views: dict[str, list[View]] = {m: to_views(dataset, "test", m) for m in MODALITIES}
         self.examples = {m: encode(vlm, views, question) for m, views in self.views.items()}
-        self.controls: dict[tuple[str, str], list[Example]] = {}
-        for modality, views in self.views.items():
-            # everybody is asked with the views of the next persona: what is left is not read off the view
-            step = len(views) // len(self.names)
-            shifted = [views[(i + step) % len(views)].name for i in range(len(views))]
-            self.controls[modality, "shuffled views"] = encode(vlm, views, question, shifted)
-        first = self.views["image"][0].content if self.views["image"] else Image.new("RGB", (64, 64))
-        blank = [
-            View(v.persona, v.name, "image", "test", v.index, Image.new("RGB", first.size, (127, 127, 127)))
-            for v in self.views["image"]
-        ]
-        self.controls["image", "blank image"] = encode(vlm, blank, question)
+        first = self.views["image"][0]
+        blank = replace(first, content=Image.new("RGB", first.content.size, (127, 127, 127)))
+        self.blank = encode(vlm, [blank], question)
 
     def curve_point(self, model: PeftModel | None = None) -> dict[str, float]:
         """Exact match by asked modality."""
         return {m: float(exact_match(self.vlm, ex, model).exact.mean()) for m, ex in self.examples.items()}
 
+    @cached_property
+    def base(self) -> pd.DataFrame:
+        """Records of the model before it memorizes anything; ask for them while no adapter is on it."""
+        return self.records()
+
     def records(self, model: PeftModel | None = None) -> pd.DataFrame:
-        """One row a view and probe: persona, asked, probe, view, exact, logprob, rank (plain views only)."""
+        """One row a view and probe: persona, asked, probe, view, exact, logprob, rank among all names.
+
+        Probe "shuffled views" asks for each name with the same view of the next persona, so what it
+        leaves is not read off the view; "blank image" asks with a grey picture.
+        """
         parts = []
         for modality, examples in self.examples.items():
-            recall = exact_match(self.vlm, examples, model)
-            scores = name_logprobs(self.vlm, examples, self.names, model)
-            true = np.array([v.persona for v in self.views[modality]])
-            parts.append(self._frame(modality, "view", recall, ranks(scores, true)))
-        for (modality, probe), examples in self.controls.items():
-            parts.append(self._frame(modality, probe, exact_match(self.vlm, examples, model), None))
+            asked = np.array([v.persona for v in self.views[modality]])
+            recall = recall_of_all(self.vlm, examples, self.names, model)
+            parts.append(self._frame(modality, "view", asked, recall, np.arange(len(asked))))
+            parts.append(self._frame(modality, "shuffled views", asked, recall, next_persona(asked)))
+        nothing = recall_of_all(self.vlm, self.blank, self.names, model)
+        asked = np.array([v.persona for v in self.views["image"]])
+        parts.append(self._frame("image", "blank image", asked, nothing, np.zeros(len(asked), int)))
         return pd.concat(parts, ignore_index=True)
 
-    def _frame(self, modality: str, probe: str, recall, rank) -> pd.DataFrame:
-        views = self.views[modality]
+    def _frame(self, modality: str, probe: str, asked: np.ndarray, recall: Recall, shown: np.ndarray) -> pd.DataFrame:
+        """Rows for the names of personas `asked`, when the rows `shown` of `recall` are what the model saw."""
         return pd.DataFrame(
             {
-                "persona": [v.persona for v in views],
+                "persona": asked,
                 "asked": modality,
                 "probe": probe,
-                "view": [v.index for v in views],
-                "exact": recall.exact,
-                "logprob": recall.logprob,
-                "rank": pd.array(rank if rank is not None else [pd.NA] * len(views), dtype="Int64"),
+                "view": [v.index for v in self.views[modality]],
+                "exact": recall.exact[shown, asked],
+                "logprob": recall.logprob[shown, asked],
+                "rank": ranks(recall.logprob[shown], asked),
             }
         )
+
+
+def next_persona(asked: np.ndarray) -> np.ndarray:
+    """For each view, of persona `asked[i]` `[views]`, the row of a view of the next persona."""
+    people = np.unique(asked)
+    rows = {person: np.flatnonzero(asked == person) for person in people}
+    following = dict(zip(people, np.roll(people, -1), strict=True))
+    seen = dict.fromkeys(people, 0)
+    out = np.empty(len(asked), int)
+    for i, person in enumerate(asked):
+        theirs = rows[following[person]]
+        out[i] = theirs[seen[person] % len(theirs)]
+        seen[person] += 1
+    return out
+
+
+def plain_recall(records: pd.DataFrame) -> dict[str, float]:
+    """Exact match by asked modality, controls left out."""
+    return records[records["probe"] == "view"].groupby("asked")["exact"].mean().to_dict()
 
 
 class Study:
@@ -141,7 +163,7 @@ class Study:
 
     def base_records(self, seeds: Sequence[int]) -> pd.DataFrame:
         """Records of the model before it memorizes anything, one set of personas a seed."""
-        return pd.concat([self.exam(seed).records().assign(seed=seed) for seed in seeds], ignore_index=True)
+        return pd.concat([self.exam(seed).base.assign(seed=seed) for seed in seeds], ignore_index=True)
 
     def run(self, condition: Condition, progress: bool = False) -> store.Run:
         """The run of a condition, trained now if need be."""
@@ -152,13 +174,15 @@ class Study:
             exam = self.exam(condition.seed)
             dataset, _ = self.dataset(condition.seed)
             views = to_views(dataset, "train", condition.source, condition.train_views)
-            checks = np.unique(np.linspace(0, condition.epochs, CURVE_POINTS).round().astype(int))
-            curve = []
+            checks = np.linspace(0, condition.epochs, CURVE_POINTS).round().astype(int)[1:-1]
+            curve = [{"epoch": 0, "asked": asked, "recall": r} for asked, r in plain_recall(exam.base).items()]
+
+            def add(epoch: int, point: dict[str, float]) -> None:
+                curve.extend({"epoch": epoch, "asked": asked, "recall": r} for asked, r in point.items())
 
             def on_epoch(model: PeftModel, epoch: int) -> None:
-                if epoch in checks:
-                    for asked, recall in exam.curve_point(model).items():
-                        curve.append({"epoch": epoch, "asked": asked, "recall": recall})
+                if epoch in checks and epoch < condition.epochs:
+                    add(epoch, exam.curve_point(model))
 
             training = Training(
                 epochs=condition.epochs,
@@ -169,7 +193,9 @@ class Study:
             )
             examples = encode(self.vlm, views, condition.question)
             trained.append(memorize(self.vlm, examples, training, on_epoch, progress))
-            return trained[0], exam.records(trained[0]), pd.DataFrame(curve)
+            records = exam.records(trained[0])
+            add(condition.epochs, plain_recall(records))
+            return trained[0], records, pd.DataFrame(curve)
 
         try:
             return store.get(condition, compute)

@@ -61,7 +61,7 @@ def memorize(
 ) -> PeftModel:
     """Train LoRA on `examples`; returns the PEFT model in eval mode (`.unload()` gives the base back).
 
-    `on_epoch(model, epoch)` is called before training (epoch 0) and after every epoch. The loss is the
+    `on_epoch(model, epoch)` is called after every epoch, counted from 1. The loss is the
     mean cross-entropy of the answer tokens; the learning rate warms up for 5 % of the steps and then
     follows a cosine to a tenth. Raises FloatingPointError when the loss stops being finite.
     """
@@ -94,8 +94,6 @@ def memorize(
     wrapped, optimizer, loader, schedule = accelerator.prepare(model, optimizer, loader, schedule)
     bar = tqdm(total=steps, desc="memorizing", unit="step", disable=not progress, leave=False, mininterval=1)
     try:
-        if on_epoch:
-            on_epoch(model, 0)
         for epoch in range(1, training.epochs + 1):
             model.train()
             for batch in loader:

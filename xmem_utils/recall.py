@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from xmem_utils.vlm.batches import Example, answer_tokens, collate, end_tokens, with_answer
+from xmem_utils.vlm.batches import Example, answer_tokens, collate, end_tokens, model_inputs, with_answer
 from xmem_utils.vlm.load import VLM
 
 # A batch holds about this many tokens: more pays little on two cores and costs memory.
@@ -23,18 +23,19 @@ BATCH_TOKENS = 6000
 
 @dataclass(frozen=True)
 class Recall:
-    """Per example: exact match `[n]` and the answer's log-probability `[n]` (nats, end of turn included)."""
+    """Exact match and log-probability (nats, end of turn included): of one answer an example `[n]`, or of
+    every name `[n, names]`."""
 
     exact: np.ndarray
     logprob: np.ndarray
 
 
-def _batches(examples: Sequence[Example], budget: int = BATCH_TOKENS) -> Iterator[list[int]]:
-    """Indices in batches of similar length, so that little is padding."""
-    lengths = [len(e.prompt) + len(e.answer) for e in examples]
+def _batches(examples: Sequence[Example], extra: int = 0) -> Iterator[list[int]]:
+    """Indices in batches of similar length, so that little is padding; `extra` tokens go with each example."""
+    lengths = [len(e.prompt) + len(e.answer) + extra for e in examples]
     batch: list[int] = []
     for i in sorted(range(len(examples)), key=lambda i: lengths[i]):
-        if batch and lengths[i] * (len(batch) + 1) > budget:
+        if batch and lengths[i] * (len(batch) + 1) > BATCH_TOKENS:
             yield batch
             batch = []
         batch.append(i)
@@ -49,8 +50,7 @@ def answer_logits(model: nn.Module, batch: dict[str, torch.Tensor], keep: int) -
     product of a small model, runs on answer positions alone.
     """
     labels = batch["labels"][:, -keep:]
-    inputs = {k: v for k, v in batch.items() if k != "labels"}
-    logits = model(**inputs, logits_to_keep=keep + 1, use_cache=False).logits[:, -keep - 1 : -1]
+    logits = model(**model_inputs(batch), logits_to_keep=keep + 1, use_cache=False).logits[:, -keep - 1 : -1]
     return logits, labels
 
 
@@ -78,55 +78,86 @@ def exact_match(vlm: VLM, examples: Sequence[Example], model: nn.Module | None =
     return Recall(exact, logprob)
 
 
-@torch.inference_mode()
-def name_logprobs(
-    vlm: VLM, examples: Sequence[Example], names: Sequence[str], model: nn.Module | None = None
-) -> np.ndarray:
-    """Log-probability of every name after every prompt: `[examples, names]`, nats, end of turn included.
+@dataclass(frozen=True)
+class NameTree:
+    """Names as a tree of their tokens: a prefix that several names share is one node.
 
-    Each prompt runs once; its key-value cache is repeated for the names, which run in one batch.
+    `tokens`, `depth` `[nodes]`: every proper prefix of a name, by its last token and its length less 1.
+    `sees` `[nodes, nodes]` bool: each node attends to itself and its ancestors. `paths` `[names, width]`:
+    the node that predicts each of a name's tokens but the first (-1: beyond its end); `answers` likewise.
+    """
+
+    tokens: torch.Tensor
+    depth: torch.Tensor
+    sees: torch.Tensor
+    first: torch.Tensor
+    paths: torch.Tensor
+    answers: torch.Tensor
+
+    @classmethod
+    def of(cls, names: Sequence[torch.Tensor]) -> NameTree:
+        """The tree of some names' tokens, end of turn included."""
+        nodes: dict[tuple[int, ...], int] = {}
+        width = max(map(len, names)) - 1
+        paths, answers = torch.full((len(names), width), -1), torch.zeros((len(names), width), dtype=torch.long)
+        for i, name in enumerate(names):
+            for k in range(1, len(name)):
+                paths[i, k - 1] = nodes.setdefault(tuple(name[:k].tolist()), len(nodes))
+                answers[i, k - 1] = name[k]
+        sees = torch.eye(len(nodes), dtype=torch.bool)
+        for prefix, node in nodes.items():
+            for k in range(1, len(prefix)):
+                sees[node, nodes[prefix[:k]]] = True
+        return cls(
+            tokens=torch.tensor([prefix[-1] for prefix in nodes], dtype=torch.long),
+            depth=torch.tensor([len(prefix) - 1 for prefix in nodes], dtype=torch.long),
+            sees=sees,
+            first=torch.stack([name[0] for name in names]),
+            paths=paths,
+            answers=answers,
+        )
+
+
+@torch.inference_mode()
+def recall_of_all(
+    vlm: VLM, examples: Sequence[Example], names: Sequence[str], model: nn.Module | None = None
+) -> Recall:
+    """Exact match and log-probability of every name after every prompt, both `[examples, names]`.
+
+    Each prompt runs once; then the tree of all names runs once against its key-value cache, in which every
+    node sees the prompt and its own ancestors only. The examples' own answers play no part.
     """
     model = vlm.model if model is None else model
     training = model.training
     model.eval()
-    pad = vlm.processor.tokenizer.pad_token_id
-    answers = answer_tokens(vlm, names)
-    width = max(map(len, answers))
-    tokens = torch.full((len(names), width), pad)
-    for i, answer in enumerate(answers):
-        tokens[i, : len(answer)] = answer
-    asked = torch.arange(width) < torch.tensor([len(a) for a in answers])[:, None]
-    tokens, asked = tokens.to(vlm.device), asked.to(vlm.device)
-    out = np.zeros((len(examples), len(names)), np.float32)
+    pad, device = vlm.processor.tokenizer.pad_token_id, vlm.device
+    tree = NameTree.of(answer_tokens(vlm, names))
+    n, paths, answers = len(tree.tokens), tree.paths.to(device), tree.answers.to(device)
+    beyond, parents = paths < 0, paths.clamp(min=0)
+    exact = np.zeros((len(examples), len(names)), bool)
+    logprob = np.zeros((len(examples), len(names)), np.float32)
     bare = [with_answer(e, torch.empty(0, dtype=torch.long)) for e in examples]
-    # the repeated caches, not the prompts, are what takes memory
-    for rows in _batches(bare, budget=max(64, BATCH_TOKENS * 12 // len(names))):
-        batch = collate([bare[i] for i in rows], pad, side="left")
-        batch = {k: v.to(vlm.device) for k, v in batch.items() if k != "labels"}
-        first = model(**batch, logits_to_keep=1, use_cache=True)
-        start = torch.log_softmax(first.logits[:, -1].float(), -1)  # [batch, vocabulary]
-        score = start[:, tokens[:, 0]]  # [batch, names]
-        if width > 1:
-            cache = first.past_key_values
-            cache.batch_repeat_interleave(len(names))
-            mask = batch["attention_mask"].repeat_interleave(len(names), 0)
-            feed = tokens[:, :-1].repeat(len(rows), 1)
-            mask = torch.cat([mask, torch.ones_like(feed)], 1)
-            position = batch["attention_mask"].shape[1] + torch.arange(width - 1, device=vlm.device)
+    for rows in _batches(bare, extra=n):
+        batch = {k: v.to(device) for k, v in collate([bare[i] for i in rows], pad, side="left").items()}
+        prompt = model(**model_inputs(batch), logits_to_keep=1, use_cache=True)
+        start = prompt.logits[:, -1].float()
+        score = (start - start.logsumexp(-1, keepdim=True))[:, tree.first]  # [batch, names]
+        said = start.argmax(-1)[:, None] == tree.first.to(device)
+        if n:
+            seen = batch["attention_mask"].bool()[:, None, None].expand(-1, 1, n, -1)
             logits = model(
-                input_ids=feed,
-                attention_mask=mask,
-                position_ids=position[None].expand(len(feed), -1),
-                past_key_values=cache,
+                input_ids=tree.tokens.to(device).expand(len(rows), n),
+                attention_mask=torch.cat([seen, tree.sees.to(device).expand(len(rows), 1, n, n)], -1),
+                position_ids=(seen.shape[-1] + tree.depth.to(device)).expand(len(rows), n),
+                past_key_values=prompt.past_key_values,
                 use_cache=True,
-            ).logits
-            rest = torch.log_softmax(logits.float(), -1)
-            rest = rest.gather(-1, tokens[:, 1:].repeat(len(rows), 1)[..., None])[..., 0]
-            rest = (rest * asked[:, 1:].repeat(len(rows), 1)).sum(1)
-            score = score + rest.view(len(rows), len(names))
-        out[rows] = score.cpu().numpy()
+            ).logits.float()
+            rest = logits[:, parents, answers] - logits.logsumexp(-1)[:, parents]  # [batch, names, width]
+            score = score + rest.masked_fill(beyond, 0).sum(-1)
+            said = said & ((logits.argmax(-1)[:, parents] == answers) | beyond).all(-1)
+        exact[rows], logprob[rows] = said.cpu().numpy(), score.cpu().numpy()
     model.train(training)
-    return out
+    return Recall(exact, logprob)
 
 
 def ranks(logprobs: np.ndarray, true: np.ndarray) -> np.ndarray:
@@ -148,8 +179,10 @@ def greedy_answers(
     bare = [with_answer(e, torch.empty(0, dtype=torch.long)) for e in examples]
     for rows in _batches(bare):
         batch = collate([bare[i] for i in rows], tokenizer.pad_token_id, side="left")
-        batch = {k: v.to(vlm.device) for k, v in batch.items() if k != "labels"}
-        made = model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=sorted(ends))
+        batch = {k: v.to(vlm.device) for k, v in batch.items()}
+        made = model.generate(
+            **model_inputs(batch), max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=sorted(ends)
+        )
         for i, ids in zip(rows, made[:, batch["input_ids"].shape[1] :], strict=True):
             out[i] = tokenizer.decode(ids, skip_special_tokens=True).strip()
     model.train(training)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from xmem_utils.personas.views import View
 from xmem_utils.vlm.load import VLM
@@ -20,14 +21,18 @@ from xmem_utils.vlm.prompts import WHO, view_text
 class Example:
     """One chat as tokens. `answer` is empty for a bare prompt.
 
-    `inputs` holds the processor's other tensors, without batch dimension when they run along the tokens
-    (`per_token`), with it otherwise (pixels).
+    The processor's other tensors are in `per_token` (without batch dimension) when they run along the
+    tokens, else in `inputs` (with it): pixels, or what the frozen vision tower made of them (`FEATURES`).
     """
 
     prompt: torch.Tensor  # [prompt tokens]
     answer: torch.Tensor  # [answer tokens], end of turn included
     per_token: dict[str, torch.Tensor]
     inputs: dict[str, torch.Tensor]
+
+
+FEATURES = "image_features"
+_TOWER_BATCH = 64
 
 
 def messages(view: View, question: str) -> list[dict[str, object]]:
@@ -68,7 +73,11 @@ def end_tokens(vlm: VLM) -> set[int]:
 
 
 def encode(vlm: VLM, views: Sequence[View], question: str = WHO, answers: Sequence[str] | None = None) -> list[Example]:
-    """One example a view, asking `question`; `answers` defaults to the views' names."""
+    """One example a view, asking `question`; `answers` defaults to the views' names.
+
+    The vision tower and projector are frozen throughout the study, so each picture passes them here, once,
+    and not again in every epoch and evaluation.
+    """
     answers = [view.name for view in views] if answers is None else answers
     known = dict(zip(dict.fromkeys(answers), answer_tokens(vlm, list(dict.fromkeys(answers))), strict=True))
     tokenizer, image_template = vlm.processor.tokenizer, None
@@ -95,7 +104,33 @@ def encode(vlm: VLM, views: Sequence[View], question: str = WHO, answers: Sequen
         per_token = {k: v[0] for k, v in fields.items() if v.shape == prompt.shape}
         rest = {k: v for k, v in fields.items() if k not in per_token}
         examples.append(Example(prompt[0], known[answer], per_token, rest))
+    return _with_features(vlm, examples)
+
+
+@torch.no_grad()
+def _with_features(vlm: VLM, examples: list[Example]) -> list[Example]:
+    """Pixels replaced by image features `[1, image tokens, hidden]`, for models with one such block a picture.
+
+    Others (several crops a picture, tensors beside the pixels) keep their pixels.
+    """
+    rows = [i for i, e in enumerate(examples) if set(e.inputs) == {"pixel_values"}]
+    for start in range(0, len(rows), _TOWER_BATCH):
+        chunk = rows[start : start + _TOWER_BATCH]
+        pixels = torch.cat([examples[i].inputs["pixel_values"] for i in chunk]).to(vlm.device)
+        seen = vlm.model.get_image_features(pixels, return_dict=True).pooler_output
+        if not isinstance(seen, torch.Tensor) or seen.ndim != 3 or len(seen) != len(chunk):
+            return examples
+        for i, features in zip(chunk, seen.cpu(), strict=True):
+            examples[i] = replace(examples[i], inputs={FEATURES: features[None].clone()})
     return examples
+
+
+def model_inputs(batch: dict[str, torch.Tensor]) -> dict[str, object]:
+    """What a model's forward or `generate` takes of a batch: labels left out, image features in their wrapper."""
+    inputs: dict[str, object] = {k: v for k, v in batch.items() if k not in ("labels", FEATURES)}
+    if FEATURES in batch:
+        inputs["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=batch[FEATURES])}
+    return inputs
 
 
 def with_answer(example: Example, answer: torch.Tensor) -> Example:
