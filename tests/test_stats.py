@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from xmem_utils.experiment import next_persona
 from xmem_utils.recall import ranks
 from xmem_utils.stats import cluster_bootstrap, sign_flip, transfer_ratio
 
@@ -48,3 +49,10 @@ def test_transfer_ratio_is_gain_over_gain_and_undefined_without_gain():
 def test_ties_count_against_the_true_name():
     scores = np.array([[-1.0, -2.0, -3.0], [-2.0, -2.0, -2.0], [-1.0, -3.0, -2.0]])
     assert ranks(scores, np.array([0, 1, 1])).tolist() == [1, 3, 3]
+
+
+def test_shuffled_views_are_always_somebody_elses():
+    asked = np.array([0, 0, 0, 1, 2, 2])
+    shown = next_persona(asked)
+    assert asked[shown].tolist() == [1, 1, 1, 2, 0, 0]
+    assert shown.tolist() == [3, 3, 3, 4, 0, 1]

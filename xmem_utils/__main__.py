@@ -14,7 +14,7 @@ from xmem_utils.experiment import Study, persona_spec
 from xmem_utils.gap import collect
 from xmem_utils.params import MODALITIES, PROFILES
 from xmem_utils.personas.dataset import build, content_fingerprint, known_figures
-from xmem_utils.vlm.load import load_vlm
+from xmem_utils.vlm.load import load_vlm, resolve_model
 
 MANIFEST_PROFILES = ("quick", "standard")
 
@@ -34,14 +34,14 @@ TUNING_SEEDS = (900, 901, 902)  # used for choosing, so no reported number may u
 
 
 def write_tuning(model: str) -> None:
-    """Memorize the tuning personas in each modality and record recall in both, beside the base models."""
+    """Memorize the tuning personas in each modality and record recall in both, in the base model's folder."""
     torch.set_num_threads(2)
     study = Study(load_vlm(model), PROFILES["standard"], rank=16, learning_rate=2e-3)
     runs = study.run_all([study.condition(s, seed) for seed in TUNING_SEEDS for s in MODALITIES])
     records = collect(runs).query("probe == 'view'")
     table = records.pivot_table(index=["source", "seed"], columns="asked", values="exact", aggfunc="mean")
     table = table.add_prefix("recall asked in ").reset_index()
-    table.to_csv(paths.BASE_MODELS / "tuning.csv", index=False, float_format="%.4f")
+    table.to_csv(Path(resolve_model(model)) / "tuning.csv", index=False, float_format="%.4f")
     print(table.to_string(index=False))
 
 
@@ -63,7 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m xmem_utils", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("manifest", help="rewrite data/personas_manifest.json after changing the generator")
-    tuning = commands.add_parser("tuning", help="recall of the tuning personas, into data/base/tuning.csv")
+    tuning = commands.add_parser("tuning", help="recall of the tuning personas, into the base model's folder")
     tuning.add_argument("--model", default="xmem-tiny-s")
     stripping = commands.add_parser("strip", help="make executed notebooks fit to commit")
     stripping.add_argument("notebooks", nargs="+", type=Path)

@@ -68,6 +68,26 @@ def bars_table(exam: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
+def recipes_tried() -> pd.DataFrame:
+    """Every recipe whose files are kept, the committed one last: what it was and what it gave.
+
+    Each folder has recipe.json, chat_curve.csv (its last row is read: 150 people a question) and
+    tuning.csv, recall of the tuning personas (mean over seeds).
+    """
+    rows = []
+    for folder in [*sorted((paths.BASE_MODELS / "tried").iterdir()), paths.BASE_MODELS / model_name("s")]:
+        recipe = json.loads((folder / "recipe.json").read_text())
+        last = pd.read_csv(folder / "chat_curve.csv").iloc[-1]
+        row = {"recipe": folder.name, "named in both": recipe["both"], "in one only": recipe["text_only"] + recipe["image_only"],
+               "steps": int(last["step"])}  # fmt: skip
+        row |= {k: last[k] for k in last.index if k.startswith(("attributes", "name", "alignment", "composed"))}
+        tuning = pd.read_csv(folder / "tuning.csv").groupby("source").mean()
+        row["tuning, image to text"] = tuning.loc["image", "recall asked in text"]
+        row["tuning, text to image"] = tuning.loc["text", "recall asked in image"]
+        rows.append(row)
+    return pd.DataFrame(rows).set_index("recipe")
+
+
 def pretrain(size: str, recipe: Recipe = RECIPE, work: Path | None = None, out: Path | None = None) -> Path:
     """Pretrain an embedded model and write it to `data/base/`; returns its folder.
 
