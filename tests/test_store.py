@@ -8,7 +8,7 @@ from xmem_utils.params import Condition
 
 CONDITION = Condition(
     weights="w", data="d", personas=5, source="image", seed=0, train_views=1, epochs=1, rank=1,
-    learning_rate=1e-3, batch_size=1, question="Who is this?",
+    learning_rate=1e-3, batch_size=1, question="Who is this?", code="c",
 )  # fmt: skip
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,20 +11,20 @@ import pandas as pd
 from datasets import DatasetDict
 from peft import PeftModel
 from PIL import Image
-from tqdm.auto import tqdm
 
-from xmem_utils import store
+from xmem_utils import code, store
 from xmem_utils.memorize import Training, memorize
 from xmem_utils.params import MODALITIES, Condition, Profile
 from xmem_utils.personas.dataset import PersonaSpec, load_personas, names_of, to_views
 from xmem_utils.personas.importing import import_folder
 from xmem_utils.personas.views import View
+from xmem_utils.progress import progress
 from xmem_utils.recall import Recall, exact_match, ranks, recall_of_all
 from xmem_utils.vlm.batches import encode
 from xmem_utils.vlm.load import VLM
 from xmem_utils.vlm.prompts import WHO
 
-CURVE_POINTS = 6  # the start and the end included, which cost nothing extra
+CURVE_POINTS = 5  # the end included, which costs nothing extra
 
 
 def persona_spec(profile: Profile, seed: int) -> PersonaSpec:
@@ -53,11 +52,6 @@ class Exam:
     def curve_point(self, model: PeftModel | None = None) -> dict[str, float]:
         """Exact match by asked modality."""
         return {m: float(exact_match(self.vlm, ex, model).exact.mean()) for m, ex in self.examples.items()}
-
-    @cached_property
-    def base(self) -> pd.DataFrame:
-        """Records of the model before it memorizes anything; ask for them while no adapter is on it."""
-        return self.records()
 
     def records(self, model: PeftModel | None = None) -> pd.DataFrame:
         """One row a view and probe: persona, asked, probe, view, exact, logprob, rank among all names.
@@ -154,18 +148,23 @@ class Study:
             learning_rate=self.learning_rate,
             batch_size=32,
             question=WHO,
+            code=code.fingerprint(),
         )
+
+    def conditions(self, sources: Sequence[str] = MODALITIES, dose: bool = False) -> list[Condition]:
+        """The profile's conditions, seed by seed; with `dose` also those of the dose-response."""
+        doses = {self.profile.train_views, *(self.profile.dose_views if dose else ())}
+        return [self.condition(s, seed, n) for seed in self.profile.seeds for s in sources for n in sorted(doses)]
 
     def run_all(self, conditions: Sequence[Condition]) -> list[store.Run]:
         """The runs of some conditions, with one progress bar over them."""
-        bar = tqdm(conditions, desc="conditions", unit="condition", mininterval=1)
-        return [self.run(condition) for condition in bar]
+        return list(progress(map(self.run, conditions), len(conditions), "conditions"))
 
     def base_records(self, seeds: Sequence[int]) -> pd.DataFrame:
         """Records of the model before it memorizes anything, one set of personas a seed."""
-        return pd.concat([self.exam(seed).base.assign(seed=seed) for seed in seeds], ignore_index=True)
+        return pd.concat([self.exam(seed).records().assign(seed=seed) for seed in seeds], ignore_index=True)
 
-    def run(self, condition: Condition, progress: bool = False) -> store.Run:
+    def run(self, condition: Condition, bar: bool = False) -> store.Run:
         """The run of a condition, trained now if need be."""
 
         trained: list[PeftModel] = []
@@ -174,8 +173,8 @@ class Study:
             exam = self.exam(condition.seed)
             dataset, _ = self.dataset(condition.seed)
             views = to_views(dataset, "train", condition.source, condition.train_views)
-            checks = np.linspace(0, condition.epochs, CURVE_POINTS).round().astype(int)[1:-1]
-            curve = [{"epoch": 0, "asked": asked, "recall": r} for asked, r in plain_recall(exam.base).items()]
+            checks = np.linspace(0, condition.epochs, CURVE_POINTS + 1).round().astype(int)[1:-1]
+            curve = []
 
             def add(epoch: int, point: dict[str, float]) -> None:
                 curve.extend({"epoch": epoch, "asked": asked, "recall": r} for asked, r in point.items())
@@ -192,7 +191,7 @@ class Study:
                 seed=condition.seed,
             )
             examples = encode(self.vlm, views, condition.question)
-            trained.append(memorize(self.vlm, examples, training, on_epoch, progress))
+            trained.append(memorize(self.vlm, examples, training, on_epoch, bar))
             records = exam.records(trained[0])
             add(condition.epochs, plain_recall(records))
             return trained[0], records, pd.DataFrame(curve)

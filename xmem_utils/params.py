@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 Modality = Literal["image", "text"]
@@ -70,6 +72,7 @@ class Condition(Strict):
     learning_rate: float = Field(gt=0)
     batch_size: int = Field(ge=1)
     question: str
+    code: str  # fingerprint of the code that trains and evaluates
 
     @property
     def slug(self) -> str:
@@ -80,7 +83,15 @@ class Condition(Strict):
 
 
 def profile_named(name: str) -> Profile:
-    """A profile by name. Raises ValueError naming the known ones."""
+    """A profile by name, or from a YAML file with its fields. Raises ValueError naming the known ones."""
+    if name.endswith((".yaml", ".yml")):
+        try:
+            fields = yaml.safe_load(Path(name).read_text())
+        except (OSError, yaml.YAMLError) as error:
+            raise ValueError(f"profile {name} cannot be read: {error}") from None
+        if not isinstance(fields, dict):
+            raise ValueError(f"profile {name} must map {', '.join(Profile.model_fields)} to values")
+        return resolve(Profile, **{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
     if name not in PROFILES:
         raise ValueError(f"unknown profile {name!r}: expected one of {', '.join(PROFILES)}{_hint(name, PROFILES)}")
     return PROFILES[name]
@@ -135,6 +146,11 @@ def freeze(schema: type[BaseModel], namespace: dict[str, Any]) -> Any:
         and not isinstance(value, (ModuleType, type))
         and not callable(value)
     }
+    return check(schema, given)
+
+
+def check(schema: type[BaseModel], given: dict[str, Any]) -> Any:
+    """A notebook's parameters as its frozen object; ValueError, in a sentence, for an unknown name or wrong type."""
     for name in given:
         if name not in schema.model_fields:
             known = ", ".join(schema.model_fields)
@@ -164,6 +180,8 @@ class TrainingParameters(Strict):
     rank: int = Field(ge=1)
     learning_rate: float = Field(gt=0)
     people: str
+    dose: bool
+    shard: str = Field(pattern=r"^[1-9]\d*/[1-9]\d*$")
 
 
 class GapParameters(Strict):
@@ -183,3 +201,19 @@ class BaseModelParameters(Strict):
 
     size: str
     pretrain: bool
+
+
+NOTEBOOKS: dict[str, type[Strict]] = {
+    "00_base_model": BaseModelParameters,
+    "01_data_synthesis": DataParameters,
+    "02_training": TrainingParameters,
+    "03_gap_analysis": GapParameters,
+}
+
+
+def shard_of(items: Sequence[Any], shard: str) -> list[Any]:
+    """The k-th of n nearly equal, contiguous parts, for `shard` "k/n". Raises ValueError when k > n."""
+    k, n = map(int, shard.split("/"))
+    if k > n:
+        raise ValueError(f"shard={shard!r}: there is no part {k} of {n}")
+    return list(items[len(items) * (k - 1) // n : len(items) * k // n])

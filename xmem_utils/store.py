@@ -7,21 +7,24 @@ verified whenever it is read; a damaged run is computed again.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 from filelock import FileLock
 from peft import PeftModel
+from safetensors import SafetensorError
 
-from xmem_utils import paths
-from xmem_utils.params import Condition
+from xmem_utils import code, paths
+from xmem_utils.params import Condition, other
 
 
 @dataclass(frozen=True)
@@ -65,13 +68,12 @@ def _read(condition: Condition, folder: Path) -> Run:
 
 
 def find(condition: Condition, root: Path | None = None) -> Run | None:
-    """The stored run of a condition, or None; a damaged one is removed with a warning that names it."""
+    """The stored run of a condition, or None; for a damaged one too, with a warning that names it."""
     folder = (root or paths.RUNS) / condition.slug
     if not folder.exists():
         return None
     if problem := damage(folder):
         warnings.warn(f"run {condition.slug} is damaged ({problem}); it is computed again", stacklevel=2)
-        shutil.rmtree(folder)
         return None
     return _read(condition, folder)
 
@@ -83,22 +85,78 @@ def get(
 ) -> Run:
     """The stored run of a condition; `compute` (adapter, records, curve) is called when there is none.
 
-    One lock a condition: of several processes that want it, one computes and the others wait and read.
+    One lock a condition: of several processes that want it, one computes and the others wait and read. A
+    store that cannot be written is read all the same. Raises OSError with a sentence when a new run cannot
+    be stored (read-only, disk full); nothing of it is left behind then.
     """
     root = root or paths.RUNS
-    root.mkdir(parents=True, exist_ok=True)
     folder = root / condition.slug
-    with FileLock(root / f".{condition.slug}.lock"):
-        if run := find(condition, root):
-            return run
-        adapter, records, curve = compute(condition)
-        partial = root / f".{condition.slug}.partial-{os.getpid()}"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        adapter.save_pretrained(partial / "adapter")
-        records.to_parquet(partial / "records.parquet", index=False)
-        curve.to_parquet(partial / "curve.parquet", index=False)
-        (partial / "condition.json").write_text(condition.model_dump_json(indent=1))
-        (partial / "manifest.json").write_text(json.dumps(_checksums(partial), indent=1))
-        partial.rename(folder)
+    if run := find(condition, root):  # needs no lock: a run appears whole
+        return run
+    partial = root / f".{condition.slug}.partial-{os.getpid()}"
+    lock = FileLock(root / f".{condition.slug}.lock")
+    with _storing(condition, root):
+        root.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    try:
+        if folder.exists():
+            if damage(folder) is None:
+                return _read(condition, folder)  # another process made it while this one waited
+            shutil.rmtree(folder)
+        for left in root.glob(f".{condition.slug}.partial-*"):
+            shutil.rmtree(left, ignore_errors=True)  # of a process that was killed: the lock is ours
+        with _storing(condition, root):
+            partial.mkdir()  # before computing: a store that cannot be written is noticed now
+        result = compute(condition)
+        with _storing(condition, root):
+            _write(partial, condition, *result)
+            partial.rename(folder)
         return _read(condition, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        lock.release()
+
+
+@contextlib.contextmanager
+def _storing(condition: Condition, root: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OSError(f"run {condition.slug} cannot be stored under {root}: {reason}") from error
+
+
+def _write(folder: Path, condition: Condition, adapter: PeftModel, records: pd.DataFrame, curve: pd.DataFrame) -> None:
+    adapter.save_pretrained(folder / "adapter")
+    records.to_parquet(folder / "records.parquet", index=False)
+    curve.to_parquet(folder / "curve.parquet", index=False)
+    (folder / "condition.json").write_text(condition.model_dump_json(indent=1))
+    (folder / "manifest.json").write_text(json.dumps(_checksums(folder), indent=1))
+
+
+def listing(verify: bool = False, root: Path | None = None) -> pd.DataFrame:
+    """What the store holds, a row a run: slug, MiB, age in hours, recall in source and target, state.
+
+    State is "whole", "stale" (made by other code, so never read again), or what is damaged; without
+    `verify` files are not read, and "not checked" stands for the first.
+    """
+    rows = []
+    for folder in sorted(f for f in (root or paths.RUNS).glob("[!.]*") if f.is_dir()):
+        files = [f for f in folder.rglob("*") if f.is_file()]
+        row: dict[str, object] = {
+            "run": folder.name,
+            "MiB": round(sum(f.stat().st_size for f in files) / 2**20, 2),
+            "hours": round((time.time() - folder.stat().st_mtime) / 3600, 1),
+        }
+        problem = damage(folder) if verify else None
+        try:
+            condition = Condition.model_validate_json((folder / "condition.json").read_text())
+            records = pd.read_parquet(folder / "records.parquet", columns=["asked", "probe", "exact"])
+            recall = records[records["probe"] == "view"].groupby("asked")["exact"].mean()
+            row |= {"source recall": recall[condition.source], "target recall": recall[other(condition.source)]}
+            whole = "whole" if verify else "not checked"
+            row["state"] = problem or (whole if condition.code == code.fingerprint() else "stale")
+        except (OSError, ValueError, KeyError) as error:
+            row["state"] = problem or f"unreadable: {error}"
+        rows.append(row)
+    return pd.DataFrame(rows)

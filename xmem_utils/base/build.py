@@ -78,7 +78,8 @@ def recipes_tried() -> pd.DataFrame:
     for folder in [*sorted((paths.BASE_MODELS / "tried").iterdir()), paths.BASE_MODELS / model_name("s")]:
         recipe = json.loads((folder / "recipe.json").read_text())
         last = pd.read_csv(folder / "chat_curve.csv").iloc[-1]
-        row = {"recipe": folder.name, "named in both": recipe["both"], "in one only": recipe["text_only"] + recipe["image_only"],
+        one = recipe["text_only"] + recipe["image_only"]
+        row = {"recipe": folder.name, "named in both": recipe["both"], "in one only": one,
                "steps": int(last["step"])}  # fmt: skip
         row |= {k: last[k] for k in last.index if k.startswith(("attributes", "name", "alignment", "composed"))}
         tuning = pd.read_csv(folder / "tuning.csv").groupby("source").mean()

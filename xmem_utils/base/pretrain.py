@@ -122,7 +122,7 @@ def _step(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], lr: 
 
 # Where on a 4 x 4 grid the eye is asked for which attribute. The idea: one summary of the whole picture puts every
 # attribute into every image token; by region, image tokens say different things, as words do, and attention can
-# pick among them by what is asked. (Not isolated: other things changed in the same run, see recipes_tried.csv.)
+# pick among them by what is asked. (Not isolated: other things changed in the same run, see 00_base_model.)
 REGIONS = (
     ("hair style", "hair style", "hair style", "hair style"),
     ("hair colour", "eyewear", "eyewear", "hair colour"),

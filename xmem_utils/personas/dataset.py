@@ -23,7 +23,7 @@ from datasets import Dataset, DatasetDict, Features, Image, Value
 from datasets.utils import disable_progress_bars, enable_progress_bars, is_progress_bar_enabled
 from filelock import FileLock
 
-from xmem_utils import paths
+from xmem_utils import code, paths
 from xmem_utils.base.figures import FIGURE_DISTANCE, Figures
 from xmem_utils.personas.attributes import AXIS_NAMES, distances, named, sample_vectors
 from xmem_utils.personas.descriptions import describe_many
@@ -32,6 +32,8 @@ from xmem_utils.personas.portraits import draw_many
 from xmem_utils.personas.views import View
 
 SPLITS = ("train", "test")
+GENERATOR = tuple(f"personas/{name}.py" for name in ("attributes", "dataset", "descriptions", "names", "portraits"))
+STYLE = ("dicebear-core", "dicebear-styles", "pillow-lunasvg")
 
 
 @dataclass(frozen=True)
@@ -146,14 +148,14 @@ def _file_hashes(folder: Path) -> dict[str, str]:
 
 
 def load_personas(spec: PersonaSpec, root: Path | None = None) -> tuple[DatasetDict, str]:
-    """The dataset of a spec and its fingerprint: read from disk when it is there and whole, else drawn.
+    """The dataset of a spec and its fingerprint: read from disk when it is there, whole and current, else drawn.
 
     Datasets that the committed manifest lists are compared with it; a difference raises RuntimeError.
     """
     folder = (root or paths.PERSONAS) / spec.slug
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
-        if not _whole(folder):
+        if not _usable(folder):
             figures = known_figures()
             write(build(spec, figures), folder, spec)
         dataset = read(folder)
@@ -191,6 +193,7 @@ def write(dataset: DatasetDict, folder: Path, spec: PersonaSpec | None) -> None:
     info = {
         "spec": asdict(spec) if spec else None,
         "fingerprint": content_fingerprint(dataset),
+        "made_with": made_with(),
         "files": _file_hashes(partial),
     }
     (partial / "info.json").write_text(json.dumps(info, indent=1))
@@ -199,9 +202,20 @@ def write(dataset: DatasetDict, folder: Path, spec: PersonaSpec | None) -> None:
     partial.rename(folder)
 
 
-def _whole(folder: Path) -> bool:
-    info = folder / "info.json"
-    return info.is_file() and json.loads(info.read_text())["files"] == _file_hashes(folder)
+def made_with() -> str:
+    """Fingerprint of the generator and of the public figures, whom no persona may resemble."""
+    figures = paths.BASE_MODELS / "figures.parquet"
+    known = hashlib.sha256(figures.read_bytes() if figures.exists() else b"").hexdigest()
+    return hashlib.sha256(f"{code.of(GENERATOR, STYLE)}{known}".encode()).hexdigest()[:16]
+
+
+def _usable(folder: Path) -> bool:
+    """Whether a stored dataset is whole and drawn by this generator."""
+    try:
+        info = json.loads((folder / "info.json").read_text())
+        return info["files"] == _file_hashes(folder) and info["made_with"] == made_with()
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def read(folder: Path) -> DatasetDict:

@@ -1,0 +1,106 @@
+# The study as a graph: one rule a notebook, and the training of conditions in shards side by side.
+# `make figures` calls it; `snakemake -n` says what is missing and why. The same file runs on a cluster:
+# `snakemake --profile profiles/slurm`. Settings: --config profile=quick, or a YAML file of your own.
+import os
+from pathlib import Path
+
+from xmem_utils import code, params, paths
+
+PROFILE = config.get("profile", "standard")
+HOME = os.path.relpath(paths.HOME)  # where data and figures go: XMEM_HOME, or here
+SEEDS = len(params.profile_named(PROFILE).seeds)
+SHARDS = int(config.get("shards", 2 * SEEDS))  # one for each seed and source
+RUN = "python -m xmem_utils run"
+
+# Every figure by the notebook that draws it; each comes with its table.
+FIGURES = {
+    "00_base_model": ["base_model_curves", "base_model_exam"],
+    "01_data_synthesis": ["personas", "persona_attributes"],
+    "03_gap_analysis": ["gap_matrix", "gap_curves", "dose_response"],
+}
+
+
+def drawn(notebook):
+    return [f"{HOME}/figures/{name}.{kind}" for name in FIGURES[notebook] for kind in ("png", "svg", "csv")]
+
+
+def package(*parts):
+    """Files of the package, folders with all that is in them."""
+    here = [Path("xmem_utils") / part for part in parts]
+    return sorted(str(f) for p in here for f in ([p] if p.suffix else p.rglob("*.py")))
+
+
+BASE = sorted(str(p) for p in Path("data/base").rglob("*") if p.is_file())
+DONE = f"{HOME}/data/done/{PROFILE}"
+EXECUTED = f"{HOME}/data/executed/{PROFILE}"
+
+
+rule all:
+    input:
+        [drawn(notebook) for notebook in FIGURES],
+        expand(f"{DONE}/{{notebook}}", notebook=FIGURES),
+
+
+rule base_model:
+    input:
+        notebook="notebooks/00_base_model.ipynb",
+        base=BASE,
+        code=package("base", "plots.py"),
+    output:
+        drawn("00_base_model"),
+        done=touch(f"{DONE}/00_base_model"),
+    log:
+        notebook=f"{EXECUTED}/00_base_model.ipynb",
+    threads: 1
+    shell:
+        "XMEM_THREADS={threads} {RUN} 00_base_model --out {log.notebook}"
+
+
+rule data_synthesis:
+    input:
+        notebook="notebooks/01_data_synthesis.ipynb",
+        code=package("personas", "plots.py"),
+    output:
+        drawn("01_data_synthesis"),
+        done=touch(f"{DONE}/01_data_synthesis"),
+    log:
+        notebook=f"{EXECUTED}/01_data_synthesis.ipynb",
+    threads: 1
+    shell:
+        "XMEM_THREADS={threads} {RUN} 01_data_synthesis -p profile={PROFILE} --out {log.notebook}"
+
+
+# One thread a shard, however many cores there are: floating-point sums do not depend on the machine's width,
+# and workers do not fight over cores.
+rule train:
+    input:
+        notebook="notebooks/02_training.ipynb",
+        base=BASE,
+        people=package("personas", "params.py"),
+    output:
+        touch(f"{DONE}/02_training-{{k}}-of-{SHARDS}"),
+    params:
+        code=code.fingerprint(),  # of what trains and evaluates: layout and comments play no part
+    log:
+        notebook=f"{EXECUTED}/02_training-{{k}}-of-{SHARDS}.ipynb",
+    threads: 1
+    priority: 1
+    shell:
+        "XMEM_THREADS={threads} {RUN} 02_training -p profile={PROFILE} -p dose=true"
+        " -p shard={wildcards.k}/{SHARDS} --out {log.notebook}"
+
+
+rule gap_analysis:
+    input:
+        notebook="notebooks/03_gap_analysis.ipynb",
+        shards=expand(f"{DONE}/02_training-{{k}}-of-{SHARDS}", k=range(1, SHARDS + 1)),
+        code=package("gap.py", "stats.py", "plots.py"),
+    output:
+        drawn("03_gap_analysis"),
+        f"{HOME}/figures/gap_ranks.csv",
+        done=touch(f"{DONE}/03_gap_analysis"),
+    log:
+        notebook=f"{EXECUTED}/03_gap_analysis.ipynb",
+    threads: 1
+    shell:
+        "XMEM_THREADS={threads} {RUN} 03_gap_analysis -p profile={PROFILE} --out {log.notebook}"

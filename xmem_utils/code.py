@@ -1,0 +1,38 @@
+"""A fingerprint of the code behind a result: when it changes, stored runs are not reused."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+# What turns a condition into an adapter and records. People are fingerprinted by content, base models by weights.
+FILES = ("experiment.py", "memorize.py", "recall.py", "vlm/batches.py", "vlm/load.py", "vlm/precision.py",
+         "vlm/prompts.py")  # fmt: skip
+LIBRARIES = ("torch", "transformers", "peft", "accelerate")
+
+
+def meaning(source: str) -> str:
+    """Python source without comments, docstrings and layout."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        documented = isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+        if documented and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)
+
+
+@cache
+def of(files: tuple[str, ...], libraries: tuple[str, ...] = ()) -> str:
+    """Hash of what some files of the package do, and of the versions of some libraries."""
+    here = Path(__file__).parent
+    parts = [meaning((here / name).read_text()) for name in files]
+    parts += [f"{name}=={version(name)}" for name in libraries]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def fingerprint() -> str:
+    """Hash of the code that trains and evaluates, and of the libraries it stands on."""
+    return of(FILES, LIBRARIES)
