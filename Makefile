@@ -15,7 +15,7 @@ export HF_DATASETS_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 export MPLBACKEND := agg
 
-.PHONY: help figures quick test test-slow lint lab notebooks manifest pretrain clean
+.PHONY: help figures quick test test-slow lint lab bench notebooks manifest pretrain clean
 help:
 	@echo "make figures    run the study (standard profile) and draw every figure; CORES=4 PROFILE=my.yaml"
 	@echo "make quick      the same on the quick profile, into build/quick"
@@ -23,6 +23,7 @@ help:
 	@echo "make test-slow  the long forms of the fault tests"
 	@echo "make lab        open JupyterLab"
 	@echo "make pretrain   pretrain the embedded model anew (about twenty minutes on two cores)"
+	@echo "make bench      benchmarks against what one would pick instead (about ten minutes)"
 	@echo "make notebooks  re-run the notebooks at their defaults and strip them for committing"
 	@echo "make manifest   rewrite data/personas_manifest.json after changing the generator"
 	@echo "make clean      remove generated data (the committed base model stays)"
@@ -56,6 +57,10 @@ lab: $(VENV)/.installed
 
 pretrain: $(VENV)/.installed
 	$(BIN)/python -m xmem_utils run 00_base_model -p pretrain=true
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check trl==1.16.0 -c constraints.txt
+	$(BIN)/python -m xmem_utils bench
 
 notebooks: $(VENV)/.installed
 	for n in notebooks/0*.ipynb; do \

@@ -11,7 +11,7 @@ import nbformat
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from xmem_utils import headless, paths, store
+from xmem_utils import headless, paths, plots, store
 from xmem_utils.experiment import Study, persona_spec
 from xmem_utils.gap import collect
 from xmem_utils.params import MODALITIES, PROFILES
@@ -84,6 +84,16 @@ def list_runs(verify: bool) -> None:
         sys.exit(1)
 
 
+def benchmark(model: str) -> None:
+    """Run the benchmarks and write their table and figure."""
+    from xmem_utils import bench  # takes trainers and more along
+
+    set_threads()
+    plots.style()
+    table = bench.run(model)
+    plots.save(bench.draw_table(table), "benchmarks", table)
+
+
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="python -m xmem_utils", description=__doc__)
@@ -97,6 +107,8 @@ def main() -> None:
     commands.add_parser("manifest", help="rewrite data/personas_manifest.json after changing the generator")
     tuning = commands.add_parser("tuning", help="recall of the tuning personas, into the base model's folder")
     tuning.add_argument("--model", default="xmem-tiny-s")
+    benching = commands.add_parser("bench", help="benchmarks, into figures/benchmarks")
+    benching.add_argument("--model", default="xmem-tiny-s")
     stripping = commands.add_parser("strip", help="make executed notebooks fit to commit")
     stripping.add_argument("notebooks", nargs="+", type=Path)
     arguments = parser.parse_args()
@@ -106,6 +118,8 @@ def main() -> None:
         list_runs(arguments.verify)
     elif arguments.command == "manifest":
         write_manifest()
+    elif arguments.command == "bench":
+        benchmark(arguments.model)
     elif arguments.command == "tuning":
         write_tuning(arguments.model)
     else:

@@ -52,36 +52,11 @@ def adapt(model: nn.Module, rank: int) -> PeftModel:
     return get_peft_model(model, config)
 
 
-def memorize(
-    vlm: VLM,
-    examples: Sequence[Example],
-    training: Training,
-    on_epoch: Callable[[PeftModel, int], None] | None = None,
-    progress: bool = True,
-) -> PeftModel:
-    """Train LoRA on `examples`; returns the PEFT model in eval mode (`.unload()` gives the base back).
-
-    `on_epoch(model, epoch)` is called after every epoch, counted from 1. The loss is the
-    mean cross-entropy of the answer tokens; the learning rate warms up for 5 % of the steps and then
-    follows a cosine to a tenth. Raises FloatingPointError when the loss stops being finite.
-    """
-    set_seed(training.seed)
-    # precision is set around the training pass alone: Accelerate's own setting would wrap the model's forward
-    # for good and evaluate the curve in bf16 too
-    accelerator = Accelerator(cpu=vlm.device.type == "cpu", mixed_precision="no")
-    bf16 = bf16_pays(vlm.device)
-    model = adapt(vlm.model, training.rank)
-    pad = vlm.processor.tokenizer.pad_token_id
-    loader = DataLoader(
-        examples,
-        batch_size=training.batch_size,
-        shuffle=True,
-        collate_fn=lambda rows: collate(rows, pad, side="left"),
-        generator=torch.Generator().manual_seed(training.seed),
-    )
-    parameters = [p for p in model.parameters() if p.requires_grad]
+def optimization(
+    parameters: list[nn.Parameter], training: Training, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """AdamW, and a learning rate that warms up for 5 % of the steps, then follows a cosine to a tenth."""
     optimizer = torch.optim.AdamW(parameters, lr=training.learning_rate, weight_decay=0.0)
-    steps = training.epochs * len(loader)
     warmup = max(1, steps // 20)
     schedule = torch.optim.lr_scheduler.SequentialLR(
         optimizer,
@@ -91,6 +66,43 @@ def memorize(
         ],
         [warmup],
     )
+    return optimizer, schedule
+
+
+def shuffled(examples: Sequence[Example], training: Training, pad_id: int) -> DataLoader:
+    """Left-padded batches in an order that the seed determines."""
+    return DataLoader(
+        examples,
+        batch_size=training.batch_size,
+        shuffle=True,
+        collate_fn=lambda rows: collate(rows, pad_id, side="left"),
+        generator=torch.Generator().manual_seed(training.seed),
+    )
+
+
+def memorize(
+    vlm: VLM,
+    examples: Sequence[Example],
+    training: Training,
+    on_epoch: Callable[[PeftModel, int], None] | None = None,
+    progress: bool = True,
+    on_step: Callable[[float], None] | None = None,
+) -> PeftModel:
+    """Train LoRA on `examples`; returns the PEFT model in eval mode (`.unload()` gives the base back).
+
+    `on_step(loss)` is called after every step, `on_epoch(model, epoch)` after every epoch, counted from 1.
+    The loss is the mean cross-entropy of the answer tokens. Raises FloatingPointError when the loss stops being finite.
+    """
+    set_seed(training.seed)
+    # precision is set around the training pass alone: Accelerate's own setting would wrap the model's forward
+    # for good and evaluate the curve in bf16 too
+    accelerator = Accelerator(cpu=vlm.device.type == "cpu", mixed_precision="no")
+    bf16 = bf16_pays(vlm.device)
+    model = adapt(vlm.model, training.rank)
+    loader = shuffled(examples, training, vlm.processor.tokenizer.pad_token_id)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    steps = training.epochs * len(loader)
+    optimizer, schedule = optimization(parameters, training, steps)
     wrapped, optimizer, loader, schedule = accelerator.prepare(model, optimizer, loader, schedule)
     bar = tqdm(total=steps, desc="memorizing", unit="step", disable=not progress, leave=False, mininterval=1)
     try:
@@ -111,6 +123,8 @@ def memorize(
                 schedule.step()
                 optimizer.zero_grad()
                 bar.update()
+                if on_step:
+                    on_step(loss.item())
             if on_epoch:
                 on_epoch(model, epoch)
     except BaseException:

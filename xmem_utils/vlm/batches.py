@@ -72,11 +72,13 @@ def end_tokens(vlm: VLM) -> set[int]:
     return (ends | {vlm.processor.tokenizer.eos_token_id}) - {None}
 
 
-def encode(vlm: VLM, views: Sequence[View], question: str = WHO, answers: Sequence[str] | None = None) -> list[Example]:
+def encode(
+    vlm: VLM, views: Sequence[View], question: str = WHO, answers: Sequence[str] | None = None, features: bool = True
+) -> list[Example]:
     """One example a view, asking `question`; `answers` defaults to the views' names.
 
     The vision tower and projector are frozen throughout the study, so each picture passes them here, once,
-    and not again in every epoch and evaluation.
+    and not again in every epoch and evaluation (`features=False` leaves the pixels in).
     """
     answers = [view.name for view in views] if answers is None else answers
     known = dict(zip(dict.fromkeys(answers), answer_tokens(vlm, list(dict.fromkeys(answers))), strict=True))
@@ -104,7 +106,7 @@ def encode(vlm: VLM, views: Sequence[View], question: str = WHO, answers: Sequen
         per_token = {k: v[0] for k, v in fields.items() if v.shape == prompt.shape}
         rest = {k: v for k, v in fields.items() if k not in per_token}
         examples.append(Example(prompt[0], known[answer], per_token, rest))
-    return _with_features(vlm, examples)
+    return _with_features(vlm, examples) if features else examples
 
 
 @torch.no_grad()

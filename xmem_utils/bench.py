@@ -1,0 +1,295 @@
+"""Benchmarks: the study's own parts beside what one would pick instead, on the same work in one run.
+
+`python -m xmem_utils bench` (or `make bench`) writes figures/benchmarks.{csv,png,svg}. Ratios are the result:
+both sides ran minutes apart on one machine. TRL is compared when it is installed (`pip install trl`).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from importlib.util import find_spec
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from accelerate.state import AcceleratorState
+from accelerate.utils import set_seed
+from datasets import Dataset
+from matplotlib.figure import Figure
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForImageTextToText, Trainer, TrainingArguments
+
+from xmem_utils import paths
+from xmem_utils.experiment import Exam, Study
+from xmem_utils.memorize import Training, adapt, memorize, optimization, shuffled
+from xmem_utils.params import MODALITIES, Profile
+from xmem_utils.personas.attributes import AXIS_SIZES
+from xmem_utils.personas.dataset import PersonaSpec, load_personas, names_of, to_views
+from xmem_utils.personas.portraits import draw
+from xmem_utils.recall import answer_logits, exact_match, greedy_answers, recall_of_all
+from xmem_utils.vlm.batches import Example, answer_tokens, collate, encode, with_answer
+from xmem_utils.vlm.load import VLM, load_vlm, resolve_model
+from xmem_utils.vlm.precision import bf16_pays, mixed_precision
+
+SEED = 950  # people of the benchmarks: no reported number of the study uses them
+TRAINING = Training(epochs=1, seed=0)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall time of a call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def row(benchmark: str, contender: str, value: float, unit: str) -> dict[str, object]:
+    """One line of the table."""
+    return {"benchmark": benchmark, "contender": contender, "value": value, "unit": unit}
+
+
+# -- training ------------------------------------------------------------------------------------
+
+
+def rival_losses(kind: str, vlm: VLM, examples: list[Example], folder: str) -> tuple[list[float], float]:
+    """Losses by step and seconds of `transformers.Trainer` or TRL's `SFTTrainer` on the work of `memorize`.
+
+    The same LoRA from the same seed, batches in the same order, the same optimizer and learning rates; the
+    rest is theirs: precision as they set it (bf16 where the name says so), pictures through the vision tower
+    at every step, the model's own loss.
+    """
+    set_seed(TRAINING.seed)
+    plain = AutoModelForImageTextToText.from_pretrained(resolve_model(vlm.name), dtype="auto")
+    model = adapt(plain, TRAINING.rank)
+    batches = shuffled(examples, TRAINING, vlm.processor.tokenizer.pad_token_id)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    settings = dict(
+        output_dir=folder, per_device_train_batch_size=TRAINING.batch_size, num_train_epochs=1, logging_steps=1,
+        max_grad_norm=1.0, report_to="none", save_strategy="no", use_cpu=True,
+        remove_unused_columns=False, disable_tqdm=True, seed=TRAINING.seed,
+    )  # fmt: skip
+    if "bf16" in kind:
+        settings["bf16"] = True
+    if kind.startswith("TRL"):
+        from trl import SFTConfig, SFTTrainer
+
+        base, arguments = SFTTrainer, SFTConfig(
+            **settings, dataset_kwargs={"skip_prepare_dataset": True}, gradient_checkpointing=False
+        )  # fmt: skip
+        extra = {"processing_class": vlm.processor}
+    else:
+        base, arguments, extra = Trainer, TrainingArguments(**settings), {}
+
+    class Same(base):
+        def get_train_dataloader(self):
+            return self.accelerator.prepare(batches)
+
+        def log(self, logs, *rest, **more):
+            if "loss" in logs:
+                losses.append(logs["loss"])
+
+    losses: list[float] = []
+    trainer = Same(
+        model=model, args=arguments, data_collator=batches.collate_fn,
+        train_dataset=Dataset.from_dict({"row": range(len(examples))}),
+        optimizers=optimization(parameters, TRAINING, len(batches)), **extra,
+    )  # fmt: skip
+    spent = seconds(trainer.train)
+    AcceleratorState._reset_state(True)  # one process, several precisions
+    return losses, spent
+
+
+def training(vlm: VLM, dataset, count: int) -> Iterable[dict[str, object]]:
+    """Examples a second, and how far each contender's losses are from ours."""
+    rivals = ["transformers.Trainer + PEFT"]
+    rivals += [f"{rivals[0]}, bf16"] if bf16_pays(vlm.device) else []
+    rivals += ["TRL SFTTrainer"] if find_spec("trl") else []
+    for modality in MODALITIES:
+        views = to_views(dataset, "train", modality)[:count]
+        name = f"training from {modality}"
+        memorize(vlm, encode(vlm, views[:64]), TRAINING, progress=False).unload()  # warm
+        losses: list[float] = []
+        began = time.perf_counter()
+        # the pass through the vision tower counts
+        memorize(vlm, encode(vlm, views), TRAINING, progress=False, on_step=losses.append).unload()
+        yield row(name, "ours", len(views) / (time.perf_counter() - began), "examples/s")
+        for rival in rivals:
+            with tempfile.TemporaryDirectory() as folder:
+                theirs, spent = rival_losses(rival, vlm, encode(vlm, views, features=False), folder)
+            yield row(name, rival, len(views) / spent, "examples/s")
+            difference = np.abs(np.subtract(losses, theirs)).max() / max(losses)
+            yield row(f"{name}: loss differs at most by", rival, difference, "of the first loss")
+
+
+# -- recall --------------------------------------------------------------------------------------
+
+
+def recall(vlm: VLM, dataset, count: int) -> Iterable[dict[str, object]]:
+    """Views a second: exact match against decoding; all-name ranking against a pass a name."""
+    names = names_of(dataset)
+    for modality in MODALITIES:
+        examples = encode(vlm, to_views(dataset, "test", modality))[:count]
+        few = examples[: max(8, count // 10)]
+        exact_match(vlm, few)
+        name = f"recall asked in {modality}"
+        yield row(name, "ours", len(examples) / seconds(lambda e=examples: exact_match(vlm, e)), "views/s")
+        batched = seconds(lambda e=examples: greedy_answers(vlm, e, max_new_tokens=4))
+        yield row(name, "generate, batched", len(examples) / batched, "views/s")
+        single = seconds(lambda e=few: [greedy_answers(vlm, [x], max_new_tokens=4) for x in e])
+        yield row(name, "generate, one by one", len(few) / single, "views/s")
+        name = f"ranking {len(names)} names, asked in {modality}"
+        yield row(name, "ours", len(examples) / seconds(lambda e=examples: recall_of_all(vlm, e, names)), "views/s")
+        answers = answer_tokens(vlm, names)
+        asked = [[with_answer(x, answer) for x in few] for answer in answers]
+        each = seconds(lambda a=asked: [exact_match(vlm, e) for e in a])
+        yield row(name, "one pass a name", len(few) / each, "views/s")
+
+
+# -- the machine ---------------------------------------------------------------------------------
+
+
+def arithmetic(vlm: VLM, dataset) -> Iterable[dict[str, object]]:
+    """Multiply-adds a second of a training step, and of the machine's own matrix product."""
+    bf16 = bf16_pays(vlm.device)
+    side = 1024
+    a, b = (torch.randn(side, side, dtype=torch.bfloat16 if bf16 else torch.float32) for _ in range(2))
+    products = 20
+    a @ b
+    rate = products * side**3 / seconds(lambda: [a @ b for _ in range(products)])
+    yield row("multiply-adds", f"matrix product, {'bf16' if bf16 else 'float32'}", rate / 1e9, "G/s")
+    examples = encode(vlm, to_views(dataset, "train", "text")[:32])
+    batch = collate(examples, vlm.processor.tokenizer.pad_token_id, side="left")
+    model = adapt(vlm.model, TRAINING.rank)
+
+    def step() -> None:
+        with mixed_precision(vlm.device, bf16):
+            logits, labels = answer_logits(model, batch, keep=4)
+        F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten()).backward()
+
+    with FlopCounterMode(display=False) as counter:
+        step()
+    repeats = 5
+    spent = seconds(lambda: [step() for _ in range(repeats)]) / repeats
+    model.unload()
+    yield row("multiply-adds", "ours, a training step", counter.get_total_flops() / 2 / spent / 1e9, "G/s")
+
+
+def portraits(count: int) -> Iterable[dict[str, object]]:
+    """Portraits a second on one core."""
+    rng = np.random.default_rng(0)
+    vectors = rng.integers(0, AXIS_SIZES, size=(count, len(AXIS_SIZES)))
+    draw(vectors[0], rng)
+    yield row("portraits at 64 px, one core", "ours", count / seconds(lambda: [draw(v, rng) for v in vectors]), "1/s")
+
+
+# -- scale ---------------------------------------------------------------------------------------
+
+
+def growth(vlm: VLM, sizes: Iterable[int]) -> Iterable[dict[str, object]]:
+    """Seconds to memorize (one epoch, four views each) and to examine (two test views each), by personas."""
+    for people in sizes:
+        dataset, _ = load_personas(PersonaSpec(personas=people, seed=SEED, train_views=4, test_views=1))
+        examples = encode(vlm, to_views(dataset, "train", "text"))
+        spent = seconds(lambda e=examples: memorize(vlm, e, TRAINING, progress=False).unload())
+        yield row("an epoch of 4 views each", f"{people} personas", spent, "s")
+        exam = Exam(vlm, dataset)
+        yield row("records, 2 test views each", f"{people} personas", seconds(exam.records), "s")
+
+
+def workers(counts: Iterable[int], profile: Profile) -> Iterable[dict[str, object]]:
+    """Wall seconds of the training shards of a small study by number of workers, each in an empty home."""
+    for count in counts:
+        with tempfile.TemporaryDirectory() as home:
+            file = Path(home) / "profile.yaml"
+            file.write_text(yaml.safe_dump(profile.model_dump(mode="json")))
+            command = [sys.executable, "-m", "snakemake", "--cores", str(count), "--until", "train",
+                       "--config", f"profile={file}", f"shards={2 * len(profile.seeds)}"]  # fmt: skip
+            environment = {**os.environ, "XMEM_HOME": home}
+            began = time.perf_counter()
+            subprocess.run(command, cwd=paths.REPO, env=environment, check=True, capture_output=True)
+            yield row("training shards", f"{count} worker(s)", time.perf_counter() - began, "s")
+
+
+def conditions(vlm: VLM, profile: Profile, counts: Iterable[int]) -> Iterable[dict[str, object]]:
+    """Seconds by number of conditions."""
+    for count in counts:
+        with tempfile.TemporaryDirectory() as home:
+            runs, paths.RUNS = paths.RUNS, Path(home)
+            try:
+                study = Study(vlm, profile, TRAINING.rank, TRAINING.learning_rate)
+                wanted = [study.condition(s, SEED, n) for n in range(1, 5) for s in MODALITIES][:count]
+                study.exam(SEED)
+                spent = seconds(lambda s=study, w=wanted: [s.run(c) for c in w])
+            finally:
+                paths.RUNS = runs
+        yield row("conditions on 20 personas", f"{count} condition(s)", spent, "s")
+
+
+# -- all of it -----------------------------------------------------------------------------------
+
+SCALED = ("an epoch of 4 views each", "records, 2 test views each", "conditions on 20 personas", "training shards")
+
+
+def run(model: str) -> pd.DataFrame:
+    """Every benchmark; ratio is ours over the contender, or the slowest of a growing series over each."""
+    vlm = load_vlm(model)
+    dataset, _ = load_personas(PersonaSpec(personas=100, seed=SEED, train_views=8, test_views=4))
+    small = Profile(
+        personas=20, seeds=(SEED,), train_views=4, test_views=2, epochs=2, dose_views=(1, 2, 3, 4), resamples=100
+    )
+    shards = Profile(personas=100, seeds=(0,), train_views=8, test_views=4, epochs=5, dose_views=(), resamples=100)
+    parts = [
+        portraits(300), training(vlm, dataset, 320), recall(vlm, dataset, 200), arithmetic(vlm, dataset),
+        growth(vlm, (50, 100, 200, 400)), conditions(vlm, small, (1, 2, 4, 8)), workers((1, 2), shards),
+    ]  # fmt: skip
+    rows = []
+    for part in parts:
+        for line in part:
+            rows.append(line)
+            print(f"{line['benchmark']}: {line['contender']} {line['value']:.3g} {line['unit']}", flush=True)
+    table = pd.DataFrame(rows)
+    ours = table[table["contender"].str.startswith("ours")].set_index("benchmark")["value"]
+    table["ours / this"] = table["benchmark"].map(ours) / table["value"]
+    first = table.groupby("benchmark")["value"].transform("first")
+    scaled = table["benchmark"].isin(SCALED)
+    table.loc[scaled, "ours / this"] = float("nan")
+    table["times the first"] = (table["value"] / first).where(scaled)
+    return table
+
+
+def draw_table(table: pd.DataFrame) -> Figure:
+    """Left: how many times as fast ours is; right: what the study costs as it grows."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.6), width_ratios=[3, 2])
+    ratios = table[table["ours / this"].notna() & ~table["contender"].str.startswith("ours")]
+    ratios = ratios[~ratios["benchmark"].str.contains("differs")]
+    labels = ratios["benchmark"] + "\nagainst " + ratios["contender"]
+    left.barh(labels, ratios["ours / this"], color="#009E73", edgecolor="black", linewidth=0.5)
+    for y, value in enumerate(ratios["ours / this"]):
+        left.annotate(f"{value:.2g} x", (value, y), (3, 0), textcoords="offset points", va="center", fontsize=7)
+    left.axvline(1, color="0.3", ls=":")
+    left.set_xscale("log")
+    left.invert_yaxis()
+    left.tick_params(axis="y", labelsize=7)
+    left.set(title="Ours, times as fast", xlabel="ratio (log scale)")
+    left.grid(axis="y", visible=False)
+    for benchmark, marker in zip(SCALED[:3], "osD", strict=True):
+        rows = table[table["benchmark"] == benchmark]
+        size = rows["contender"].str.extract(r"(\d+)")[0].astype(int)
+        right.plot(size / size.iloc[0], rows["times the first"], marker=marker, label=benchmark)
+    right.plot([1, 8], [1, 8], color="0.4", ls=":", label="in proportion")
+    right.set(title="Cost as the study grows", xlabel="times as many personas or conditions",
+              ylabel="times the seconds", xscale="log", yscale="log")  # fmt: skip
+    for axis in (right.xaxis, right.yaxis):
+        axis.set_major_formatter("{x:g}")
+    right.set_xticks([1, 2, 4, 8])
+    right.legend(fontsize=8)
+    figure.tight_layout()
+    return figure
