@@ -20,4 +20,4 @@ def vlm():
 @pytest.fixture(scope="session")
 def five():
     """Five personas whom nothing else uses, four training and two test views each."""
-    return build(PersonaSpec(personas=5, seed=991, train_views=4, test_views=2), known_figures(), workers=1)
+    return build(PersonaSpec(personas=5, seed=991, train_views=4, test_views=2), known_figures())

@@ -13,9 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -74,8 +72,7 @@ def _png(image) -> bytes:
     return stream.getvalue()
 
 
-def _persona_views(job: tuple[PersonaSpec, int, np.ndarray]) -> dict[str, list[tuple[bytes, str]]]:
-    spec, persona, vector = job
+def _persona_views(spec: PersonaSpec, persona: int, vector: np.ndarray) -> dict[str, list[tuple[bytes, str]]]:
     out = {}
     for s, (split, n) in enumerate(zip(SPLITS, (spec.train_views, spec.test_views), strict=True)):
         # one stream a persona, split and modality: view k does not depend on how many views follow
@@ -101,17 +98,10 @@ def draw_people(spec: PersonaSpec, figures: Figures | None) -> tuple[np.ndarray,
     return vectors, names, sample_facts(spec.personas, rng)
 
 
-def build(spec: PersonaSpec, figures: Figures | None, workers: int | None = None) -> DatasetDict:
-    """Draw the whole dataset. Portraits are drawn by `workers` processes (default: one a core)."""
+def build(spec: PersonaSpec, figures: Figures | None) -> DatasetDict:
+    """Draw the whole dataset."""
     vectors, names, facts = draw_people(spec, figures)
-    jobs = [(spec, i, vector) for i, vector in enumerate(vectors)]
-    workers = workers or os.cpu_count() or 1
-    if workers == 1 or len(jobs) * (spec.train_views + spec.test_views) < 1000:
-        views = [_persona_views(job) for job in jobs]
-    else:
-        # spawn: a fork would inherit torch's threads in an unusable state
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            views = list(pool.map(_persona_views, jobs, chunksize=10))
+    views = [_persona_views(spec, i, vector) for i, vector in enumerate(vectors)]
     splits = {}
     for split in SPLITS:
         rows = [
