@@ -94,6 +94,21 @@ def test_stored_personas_are_read_back_and_a_damaged_file_is_drawn_again(tmp_pat
     assert "Pablo Stanley" in (tmp_path / spec.slug / "README.md").read_text()
 
 
+def test_people_of_another_generator_are_drawn_again(tmp_path, monkeypatch):
+    spec = dataset.PersonaSpec(personas=2, seed=993, train_views=1, test_views=1)
+    info = tmp_path / spec.slug / "info.json"
+    dataset.load_personas(spec, tmp_path)
+    first = info.stat().st_mtime_ns
+    dataset.load_personas(spec, tmp_path)
+    assert info.stat().st_mtime_ns == first, "what is current is only read"
+    monkeypatch.setattr(dataset, "made_with", lambda: "newer")
+    dataset.load_personas(spec, tmp_path)
+    assert json.loads(info.read_text())["made_with"] == "newer"
+    info.write_text("{")
+    dataset.load_personas(spec, tmp_path)
+    assert json.loads(info.read_text())["made_with"] == "newer"
+
+
 def test_nothing_leaks(five):
     assert checks.leakage(five)["ok"].all()
 
