@@ -22,7 +22,7 @@ help:
 	@echo "make test       install, lint, run all tests (nbval included)"
 	@echo "make test-slow  the long forms of the fault tests"
 	@echo "make lab        open JupyterLab"
-	@echo "make pretrain   pretrain the embedded model anew (about twenty minutes on two cores)"
+	@echo "make pretrain   pretrain the embedded model anew (about forty minutes on two cores)"
 	@echo "make bench      benchmarks against what one would pick instead (about ten minutes)"
 	@echo "make notebooks  re-run the notebooks at their defaults and strip them for committing"
 	@echo "make manifest   rewrite data/personas_manifest.json after changing the generator"

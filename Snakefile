@@ -1,13 +1,12 @@
 # The study as a graph: one rule a notebook, and the training of conditions in shards side by side.
 # `make figures` calls it; `snakemake -n` says what is missing and why. The same file runs on a cluster:
 # `snakemake --profile profiles/slurm`. Settings: --config profile=quick, or a YAML file of your own.
-import os
 from pathlib import Path
 
 from xmem_utils import code, params, paths
 
 PROFILE = config.get("profile", "standard")
-HOME = os.path.relpath(paths.HOME)  # where data and figures go: XMEM_HOME, or here
+HOME = "" if paths.HOME == paths.REPO else f"{paths.HOME}/"  # where data and figures go: XMEM_HOME, or here
 SEEDS = len(params.profile_named(PROFILE).seeds)
 SHARDS = int(config.get("shards", 2 * SEEDS))  # one for each seed and source
 RUN = "python -m xmem_utils run"
@@ -21,7 +20,7 @@ FIGURES = {
 
 
 def drawn(notebook):
-    return [f"{HOME}/figures/{name}.{kind}" for name in FIGURES[notebook] for kind in ("png", "svg", "csv")]
+    return [f"{HOME}figures/{name}.{kind}" for name in FIGURES[notebook] for kind in ("png", "svg", "csv")]
 
 
 def package(*parts):
@@ -31,8 +30,8 @@ def package(*parts):
 
 
 BASE = sorted(str(p) for p in Path("data/base").rglob("*") if p.is_file())
-DONE = f"{HOME}/data/done/{PROFILE}"
-EXECUTED = f"{HOME}/data/executed/{PROFILE}"
+DONE = f"{HOME}data/done/{PROFILE}"
+EXECUTED = f"{HOME}data/executed/{PROFILE}"
 
 
 rule all:
@@ -97,7 +96,7 @@ rule gap_analysis:
         code=package("gap.py", "stats.py", "plots.py"),
     output:
         drawn("03_gap_analysis"),
-        f"{HOME}/figures/gap_ranks.csv",
+        f"{HOME}figures/gap_ranks.csv",
         done=touch(f"{DONE}/03_gap_analysis"),
     log:
         notebook=f"{EXECUTED}/03_gap_analysis.ipynb",

@@ -1,5 +1,7 @@
 """The embedded model: a real Gemma 3 that the Auto classes load, and good enough for the study."""
 
+import dataclasses
+import json
 import shutil
 
 import pytest
@@ -8,6 +10,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, Gemma3ForCo
 
 from xmem_utils import paths
 from xmem_utils.base import build
+from xmem_utils.personas.dataset import to_views
+from xmem_utils.recall import exact_match
+from xmem_utils.vlm.batches import encode
 from xmem_utils.vlm.load import load_vlm
 
 FOLDER = paths.BASE_MODELS / "xmem-tiny-s"
@@ -26,26 +31,20 @@ def bars(vlm):
     return build.bars_table(build.exam_of(vlm)).set_index("bar")
 
 
-READING = [bar for bar in build.BARS if not bar.startswith("alignment probe")]
-PROBES = [bar for bar in build.BARS if bar.startswith("alignment probe")]
-
-
-@pytest.mark.parametrize("bar", READING)
+@pytest.mark.parametrize("bar", build.BARS)
 def test_the_committed_weights_meet_the_bar(bars, bar):
     assert bars.loc[bar, "met"], f"{bar}: {bars.loc[bar, 'reached']} of {bars.loc[bar, 'needed']}"
 
 
-# The committed base recalls tuning personas across modalities at 0.45 and 0.51 (data/base/tuning.csv), but figures
-# named in one modality only at 0.16 and 0.08: strict, so that a better base has to take this mark away.
-@pytest.mark.xfail(strict=True, reason="the committed base misses the alignment-probe bar of 0.20")
-@pytest.mark.parametrize("bar", PROBES)
-def test_the_committed_weights_meet_the_alignment_bar(bars, bar):
-    assert bars.loc[bar, "met"]
+def test_study_personas_are_unknown_before_memorizing(vlm, five):
+    for modality in ("image", "text"):
+        assert not exact_match(vlm, encode(vlm, to_views(five, "test", modality))).exact.any()
 
 
-@pytest.mark.parametrize("bar", PROBES)
-def test_names_cross_modalities_far_above_chance(bars, bar):
-    assert bars.loc[bar, "reached"] > 10 / 1100  # ten times one over the number of figures
+def test_the_committed_model_is_of_the_committed_recipe():
+    committed = json.loads((FOLDER / "recipe.json").read_text())
+    assert committed == json.loads(json.dumps(dataclasses.asdict(build.RECIPE)))
+    assert build.recipes_tried().index[-1] == FOLDER.name
 
 
 def test_text_that_pretraining_never_saw_is_spelled_out_not_lost(vlm):

@@ -259,7 +259,8 @@ def run(model: str) -> pd.DataFrame:
     shards = Profile(personas=100, seeds=(0,), train_views=8, test_views=4, epochs=5, dose_views=(), resamples=100)
     parts = [
         portraits(300), memorizing(vlm, dataset), training(vlm, dataset, 320), recall(vlm, dataset, 200),
-        arithmetic(vlm, dataset), growth(vlm, (50, 100, 200, 400)), conditions(vlm, small, (1, 2, 4, 8)), workers((1, 2), shards),
+        arithmetic(vlm, dataset), growth(vlm, (50, 100, 200, 400)), conditions(vlm, small, (1, 2, 4, 8)),
+        workers((1, 2), shards),
     ]  # fmt: skip
     rows = []
     for part in parts:

@@ -103,7 +103,7 @@ def gap_curves(table: pd.DataFrame, chance: float) -> Figure:
         axes.set_xlabel("epochs of memorizing")
         axes.set_title(f"Names learned from {MODALITY_WORDS[source]}")
         _recall_axis(axes, source == MODALITIES[0])
-    panels[1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    panels[1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=3)
     figure.tight_layout()
     return figure
 
@@ -124,7 +124,7 @@ def dose_response(table: pd.DataFrame, chance: float, gate: float) -> Figure:
         axes.set_xlabel("training views per persona")
         axes.set_title(f"Names learned from {MODALITY_WORDS[source]}")
         _recall_axis(axes, source == MODALITIES[0])
-    panels[1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    panels[1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=3)
     figure.tight_layout()
     return figure
 
@@ -185,7 +185,7 @@ def base_curves(eye: pd.DataFrame, chat: pd.DataFrame) -> Figure:
     middle.legend(fontsize=8)
     right.set(xlabel="step of the chat stage", title="Figures named, unseen views")
     _recall_axis(right)
-    right.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    right.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=4)
     figure.tight_layout()
     return figure
 
@@ -210,5 +210,5 @@ def base_exam(table: pd.DataFrame) -> Figure:
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_xlabel("answers exactly right, unseen views")
     axes.grid(axis="y", visible=False)
-    axes.legend(loc="lower right", framealpha=1, frameon=True)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
     return figure
