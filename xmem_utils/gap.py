@@ -114,14 +114,16 @@ def dose(trained: pd.DataFrame, resamples: int) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)[["source", "asked", "train_views", "estimate", "low", "high"]]
 
 
-def curves(runs: Iterable[Run], base: pd.DataFrame) -> pd.DataFrame:
-    """Recall along training: one row a source, seed, asked modality and epoch; epoch 0 is the base model's records."""
-    start = base[base["probe"] == "view"].groupby(["seed", "asked"])["exact"].mean().rename("recall").reset_index()
+def curves(runs: Iterable[Run], base: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Recall along training: one row a source, seed, asked modality and epoch; epoch 0 comes from `base` records."""
     parts = []
     for run in runs:
-        first = start[start["seed"] == run.condition.seed].assign(epoch=0)
-        curve = pd.concat([first, run.curve], ignore_index=True)
-        parts.append(curve.assign(source=run.condition.source, seed=run.condition.seed))
+        named = {"source": run.condition.source, "seed": run.condition.seed}
+        if base is not None:
+            plain = base[(base["seed"] == run.condition.seed) & (base["probe"] == "view")]
+            start = plain.groupby("asked")["exact"].mean().rename("recall").reset_index()
+            parts.append(start.assign(epoch=0, **named))
+        parts.append(run.curve.assign(**named))
     return pd.concat(parts, ignore_index=True)[["source", "asked", "seed", "epoch", "recall"]]
 
 
