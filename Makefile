@@ -60,7 +60,7 @@ pretrain: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check trl==1.16.0 -c constraints.txt
-	$(BIN)/python -m xmem_utils bench
+	XMEM_FIGURES=$(CURDIR)/figures XMEM_THREADS=1 $(BIN)/python -m xmem_utils bench
 
 notebooks: $(VENV)/.installed
 	for n in notebooks/0*.ipynb; do \

@@ -6,10 +6,17 @@ from pathlib import Path
 from xmem_utils import code, params, paths
 
 PROFILE = config.get("profile", "standard")
+if PROFILE.endswith((".yaml", ".yml")):
+    PROFILE = str(Path(PROFILE).resolve())  # kernels run elsewhere
 HOME = "" if paths.HOME == paths.REPO else f"{paths.HOME}/"  # where data and figures go: XMEM_HOME, or here
 SEEDS = len(params.profile_named(PROFILE).seeds)
 SHARDS = int(config.get("shards", 2 * SEEDS))  # one for each seed and source
-RUN = "python -m xmem_utils run"
+RUN = f"XMEM_FIGURES={paths.HOME}/figures XMEM_THREADS={{threads}} python -m xmem_utils run"
+
+if unknown := sorted(set(config) - {"profile", "shards"}):
+    raise WorkflowError(f"unknown --config {', '.join(unknown)}: expected profile or shards")
+if SHARDS < 1:
+    raise WorkflowError(f"--config shards={SHARDS}: at least one shard must train")
 
 # Every figure by the notebook that draws it; each comes with its table.
 FIGURES = {
@@ -30,8 +37,8 @@ def package(*parts):
 
 
 BASE = sorted(str(p) for p in Path("data/base").rglob("*") if p.is_file())
-DONE = f"{HOME}data/done/{PROFILE}"
-EXECUTED = f"{HOME}data/executed/{PROFILE}"
+DONE = f"{HOME}data/done/{Path(PROFILE).stem}"
+EXECUTED = f"{HOME}data/executed/{Path(PROFILE).stem}"
 
 
 rule all:
@@ -52,7 +59,7 @@ rule base_model:
         notebook=f"{EXECUTED}/00_base_model.ipynb",
     threads: 1
     shell:
-        "XMEM_THREADS={threads} {RUN} 00_base_model --out {log.notebook}"
+        RUN + " 00_base_model --out {log.notebook}"
 
 
 rule data_synthesis:
@@ -66,7 +73,7 @@ rule data_synthesis:
         notebook=f"{EXECUTED}/01_data_synthesis.ipynb",
     threads: 1
     shell:
-        "XMEM_THREADS={threads} {RUN} 01_data_synthesis -p profile={PROFILE} --out {log.notebook}"
+        RUN + " 01_data_synthesis -p profile={PROFILE} --out {log.notebook}"
 
 
 # One thread a shard, however many cores there are: floating-point sums do not depend on the machine's width,
@@ -85,7 +92,7 @@ rule train:
     threads: 1
     priority: 1
     shell:
-        "XMEM_THREADS={threads} {RUN} 02_training -p profile={PROFILE} -p dose=true"
+        RUN + " 02_training -p profile={PROFILE} -p dose=true"
         " -p shard={wildcards.k}/{SHARDS} --out {log.notebook}"
 
 
@@ -97,9 +104,10 @@ rule gap_analysis:
     output:
         drawn("03_gap_analysis"),
         f"{HOME}figures/gap_ranks.csv",
+        f"{HOME}figures/gaps.csv",
         done=touch(f"{DONE}/03_gap_analysis"),
     log:
         notebook=f"{EXECUTED}/03_gap_analysis.ipynb",
     threads: 1
     shell:
-        "XMEM_THREADS={threads} {RUN} 03_gap_analysis -p profile={PROFILE} --out {log.notebook}"
+        RUN + " 03_gap_analysis -p profile={PROFILE} --out {log.notebook}"

@@ -24,7 +24,9 @@ def test_values_are_read_as_what_they_are():
         ("03_gap", {}, "unknown notebook '03_gap'"),
         ("03_gap_analysis", {"seed": 5}, "unknown parameter 'seed'; did you mean 'seeds'?"),
         ("03_gap_analysis", {"seeds": "five"}, "seeds='five'"),
-        ("02_training", {"shard": "0/2"}, "shard='0/2'"),
+        ("03_gap_analysis", {"profile": "small"}, "unknown profile 'small'"),
+        ("00_base_model", {"size": "huge"}, "size='huge'"),
+        ("02_training", {"shard": "0/2"}, "shard='0/2': expected k/n"),
     ],
 )
 def test_what_is_wrong_is_said_before_a_kernel_starts(tmp_path, name, given, sentence):
@@ -45,7 +47,7 @@ def test_shards_are_a_partition():
     items = list(range(30))
     for n in (1, 4, 7, 30):
         assert [x for k in range(1, n + 1) for x in params.shard_of(items, f"{k}/{n}")] == items
-    with pytest.raises(ValueError, match="no part 3 of 2"):
+    with pytest.raises(ValueError, match="expected k/n"):
         params.shard_of(items, "3/2")
 
 
@@ -76,13 +78,22 @@ def test_a_change_of_what_trains_changes_every_condition(monkeypatch):
 
 def test_a_profile_from_a_file(tmp_path):
     file = tmp_path / "mine.yaml"
-    file.write_text(
-        "personas: 7\nseeds: [3, 4]\ntrain_views: 2\ntest_views: 2\nepochs: 1\ndose_views: [1]\nresamples: 100\n"
-    )
+    good = "personas: 7\nseeds: [3, 4]\ntrain_views: 2\ntest_views: 2\nepochs: 1\ndose_views: [1]\nresamples: 100\n"
+    file.write_text(good)
     assert params.profile_named(str(file)).seeds == (3, 4)
-    file.write_text("personas: many\n")
-    with pytest.raises(ValueError, match="personas='many'"):
-        params.profile_named(str(file))
+    for text, sentence in (
+        ("personas: many\n", "personas='many'"),
+        ("personas: 7\n", "seeds is missing"),
+        ("seeds: 3\n", "seeds must be a list"),
+        ("1: 20\n", "must map"),
+        (good.replace("[3, 4]", "[3, 3]"), "a value stands there twice"),
+        (good.replace("[3, 4]", "[-1]"), "greater than or equal to 0"),
+        (good.replace("[1]", "[0]"), "greater than or equal to 1"),
+        ("a: [\n", "cannot be read"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=sentence):
+            params.profile_named(str(file))
     with pytest.raises(ValueError, match="cannot be read"):
         params.profile_named(str(tmp_path / "none.yaml"))
 

@@ -92,6 +92,15 @@ def spoil_column(path, rows):
     write(path, [{k: v for k, v in row.items() if k != "name"} for row in rows])
 
 
+def spoil_people(path, rows):
+    write(path, [row for row in rows if row["persona"] == "a"])
+
+
+def spoil_place(path, rows):
+    (path.parent / "elsewhere.png").write_bytes((path / rows[0]["file_name"]).read_bytes())
+    write(path, [{**rows[0], "file_name": "../elsewhere.png"}, *rows[1:]])
+
+
 def spoil_metadata(path, rows):
     (path / "metadata.csv").unlink()
 
@@ -110,6 +119,8 @@ def spoil_metadata(path, rows):
         (spoil_no_test_view_of_one, "persona 'b' has no test view"),
         (spoil_split, "unknown split 'tset'"),
         (spoil_column, "lacks the column name"),
+        (spoil_people, "holds 1 persona; recall among names needs at least two"),
+        (spoil_place, "the image '../elsewhere.png' of persona 'a' lies outside"),
         (spoil_metadata, "neither metadata.csv nor metadata.jsonl"),
     ],
 )

@@ -70,8 +70,8 @@ def test_the_study_runs_end_to_end_on_the_quick_profile(tmp_path):
         assert done.returncode == 0, done.stderr[-3000:]
     for name in ("personas", "gap_matrix", "gap_curves", "dose_response"):
         for suffix in ("png", "svg", "csv"):
-            assert (tmp_path / "figures" / f"{name}.{suffix}").stat().st_size > 0
-    table = pd.read_csv(tmp_path / "figures" / "gap_matrix.csv")
+            assert (tmp_path / "data" / "figures" / f"{name}.{suffix}").stat().st_size > 0
+    table = pd.read_csv(tmp_path / "data" / "figures" / "gap_matrix.csv")
     recall = table[table["probe"] == "view"].set_index(["source", "asked"])["estimate"]
     chance = 1 / params.PROFILES["quick"].personas
     for source in params.MODALITIES:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from xmem_utils import code, store
 from xmem_utils.memorize import Training, memorize
-from xmem_utils.params import MODALITIES, Condition, Profile
+from xmem_utils.params import MODALITIES, Condition, Profile, resolve
 from xmem_utils.personas.dataset import PersonaSpec, load_personas, names_of, to_views
 from xmem_utils.personas.importing import import_folder
 from xmem_utils.personas.views import View
@@ -32,7 +32,7 @@ def persona_spec(profile: Profile, seed: int) -> PersonaSpec:
     return PersonaSpec(
         personas=profile.personas,
         seed=seed,
-        train_views=max(profile.train_views, *profile.dose_views),
+        train_views=max((profile.train_views, *profile.dose_views)),
         test_views=profile.test_views,
     )
 
@@ -135,7 +135,10 @@ class Study:
         """One condition of the study. Fewer train views mean more epochs: every dose gets equal steps."""
         dataset, fingerprint = self.dataset(seed)
         train_views = train_views or self.profile.train_views
-        return Condition(
+        if self._own:  # a user's folder has as many as it has
+            train_views = min(train_views, max(dataset["train"]["view"]) + 1)
+        return resolve(
+            Condition,
             model=self.vlm.name,
             weights=self.vlm.fingerprint,
             data=fingerprint,
@@ -154,7 +157,8 @@ class Study:
     def conditions(self, sources: Sequence[str] = MODALITIES, dose: bool = False) -> list[Condition]:
         """The profile's conditions, seed by seed; with `dose` also those of the dose-response."""
         doses = {self.profile.train_views, *(self.profile.dose_views if dose else ())}
-        return [self.condition(s, seed, n) for seed in self.profile.seeds for s in sources for n in sorted(doses)]
+        every = [self.condition(s, seed, n) for seed in self.profile.seeds for s in sources for n in sorted(doses)]
+        return list(dict.fromkeys(every))
 
     def run_all(self, conditions: Sequence[Condition]) -> list[store.Run]:
         """The runs of some conditions, with one progress bar over them."""

@@ -17,7 +17,12 @@ GATE = 0.9  # source recall below which a run counts as "not memorized"
 def collect(runs: Iterable[Run]) -> pd.DataFrame:
     """All records of some runs, with the condition's source, seed and train views as columns."""
     parts = [
-        run.records.assign(source=run.condition.source, seed=run.condition.seed, train_views=run.condition.train_views)
+        run.records.assign(
+            source=run.condition.source,
+            seed=run.condition.seed,
+            train_views=run.condition.train_views,
+            epochs=run.condition.epochs,
+        )
         for run in runs
     ]
     return pd.concat(parts, ignore_index=True)
@@ -108,10 +113,10 @@ def dose(trained: pd.DataFrame, resamples: int) -> pd.DataFrame:
     """Recall by source, asked modality and number of train views a persona, with intervals."""
     parts = []
     plain = trained[trained["probe"] == "view"]
-    for (source, views), records in plain.groupby(["source", "train_views"], sort=True):
+    for (source, views, epochs), records in plain.groupby(["source", "train_views", "epochs"], sort=True):
         part = cluster_bootstrap(per_persona(records, ["asked"]).astype(float), resamples).reset_index()
-        parts.append(part.assign(source=source, train_views=views))
-    return pd.concat(parts, ignore_index=True)[["source", "asked", "train_views", "estimate", "low", "high"]]
+        parts.append(part.assign(source=source, train_views=views, epochs=epochs))
+    return pd.concat(parts, ignore_index=True)[["source", "asked", "train_views", "epochs", "estimate", "low", "high"]]
 
 
 def curves(runs: Iterable[Run], base: pd.DataFrame | None = None) -> pd.DataFrame:

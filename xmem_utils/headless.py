@@ -70,6 +70,9 @@ def run(name: str, given: dict[str, Any], out: Path | None = None) -> Path:
     known = defaults(notebook)
     # a whole number is a fine value for a parameter that is a float
     given = {k: float(v) if isinstance(known.get(k), float) and type(v) is int else v for k, v in given.items()}
+    for key in ("profile", "model", "people"):  # the kernel runs in another folder
+        if isinstance(given.get(key), str) and Path(given[key]).exists():
+            given[key] = str(Path(given[key]).resolve()) if given[key] else ""
     params.check(params.NOTEBOOKS[name], known | given)
     out = out or paths.EXECUTED / notebook.name
     out.parent.mkdir(parents=True, exist_ok=True)

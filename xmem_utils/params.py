@@ -8,10 +8,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 Modality = Literal["image", "text"]
 MODALITIES: tuple[Modality, ...] = ("image", "text")
@@ -32,12 +32,19 @@ class Profile(Strict):
     """How large a run is."""
 
     personas: int = Field(ge=2)
-    seeds: tuple[int, ...] = Field(min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
     train_views: int = Field(ge=1)
     test_views: int = Field(ge=1)
     epochs: int = Field(ge=1)
-    dose_views: tuple[int, ...]
+    dose_views: tuple[Annotated[int, Field(ge=1)], ...]
     resamples: int = Field(ge=100)
+
+    @field_validator("seeds", "dose_views")
+    @classmethod
+    def _distinct(cls, values: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(values)) < len(values):
+            raise ValueError("a value stands there twice")
+        return values
 
 
 PROFILES: dict[str, Profile] = {
@@ -88,9 +95,13 @@ def profile_named(name: str) -> Profile:
         try:
             fields = yaml.safe_load(Path(name).read_text())
         except (OSError, yaml.YAMLError) as error:
-            raise ValueError(f"profile {name} cannot be read: {error}") from None
-        if not isinstance(fields, dict):
+            where = " ".join(str(error).split())
+            raise ValueError(f"profile {name} cannot be read: {where}") from None
+        if not isinstance(fields, dict) or not all(isinstance(field, str) for field in fields):
             raise ValueError(f"profile {name} must map {', '.join(Profile.model_fields)} to values")
+        for field in ("seeds", "dose_views"):
+            if field in fields and not isinstance(fields[field], list):
+                raise ValueError(f"profile {name}: {field} must be a list, such as [0, 1, 2]")
         return resolve(Profile, **{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
     if name not in PROFILES:
         raise ValueError(f"unknown profile {name!r}: expected one of {', '.join(PROFILES)}{_hint(name, PROFILES)}")
@@ -117,7 +128,8 @@ def resolve(schema: type[BaseModel], **values: Any) -> Any:
         lines = []
         for problem in error.errors():
             field = ".".join(map(str, problem["loc"])) or "parameters"
-            lines.append(f"{field}={problem['input']!r}: {problem['msg']}")
+            missing = problem["type"] == "missing"
+            lines.append(f"{field} is missing" if missing else f"{field}={problem['input']!r}: {problem['msg']}")
         raise ValueError(f"{schema.__name__} cannot be used: " + "; ".join(lines)) from None
 
 
@@ -157,7 +169,12 @@ def check(schema: type[BaseModel], given: dict[str, Any]) -> Any:
             raise ValueError(
                 f"unknown parameter {name!r}{_hint(name, schema.model_fields)}; this notebook takes {known}"
             )
-    return resolve(schema, **given)
+    frozen = resolve(schema, **given)
+    if hasattr(frozen, "profile"):
+        profile_named(frozen.profile)
+    if hasattr(frozen, "shard"):
+        shard_of((), frozen.shard)
+    return frozen
 
 
 class DataParameters(Strict):
@@ -181,7 +198,7 @@ class TrainingParameters(Strict):
     learning_rate: float = Field(gt=0)
     people: str
     dose: bool
-    shard: str = Field(pattern=r"^[1-9]\d*/[1-9]\d*$")
+    shard: str
 
 
 class GapParameters(Strict):
@@ -199,7 +216,7 @@ class GapParameters(Strict):
 class BaseModelParameters(Strict):
     """00_base_model."""
 
-    size: str
+    size: Literal["s"]
     pretrain: bool
 
 
@@ -212,8 +229,9 @@ NOTEBOOKS: dict[str, type[Strict]] = {
 
 
 def shard_of(items: Sequence[Any], shard: str) -> list[Any]:
-    """The k-th of n nearly equal, contiguous parts, for `shard` "k/n". Raises ValueError when k > n."""
-    k, n = map(int, shard.split("/"))
-    if k > n:
-        raise ValueError(f"shard={shard!r}: there is no part {k} of {n}")
+    """The k-th of n nearly equal, contiguous parts, for `shard` "k/n". Raises ValueError unless 1 <= k <= n."""
+    parts = shard.split("/")
+    if len(parts) != 2 or not all(part.isdecimal() for part in parts) or not 1 <= int(parts[0]) <= int(parts[1]):
+        raise ValueError(f"shard={shard!r}: expected k/n with 1 <= k <= n, such as 2/6")
+    k, n = map(int, parts)
     return list(items[len(items) * (k - 1) // n : len(items) * k // n])

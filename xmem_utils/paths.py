@@ -18,4 +18,6 @@ PERSONAS = DATA / "personas"  # generated datasets
 RUNS = DATA / "runs"  # trained adapters with their records
 EXECUTED = DATA / "executed"  # notebooks run by papermill
 PRETRAINING = DATA / "pretraining"  # portraits and checkpoints of 00_base_model
-FIGURES = HOME / "figures"
+# Where notebooks draw. `make figures` points it at the committed figures/, so that whoever plays with a notebook does
+# not overwrite them.
+FIGURES = Path(os.environ.get("XMEM_FIGURES", DATA / "figures")).resolve()

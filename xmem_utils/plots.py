@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -37,6 +38,13 @@ def save(figure: Figure, name: str, table: pd.DataFrame, folder: Path | None = N
     # no dates in the files: an unchanged figure is an unchanged file
     figure.savefig(folder / f"{name}.png", bbox_inches="tight", metadata={"Software": None})
     figure.savefig(folder / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
+    save_table(name, table, folder)
+
+
+def save_table(name: str, table: pd.DataFrame, folder: Path | None = None) -> None:
+    """Write `<name>.csv` to `figures/`, four digits after the point."""
+    folder = folder or paths.FIGURES
+    folder.mkdir(parents=True, exist_ok=True)
     table.to_csv(folder / f"{name}.csv", index=False, float_format="%.4f")
 
 
@@ -64,7 +72,9 @@ def gap_matrix(table: pd.DataFrame, subtitle: str) -> Figure:
                      hatch="" if asked == source else "//", alpha=0.9, zorder=2)  # fmt: skip
             _interval(axes, [x], bar, fmt="none", ecolor="black", zorder=3)
             top = float(bar["high"].iloc[0])
-            axes.annotate(f"{bar['estimate'].iloc[0]:.0%}", (x, top), (0, 4), textcoords="offset points", ha="center")
+            share = float(bar["estimate"].iloc[0])
+            label = f"{share:.1%}" if 0.99 < share < 1 else f"{share:.0%}"
+            axes.annotate(label, (x, top), (0, 4), textcoords="offset points", ha="center")
             controls = [("base model", base[(base["asked"] == asked) & (base["probe"] == "view")])]
             controls += [(p, rows[(rows["asked"] == asked) & (rows["probe"] == p)])
                          for p in ("shuffled views", "blank image")]  # fmt: skip
@@ -87,6 +97,20 @@ def gap_matrix(table: pd.DataFrame, subtitle: str) -> Figure:
     return figure
 
 
+def _line_legend(axes: Axes, more: list[tuple[str, str]]) -> None:
+    """What colour (asked modality), dashes (learned from or other) and the horizontal lines mean."""
+    line = partial(plt.Line2D, [], [])
+    handles = [line(color=COLOURS[m], marker=MARKERS[m], ms=5, ls="none", label=f"asked with {MODALITY_WORDS[m]}")
+               for m in MODALITIES]  # fmt: skip
+    handles += [
+        line(color="0.2", ls="-", label="asked as learned"),
+        line(color="0.2", ls="--", label="asked in the other"),
+    ]
+    handles += [line(color="0.5", lw=0.8, ls=style, label=label) for style, label in more]
+    handles.append(line(color="0.4", ls=":", label="chance"))
+    axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=3)
+
+
 def gap_curves(table: pd.DataFrame, chance: float) -> Figure:
     """Recall in both modalities along training; thin lines are seeds, thick ones their mean."""
     figure, panels = plt.subplots(1, 2, figsize=(8.6, 3.6), sharey=True)
@@ -98,12 +122,12 @@ def gap_curves(table: pd.DataFrame, chance: float) -> Figure:
                 axes.plot(seed["epoch"], seed["recall"], color=COLOURS[asked], lw=0.8, alpha=0.5, ls=line)
             mean = rows.groupby("epoch")["recall"].mean()
             axes.plot(mean.index, mean, color=COLOURS[asked], lw=2.2, ls=line, marker=MARKERS[asked], ms=5,
-                      label=f"asked with {MODALITY_WORDS[asked]}")  # fmt: skip
-        axes.axhline(chance, color="0.4", ls=":", lw=1.2, label="chance")
+                      )  # fmt: skip
+        axes.axhline(chance, color="0.4", ls=":", lw=1.2)
         axes.set_xlabel("epochs of memorizing")
         axes.set_title(f"Names learned from {MODALITY_WORDS[source]}")
         _recall_axis(axes, source == MODALITIES[0])
-    panels[1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=3)
+    _line_legend(panels[1], [("-", "one seed")])
     figure.tight_layout()
     return figure
 
@@ -115,16 +139,16 @@ def dose_response(table: pd.DataFrame, chance: float, gate: float) -> Figure:
         for asked in MODALITIES:
             rows = table[(table["source"] == source) & (table["asked"] == asked)].sort_values("train_views")
             _interval(axes, rows["train_views"], rows, color=COLOURS[asked], marker=MARKERS[asked], ms=5,
-                      ls="-" if asked == source else "--", label=f"asked with {MODALITY_WORDS[asked]}")  # fmt: skip
+                      ls="-" if asked == source else "--")  # fmt: skip
         views = sorted(table["train_views"].unique())
         axes.set_xscale("log", base=2)
         axes.set_xticks(views, [str(v) for v in views])
-        axes.axhline(chance, color="0.4", ls=":", lw=1.2, label="chance")
-        axes.axhline(gate, color="0.6", ls="-.", lw=1, label="memorized from here")
-        axes.set_xlabel("training views per persona")
+        axes.axhline(chance, color="0.4", ls=":", lw=1.2)
+        axes.axhline(gate, color="0.6", ls="-.", lw=1)
+        axes.set_xlabel("different training views per persona")
         axes.set_title(f"Names learned from {MODALITY_WORDS[source]}")
         _recall_axis(axes, source == MODALITIES[0])
-    panels[1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=3)
+    _line_legend(panels[1], [("-.", f"memorized: source above {gate:.0%}")])
     figure.tight_layout()
     return figure
 

@@ -27,6 +27,8 @@ def import_folder(folder: Path | str) -> tuple[DatasetDict, str]:
     folder = Path(folder)
     table = _metadata(folder)
     names = _names(table)
+    if len(names) < 2:
+        raise ValueError(f"{folder} holds {len(names)} persona; recall among names needs at least two")
     rows: dict[str, list[dict]] = {split: [] for split in SPLITS}
     for number, (persona, name) in enumerate(names.items()):
         for split in SPLITS:
@@ -98,6 +100,8 @@ def _names(table: pd.DataFrame) -> dict[str, str]:
 
 def _image(folder: Path, file_name: str, persona: str) -> bytes:
     path = folder / file_name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"the image {file_name!r} of persona {persona!r} lies outside of {folder}")
     if not path.is_file():
         raise FileNotFoundError(f"the image {file_name!r} of persona {persona!r} is missing from {folder}")
     try:
