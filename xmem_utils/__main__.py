@@ -92,6 +92,7 @@ def benchmark(model: str) -> None:
     plots.style()
     table = bench.run(model)
     plots.save(bench.draw_table(table), "benchmarks", table)
+    plots.save_table("benchmarks_profile", bench.run_profile(model))
 
 
 def main() -> None:

@@ -6,12 +6,14 @@ both sides ran minutes apart on one machine. TRL is compared when it is installe
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -24,7 +26,9 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from datasets import Dataset
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForImageTextToText, Trainer, TrainingArguments
 
@@ -176,21 +180,52 @@ def arithmetic(vlm: VLM, dataset) -> Iterable[dict[str, object]]:
     a @ b
     rate = products * side**3 / seconds(lambda: [a @ b for _ in range(products)])
     yield row("multiply-adds", f"matrix product, {'bf16' if bf16 else 'float32'}", rate / 1e9, "G/s")
-    examples = encode(vlm, to_views(dataset, "train", "text")[:32])
+    with training_step(vlm, dataset) as step:
+        with FlopCounterMode(display=False) as counter:
+            step()
+        repeats = 5
+        spent = seconds(lambda: [step() for _ in range(repeats)]) / repeats
+    yield row("multiply-adds", "ours, a training step", counter.get_total_flops() / 2 / spent / 1e9, "G/s")
+
+
+@contextlib.contextmanager
+def training_step(vlm: VLM, dataset) -> Iterator[Callable[[], None]]:
+    """Forward and backward pass of `memorize` on one batch of descriptions."""
+    examples = encode(vlm, to_views(dataset, "train", "text")[: TRAINING.batch_size])
     batch = collate(examples, vlm.processor.tokenizer.pad_token_id, side="left")
     model = adapt(vlm.model, TRAINING.rank)
 
     def step() -> None:
-        with mixed_precision(vlm.device, bf16):
+        with mixed_precision(vlm.device, bf16_pays(vlm.device)):
             logits, labels = answer_logits(model, batch, keep=4)
         F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten()).backward()
 
-    with FlopCounterMode(display=False) as counter:
+    try:
+        yield step
+    finally:
+        model.unload()
+
+
+KINDS = {
+    "matrix products": r"aten::(mm|bmm|addmm)$",
+    "attention": r"scaled_dot_product",
+    "casts and copies": r"aten::(copy_|_to_copy|clone|contiguous|cat)$",
+    "element by element": r"aten::(mul|add|add_|div|sub|neg|pow|rsqrt|gelu|gelu_backward|mean|sum|where|fill_)$",
+}
+
+
+def step_profile(vlm: VLM, dataset, steps: int = 10) -> pd.DataFrame:
+    """Where the time of a training step goes: share by kind of operation, of the time inside operations."""
+    with training_step(vlm, dataset) as step:
         step()
-    repeats = 5
-    spent = seconds(lambda: [step() for _ in range(repeats)]) / repeats
-    model.unload()
-    yield row("multiply-adds", "ours, a training step", counter.get_total_flops() / 2 / spent / 1e9, "G/s")
+        with profile(activities=[ProfilerActivity.CPU]) as recorded:
+            for _ in range(steps):
+                step()
+    spent = {event.key: event.self_cpu_time_total for event in recorded.key_averages()}
+    total = sum(spent.values())
+    shares = {kind: sum(t for key, t in spent.items() if re.search(name, key)) / total for kind, name in KINDS.items()}
+    shares["all else (dispatch, autograd, masks)"] = 1 - sum(shares.values())
+    return pd.DataFrame({"of a training step": shares.keys(), "share": shares.values()})
 
 
 def portraits(count: int) -> Iterable[dict[str, object]]:
@@ -249,10 +284,20 @@ def conditions(vlm: VLM, profile: Profile, counts: Iterable[int]) -> Iterable[di
 SCALED = ("an epoch of 4 views each", "records, 2 test views each", "conditions on 20 personas", "training shards")
 
 
+def people():
+    """The standard profile's 100 people, of a seed of their own."""
+    return load_personas(PersonaSpec(personas=100, seed=SEED, train_views=8, test_views=4))[0]
+
+
+def run_profile(model: str) -> pd.DataFrame:
+    """`step_profile` of a model."""
+    return step_profile(load_vlm(model), people())
+
+
 def run(model: str) -> pd.DataFrame:
     """Every benchmark; ratio is ours over the contender, or the slowest of a growing series over each."""
     vlm = load_vlm(model)
-    dataset, _ = load_personas(PersonaSpec(personas=100, seed=SEED, train_views=8, test_views=4))
+    dataset = people()
     small = Profile(
         personas=20, seeds=(SEED,), train_views=4, test_views=2, epochs=2, dose_views=(1, 2, 3, 4), resamples=100
     )
@@ -288,6 +333,7 @@ def draw_table(table: pd.DataFrame) -> Figure:
         left.annotate(f"{value:.2g} x", (value, y), (3, 0), textcoords="offset points", va="center", fontsize=7)
     left.axvline(1, color="0.3", ls=":")
     left.set_xscale("log")
+    left.xaxis.set_major_formatter("{x:g}")
     left.invert_yaxis()
     left.tick_params(axis="y", labelsize=7)
     left.set(title="Ours, times as fast", xlabel="ratio (log scale)")
@@ -301,6 +347,7 @@ def draw_table(table: pd.DataFrame) -> Figure:
               ylabel="times the seconds", xscale="log", yscale="log")  # fmt: skip
     for axis in (right.xaxis, right.yaxis):
         axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
     right.set_xticks([1, 2, 4, 8])
     right.legend(fontsize=8)
     figure.tight_layout()
