@@ -113,7 +113,7 @@ def _line_legend(axes: Axes, more: list[tuple[str, str]]) -> None:
 
 def gap_curves(table: pd.DataFrame, chance: float) -> Figure:
     """Recall in both modalities along training; thin lines are seeds, thick ones their mean."""
-    figure, panels = plt.subplots(1, 2, figsize=(8.6, 3.6), sharey=True)
+    figure, panels = plt.subplots(1, 2, figsize=(10.4, 3.6), sharey=True)
     for axes, source in zip(panels, MODALITIES, strict=True):
         for asked in MODALITIES:
             rows = table[(table["source"] == source) & (table["asked"] == asked)]
@@ -134,7 +134,7 @@ def gap_curves(table: pd.DataFrame, chance: float) -> Figure:
 
 def dose_response(table: pd.DataFrame, chance: float, gate: float) -> Figure:
     """Recall in source and target modality against the number of training views a persona."""
-    figure, panels = plt.subplots(1, 2, figsize=(8.6, 3.6), sharey=True)
+    figure, panels = plt.subplots(1, 2, figsize=(10.4, 3.6), sharey=True)
     for axes, source in zip(panels, MODALITIES, strict=True):
         for asked in MODALITIES:
             rows = table[(table["source"] == source) & (table["asked"] == asked)].sort_values("train_views")
@@ -145,7 +145,7 @@ def dose_response(table: pd.DataFrame, chance: float, gate: float) -> Figure:
         axes.set_xticks(views, [str(v) for v in views])
         axes.axhline(chance, color="0.4", ls=":", lw=1.2)
         axes.axhline(gate, color="0.6", ls="-.", lw=1)
-        axes.set_xlabel("different training views per persona")
+        axes.set_xlabel("training views per persona")
         axes.set_title(f"Names learned from {MODALITY_WORDS[source]}")
         _recall_axis(axes, source == MODALITIES[0])
     _line_legend(panels[1], [("-.", f"memorized: source above {gate:.0%}")])
