@@ -105,5 +105,6 @@ def test_the_graph_has_every_notebook_and_explains_itself(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     planned = done.stdout + done.stderr
+    assert "reason: Missing output files" in planned
     for rule, jobs in (("base_model", 1), ("data_synthesis", 1), ("train", 6), ("gap_analysis", 1)):
         assert any(line.split() == [rule, str(jobs)] for line in planned.splitlines()), planned

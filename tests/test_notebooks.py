@@ -10,12 +10,6 @@ import pytest
 from xmem_utils import params, paths
 
 NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
-SCHEMAS = {
-    "00_base_model": params.BaseModelParameters,
-    "01_data_synthesis": params.DataParameters,
-    "02_training": params.TrainingParameters,
-    "03_gap_analysis": params.GapParameters,
-}
 
 
 def papermill(notebook, out, home, *arguments):
@@ -30,13 +24,13 @@ def papermill(notebook, out, home, *arguments):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_a_notebook_is_clean_and_its_parameters_are_typed(path):
     notebook = nbformat.read(path, as_version=4)
-    assert "papermill" not in notebook.metadata
+    assert not {"papermill", "widgets"} & set(notebook.metadata)
     cells = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
     assert len(cells) == 1
     space = {}
     exec(cells[0].source, space)
     fields = {k: v for k, v in space.items() if not k.startswith("__")}
-    assert params.freeze(SCHEMAS[path.stem], fields)
+    assert params.freeze(params.NOTEBOOKS[path.stem], fields)
     lines = [line for line in cells[0].source.splitlines() if line.strip()]
     assert all("  # " in line and ": " in line.split("=")[0] for line in lines), "every parameter: type and comment"
     for cell in notebook.cells:

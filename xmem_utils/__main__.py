@@ -52,7 +52,8 @@ def strip(notebooks: list[Path]) -> None:
     """Make executed notebooks fit to commit: only cells that nbval compares keep output and count."""
     for path in notebooks:
         notebook = nbformat.read(path, as_version=4)
-        notebook.metadata.pop("papermill", None)
+        for left in ("papermill", "widgets"):  # times and paths of a run, states of its progress bars
+            notebook.metadata.pop(left, None)
         notebook.metadata["language_info"] = {"name": "python"}
         for cell in notebook.cells:
             cell.metadata = {k: v for k, v in cell.metadata.items() if k == "tags" and v}

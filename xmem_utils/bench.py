@@ -36,9 +36,8 @@ from xmem_utils import paths
 from xmem_utils.experiment import Exam, Study
 from xmem_utils.memorize import Training, adapt, memorize, optimization, shuffled
 from xmem_utils.params import MODALITIES, Profile
-from xmem_utils.personas.attributes import AXIS_SIZES
+from xmem_utils.personas.checks import portrait_rate
 from xmem_utils.personas.dataset import PersonaSpec, load_personas, names_of, to_views
-from xmem_utils.personas.portraits import draw
 from xmem_utils.recall import answer_logits, exact_match, greedy_answers, recall_of_all
 from xmem_utils.vlm.batches import Example, answer_tokens, collate, encode, with_answer
 from xmem_utils.vlm.load import VLM, load_vlm, resolve_model
@@ -228,14 +227,6 @@ def step_profile(vlm: VLM, dataset, steps: int = 10) -> pd.DataFrame:
     return pd.DataFrame({"of a training step": shares.keys(), "share": shares.values()})
 
 
-def portraits(count: int) -> Iterable[dict[str, object]]:
-    """Portraits a second on one core."""
-    rng = np.random.default_rng(0)
-    vectors = rng.integers(0, AXIS_SIZES, size=(count, len(AXIS_SIZES)))
-    draw(vectors[0], rng)
-    yield row("portraits at 64 px, one core", "ours", count / seconds(lambda: [draw(v, rng) for v in vectors]), "1/s")
-
-
 # -- scale ---------------------------------------------------------------------------------------
 
 
@@ -303,7 +294,8 @@ def run(model: str) -> pd.DataFrame:
     )
     shards = Profile(personas=100, seeds=(0,), train_views=8, test_views=4, epochs=5, dose_views=(), resamples=100)
     parts = [
-        portraits(300), memorizing(vlm, dataset), training(vlm, dataset, 320), recall(vlm, dataset, 200),
+        [row("portraits at 64 px, one core", "ours", portrait_rate(), "1/s")],
+        memorizing(vlm, dataset), training(vlm, dataset, 320), recall(vlm, dataset, 200),
         arithmetic(vlm, dataset), growth(vlm, (50, 100, 200, 400)), conditions(vlm, small, (1, 2, 4, 8)),
         workers((1, 2), shards),
     ]  # fmt: skip
