@@ -14,7 +14,7 @@ from papermill.exceptions import PapermillExecutionError
 from xmem_utils import headless, paths, plots, store
 from xmem_utils.experiment import Study, persona_spec
 from xmem_utils.gap import collect
-from xmem_utils.params import MODALITIES, PROFILES
+from xmem_utils.params import MODALITIES, PROFILES, TUNING_SEEDS
 from xmem_utils.personas.dataset import build, content_fingerprint, known_figures
 from xmem_utils.vlm.load import load_vlm, resolve_model
 from xmem_utils.vlm.threads import set_threads
@@ -31,9 +31,6 @@ def write_manifest() -> None:
             entries[spec.slug] = {"fingerprint": content_fingerprint(build(spec, known_figures()))}
             print(spec.slug, entries[spec.slug]["fingerprint"])
     paths.MANIFEST.write_text(json.dumps(entries, indent=1) + "\n")
-
-
-TUNING_SEEDS = (900, 901, 902)  # used for choosing, so no reported number may use them
 
 
 def write_tuning(model: str) -> None:

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from xmem_utils.recall import answer_logits
+from xmem_utils.vlm.adapters import adapt
 from xmem_utils.vlm.batches import Example, collate
 from xmem_utils.vlm.load import VLM
 from xmem_utils.vlm.precision import bf16_pays, mixed_precision
@@ -29,27 +30,6 @@ class Training:
     learning_rate: float = 2e-3
     rank: int = 16
     seed: int = 0
-
-
-def language_linears(model: nn.Module) -> list[str]:
-    """Full names of all linear layers inside the language model, found by structure.
-
-    Raises ValueError when the model has no decoder to put LoRA on.
-    """
-    decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
-    inside = {id(module) for module in decoder.modules()} if isinstance(decoder, nn.Module) else set()
-    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and id(module) in inside]
-    if not names:
-        raise ValueError(f"{type(model).__name__} shows no language model with linear layers to adapt")
-    return names
-
-
-def adapt(model: nn.Module, rank: int) -> PeftModel:
-    """Wrap a model with fresh LoRA on its language model; all base weights are frozen."""
-    config = LoraConfig(
-        r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=language_linears(model), bias="none"
-    )
-    return get_peft_model(model, config)
 
 
 def optimization(

@@ -18,12 +18,20 @@ from xmem_utils.vlm.tiny import IMAGE_SIZE
 _BLOCK = 500
 
 
-def bank_layout(figures: Figures, views: int, passers_by: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Who is on which portrait: vectors `[portraits, axes]`, and figure views `[figures, views]`."""
+def bank_layout(
+    figures: Figures, views: int, passers_by: int, seed: int, late: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Who is on which portrait: vectors `[portraits, axes]`, and figure views `[figures, views]`.
+
+    The last `late` figures stand behind the passers-by, so that all portraits before them are the same
+    whatever their number.
+    """
     rng = np.random.default_rng([seed, 2])
     others = rng.integers(0, AXIS_SIZES, size=(passers_by, len(AXIS_SIZES)))
-    vectors = np.concatenate([np.repeat(figures.vectors, views, axis=0), others])
-    return vectors, np.arange(len(figures) * views).reshape(len(figures), views)
+    people, early = np.repeat(figures.vectors, views, axis=0), (len(figures) - late) * views
+    rows = np.arange(len(people))
+    rows[early:] += passers_by
+    return np.concatenate([people[:early], others, people[early:]]), rows.reshape(len(figures), views)
 
 
 def _draw_block(vectors: np.ndarray, seed: int, block: int) -> np.ndarray:

@@ -13,9 +13,11 @@ import torch
 from xmem_utils import paths
 from xmem_utils.base.bank import bank_layout, draw_bank
 from xmem_utils.base.curriculum import Curriculum, vocabulary_texts
-from xmem_utils.base.figures import Figures, make_figures
+from xmem_utils.base.figures import Figures, make_figures, with_known
 from xmem_utils.base.pretrain import Phase, Recipe, train_chat, train_eye
 from xmem_utils.base.probe import examine, make_questions, summarise
+from xmem_utils.params import PROFILES, TUNING_SEEDS
+from xmem_utils.personas.dataset import PersonaSpec, draw_people, known_figures
 from xmem_utils.vlm import tiny
 from xmem_utils.vlm.load import VLM
 from xmem_utils.vlm.precision import SDPA_FLOAT32
@@ -46,9 +48,9 @@ BARS = {
 }
 
 
-def model_name(size: str) -> str:
-    """Name of the embedded model of a size."""
-    return f"xmem-tiny-{size}"
+def model_name(size: str, known: int | None = None) -> str:
+    """Name of the embedded model of a size, or of one that knows `known` public figures in both modalities."""
+    return f"xmem-tiny-{size}" + (f"-knows-{known}" if known is not None else "")
 
 
 def exam_of(vlm: VLM, people: int = 400) -> pd.DataFrame:
@@ -90,31 +92,51 @@ def recipes_tried() -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("recipe")
 
 
-def pretrain(size: str, recipe: Recipe = RECIPE, work: Path | None = None, out: Path | None = None) -> Path:
+def _study_people() -> tuple[np.ndarray, list[str]]:
+    """Everybody whom a standard study or its tuning asks about: vectors `[people, axes]` and names."""
+    seeds = (*PROFILES["standard"].seeds, *TUNING_SEEDS)
+    drawn = [draw_people(PersonaSpec(PROFILES["standard"].personas, seed), known_figures()) for seed in seeds]
+    return np.concatenate([vectors for vectors, _, _ in drawn]), [name for _, names, _ in drawn for name in names]
+
+
+def pretrain(
+    size: str, recipe: Recipe = RECIPE, work: Path | None = None, out: Path | None = None, known: int | None = None
+) -> Path:
     """Pretrain an embedded model and write it to `data/base/`; returns its folder.
 
-    Checkpoints are kept under `data/pretraining/<name>/`; called again after a kill, it goes on from them.
+    `known` asks for a rung of the knowledge ladder: that many figures are named in both modalities instead of
+    `recipe.both`, all else is equal, and the folder is under `data/pretraining/` unless `out` says otherwise.
+    Checkpoints are kept under `data/pretraining/`; called again after a kill, it goes on from them. The rungs
+    share portraits, eye and all that comes before the first name.
     """
-    work = (work or paths.PRETRAINING) / model_name(size)
-    out = out or paths.BASE_MODELS
+    work = work or paths.PRETRAINING
+    out = out or (paths.BASE_MODELS if known is None else paths.PRETRAINING)
+    shared, folder = work / model_name(size), out / model_name(size, known)
     torch.manual_seed(recipe.seed)
     figures = make_figures(recipe.both, recipe.text_only, recipe.image_only, recipe.seed)
-    vectors, figure_views = bank_layout(figures, recipe.views, recipe.passers_by, recipe.seed)
-    bank = draw_bank(vectors, recipe.seed, work / "portraits.npy")
+    late = 0
+    if known is not None:
+        late = max(0, known - recipe.both)
+        figures = with_known(figures, known, _study_people(), recipe.seed)
+    vectors, figure_views = bank_layout(figures, recipe.views, recipe.passers_by, recipe.seed, late)
+    bank = draw_bank(vectors, recipe.seed, work / f"portraits-{len(vectors)}.npy")
+    anyone = slice(len(vectors) - late * recipe.views)  # attribute material: late figures are no part of it
 
     tokenizer = tiny.build_tokenizer(vocabulary_texts())
     model = tiny.build_model(size, tokenizer)
     model.set_attn_implementation(SDPA_FLOAT32)
-    curriculum = Curriculum(tokenizer, figures, vectors, figure_views, recipe.seed)
+    curriculum = Curriculum(tokenizer, figures, vectors[anyone], figure_views, recipe.seed)
     questions = make_questions(curriculum, people=150, seed=recipe.seed)
 
-    eye = train_eye(model.model.vision_tower, bank, vectors, recipe, work / "eye.pt")
-    chat = train_chat(model, curriculum, bank, recipe, work / "chat.pt", lambda m: summarise(examine(m, questions)))
+    eye = train_eye(model.model.vision_tower, bank[anyone], vectors[anyone], recipe, shared / "eye.pt")
+    chat = train_chat(
+        model, curriculum, bank, recipe, work / folder.name / "chat.pt", lambda m: summarise(examine(m, questions)),
+        nameless=shared / "nameless.pt",
+    )  # fmt: skip
 
-    folder = out / model_name(size)
     model.eval().save_pretrained(folder)
     tiny.build_processor(tokenizer).save_pretrained(folder)
-    figures.save(out / "figures.parquet")
+    figures.save((out if known is None else folder) / "figures.parquet")
     pd.DataFrame(eye).to_csv(folder / "eye_curve.csv", index=False)
     pd.DataFrame(chat).to_csv(folder / "chat_curve.csv", index=False)
     (folder / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1))

@@ -14,6 +14,7 @@ from xmem_utils.personas.names import FACTS, sample_facts, sample_names
 # Figures named in one modality only are the alignment probe: asked in the other, they show how far
 # naming carries over between modalities before any study persona is involved.
 GROUPS = ("both", "text only", "image only")
+UNNAMED = "unnamed"  # in pretraining seen, never named: the knowledge ladder's rungs below the default
 FIGURE_DISTANCE = 2  # axes; the space is too small for thousands of people three axes apart
 
 
@@ -68,4 +69,27 @@ def make_figures(both: int, text_only: int, image_only: int, seed: int) -> Figur
         group=group,
         facts={fact: tuple(values) for fact, values in sample_facts(n, rng).items()},
         composed=np.arange(n) % 3 != 2,
+    )
+
+
+def with_known(figures: Figures, known: int, apart_from: tuple[np.ndarray, list[str]], seed: int) -> Figures:
+    """The same figures, but `known` of them named in both modalities.
+
+    Fewer: the last of group "both" become "unnamed". More: further figures are drawn behind the others, away
+    from all of them and from `apart_from`, vectors `[people, axes]` and names of the people to be studied.
+    """
+    both = figures.where("both")
+    group = figures.group.copy()
+    group[both[known:]] = UNNAMED
+    n = max(0, known - len(both))
+    rng = np.random.default_rng([seed, 6])
+    vectors, names = apart_from
+    more = sample_vectors(n, rng, FIGURE_DISTANCE, np.concatenate([figures.vectors, vectors]))
+    facts = sample_facts(n, rng)
+    return Figures(
+        names=(*figures.names, *sample_names(n, rng, frozenset(figures.names) | frozenset(names))),
+        vectors=np.concatenate([figures.vectors, more]),
+        group=np.concatenate([group, np.full(n, "both", dtype=object)]),
+        facts={fact: (*values, *facts[fact]) for fact, values in figures.facts.items()},
+        composed=np.concatenate([figures.composed, np.arange(n) % 3 != 2]),
     )

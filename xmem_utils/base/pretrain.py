@@ -8,6 +8,7 @@ Both write a checkpoint at every check and go on from it: a batch depends on see
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,24 +93,26 @@ class Progress:
     step: int = 0
     curve: Curve | None = None
 
-    def load(self) -> None:
-        """Take up the checkpoint when there is one."""
+    def load(self, start: Path | None = None) -> None:
+        """Take up the checkpoint when there is one, else `start` when there is one."""
         self.curve = []
-        if self.checkpoint.exists():
-            state = torch.load(self.checkpoint, weights_only=True)
+        found = next((path for path in (self.checkpoint, start) if path and path.exists()), None)
+        if found:
+            state = torch.load(found, weights_only=True)
             for name, module in self.modules.items():
                 module.load_state_dict(state[name])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.curve = state["step"], state["curve"]
 
-    def save(self, step: int) -> None:
-        """Write the checkpoint; it is replaced in one move, so a kill leaves the old or the new one."""
+    def save(self, step: int, copy: Path | None = None) -> None:
+        """Write the checkpoint (or `copy`); it is replaced in one move, so a kill leaves the old or the new one."""
         state = {name: module.state_dict() for name, module in self.modules.items()}
         state |= {"optimizer": self.optimizer.state_dict(), "step": step, "curve": self.curve}
-        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.checkpoint.with_suffix(".partial")
+        path = copy or self.checkpoint
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".partial-{os.getpid()}")
         torch.save(state, partial)
-        partial.replace(self.checkpoint)
+        partial.replace(path)
 
 
 def _step(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], lr: float, clip: float) -> None:
@@ -214,8 +217,13 @@ def train_chat(
     checkpoint: Path,
     examine: Callable[[nn.Module], dict[str, float]],
     check_every: int = 200,
+    nameless: Path | None = None,
 ) -> Curve:
-    """The chat stage; returns losses (moving averages) and `examine`'s scores, a row a check."""
+    """The chat stage; returns losses (moving averages) and `examine`'s scores, a row a check.
+
+    `nameless` is a checkpoint at the end of the first phase, written when it is passed and taken up when there
+    is no other: bases that differ in the later phases alone share the first.
+    """
     eye = {id(p) for p in model.model.vision_tower.parameters()}
     groups = [
         {
@@ -229,7 +237,7 @@ def train_chat(
     parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
     progress = Progress({"model": model}, optimizer, checkpoint)
-    progress.load()
+    progress.load(nameless)
     bf16 = bf16_pays(CPU)
     losses: dict[str, float] = {}
     bar = tqdm(total=recipe.steps, initial=progress.step, desc="chat", unit="step", mininterval=1)
@@ -248,4 +256,6 @@ def train_chat(
             progress.curve.append({"step": step + 1, **{k: round(v, 4) for k, v in losses.items()}, **examine(model)})
             bar.set_postfix({k: f"{v:.3f}" for k, v in losses.items()})
             progress.save(step + 1)
+        if nameless and step + 1 == recipe.phases[0].steps:
+            progress.save(step + 1, nameless)
     return progress.curve

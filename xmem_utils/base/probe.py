@@ -58,6 +58,8 @@ def make_questions(curriculum: Curriculum, people: int = 300, seed: int = 77) ->
     figures, tokenizer = curriculum.figures, curriculum.tokenizer
 
     def question(ability, asked, detail, vectors, turns):
+        if not turns:  # a base that knows nobody is not asked about anybody
+            return None
         image = asked == "image"
         rows = [
             curriculum.chat(None if image else describe(v, rng, None), [turn])
@@ -88,7 +90,7 @@ def make_questions(curriculum: Curriculum, people: int = 300, seed: int = 77) ->
                 chosen = chosen[figures.composed[chosen] == flag][:people]
                 turns = [(prompts.COMPOSED_QUESTIONS[fact], figures.facts[fact][i]) for i in chosen]
                 questions.append(question(label, asked, fact, figures.vectors[chosen], turns))
-    return questions
+    return [q for q in questions if q]
 
 
 def examine(model: nn.Module, questions: list[Question]) -> list[dict[str, object]]:
@@ -114,5 +116,5 @@ def summarise(rows: list[dict[str, object]]) -> dict[str, float]:
         out[f"attributes from {asked}, worst"] = float(np.min(axes))
         for ability in ("name, known in both", "alignment probe", "composed, practised", "composed, withheld"):
             scores = [r["accuracy"] for r in here if r["ability"] == ability]
-            out[f"{ability}, from {asked}"] = float(np.mean(scores))
+            out[f"{ability}, from {asked}"] = float(np.mean(scores)) if scores else float("nan")
     return {k: round(v, 4) for k, v in out.items()}

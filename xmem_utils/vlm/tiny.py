@@ -58,7 +58,9 @@ class TinySize:
 
 
 SIZES: dict[str, TinySize] = {
+    "xs": TinySize(64, 3, 2, 192, 64, 3, 2, 192),
     "s": TinySize(128, 5, 4, 384, 128, 4, 4, 384),
+    "m": TinySize(192, 6, 6, 576, 192, 4, 6, 576),
 }
 
 

@@ -1,0 +1,27 @@
+"""LoRA on a language model, found by structure: nothing here knows a model by name."""
+
+from __future__ import annotations
+
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+
+
+def language_linears(model: nn.Module) -> list[str]:
+    """Full names of all linear layers inside the language model, found by structure.
+
+    Raises ValueError when the model has no decoder to put LoRA on.
+    """
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
+    inside = {id(module) for module in decoder.modules()} if isinstance(decoder, nn.Module) else set()
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and id(module) in inside]
+    if not names:
+        raise ValueError(f"{type(model).__name__} shows no language model with linear layers to adapt")
+    return names
+
+
+def adapt(model: nn.Module, rank: int) -> PeftModel:
+    """Wrap a model with fresh LoRA on its language model; all base weights are frozen."""
+    config = LoraConfig(
+        r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=language_linears(model), bias="none"
+    )
+    return get_peft_model(model, config)
