@@ -23,7 +23,10 @@ FIGURES = {
     "00_base_model": ["base_model_curves", "base_model_exam"],
     "01_data_synthesis": ["personas", "persona_attributes"],
     "03_gap_analysis": ["gap_matrix", "gap_curves", "dose_response"],
+    "04_capability": ["capability", "capability_slope", "capability_knowledge"],
 }
+MAIN = "xmem-tiny-s"
+SIZES = ["xmem-tiny-xs", MAIN, "xmem-tiny-m"]  # the models of 04, from least to most capable
 
 
 def drawn(notebook):
@@ -36,7 +39,11 @@ def package(*parts):
     return sorted(str(f) for p in here for f in ([p] if p.suffix else p.rglob("*.py")))
 
 
-BASE = sorted(str(p) for p in Path("data/base").rglob("*") if p.is_file())
+def committed(folder="."):
+    """Files of the committed base models, or of one folder of theirs."""
+    return sorted(str(p) for p in (Path("data/base") / folder).rglob("*") if p.is_file())
+
+
 DONE = f"{HOME}data/done/{Path(PROFILE).stem}"
 EXECUTED = f"{HOME}data/executed/{Path(PROFILE).stem}"
 
@@ -50,8 +57,8 @@ rule all:
 rule base_model:
     input:
         notebook="notebooks/00_base_model.ipynb",
-        base=BASE,
-        code=package("base", "plots.py"),
+        base=committed(),
+        code=package("base", "plots"),
     output:
         drawn("00_base_model"),
         done=touch(f"{DONE}/00_base_model"),
@@ -65,7 +72,7 @@ rule base_model:
 rule data_synthesis:
     input:
         notebook="notebooks/01_data_synthesis.ipynb",
-        code=package("personas", "plots.py"),
+        code=package("personas", "plots"),
     output:
         drawn("01_data_synthesis"),
         done=touch(f"{DONE}/01_data_synthesis"),
@@ -81,26 +88,33 @@ rule data_synthesis:
 rule train:
     input:
         notebook="notebooks/02_training.ipynb",
-        base=BASE,
+        base=lambda wildcards: committed(wildcards.model),
         people=package("personas", "params.py"),
     output:
-        touch(f"{DONE}/02_training-{{k}}-of-{SHARDS}"),
+        touch(f"{DONE}/02_training-{{model}}-{{k}}-of-{SHARDS}"),
     params:
+        # the dose-response is asked of one model alone
+        dose=lambda wildcards: str(wildcards.model == MAIN).lower(),
         code=code.fingerprint(),  # of what trains and evaluates: layout and comments play no part
     log:
-        notebook=f"{EXECUTED}/02_training-{{k}}-of-{SHARDS}.ipynb",
+        notebook=f"{EXECUTED}/02_training-{{model}}-{{k}}-of-{SHARDS}.ipynb",
     threads: 1
     priority: 1
     shell:
-        RUN + " 02_training -p profile={PROFILE} -p dose=true"
+        RUN + " 02_training -p profile={PROFILE} -p model={wildcards.model} -p dose={params.dose}"
         " -p shard={wildcards.k}/{SHARDS} --out {log.notebook}"
+
+
+def shards(*models):
+    """All training shards of some models."""
+    return expand(f"{DONE}/02_training-{{model}}-{{k}}-of-{SHARDS}", model=models, k=range(1, SHARDS + 1))
 
 
 rule gap_analysis:
     input:
         notebook="notebooks/03_gap_analysis.ipynb",
-        shards=expand(f"{DONE}/02_training-{{k}}-of-{SHARDS}", k=range(1, SHARDS + 1)),
-        code=package("gap.py", "stats.py", "plots.py"),
+        shards=shards(MAIN),
+        code=package("gap.py", "stats.py", "plots"),
     output:
         drawn("03_gap_analysis"),
         f"{HOME}figures/gap_ranks.csv",
@@ -111,3 +125,21 @@ rule gap_analysis:
     threads: 1
     shell:
         RUN + " 03_gap_analysis -p profile={PROFILE} --out {log.notebook}"
+
+
+rule capability:
+    input:
+        notebook="notebooks/04_capability.ipynb",
+        shards=shards(*SIZES),
+        base=committed(),
+        code=package("capability.py", "perception.py", "gap.py", "stats.py", "plots"),
+    output:
+        drawn("04_capability"),
+        f"{HOME}figures/capability_changes.csv",
+        f"{HOME}figures/capability_slopes.csv",
+        done=touch(f"{DONE}/04_capability"),
+    log:
+        notebook=f"{EXECUTED}/04_capability.ipynb",
+    threads: 1
+    shell:
+        RUN + " 04_capability -p profile={PROFILE} -p models=" + ",".join(SIZES) + " --out {log.notebook}"

@@ -64,6 +64,7 @@ PROFILES: dict[str, Profile] = {
 }  # fmt: skip
 
 
+KNOWN = (0, 100, 300, 1000, 3000)  # public figures named in both modalities: the rungs of the knowledge ladder
 TUNING_SEEDS = (900, 901, 902)  # used for choosing, so no reported number may use them
 
 
@@ -216,10 +217,34 @@ class GapParameters(Strict):
     people: str
 
 
+class CapabilityParameters(Strict):
+    """04_capability. 0 means: as the profile says."""
+
+    profile: str
+    models: str
+    seeds: int = Field(ge=0)
+    personas: int = Field(ge=0)
+    rank: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+
+    @property
+    def model_list(self) -> list[str]:
+        """The models, which stand separated by commas."""
+        return [name.strip() for name in self.models.split(",")]
+
+    @field_validator("models")
+    @classmethod
+    def _names(cls, models: str) -> str:
+        names = [name.strip() for name in models.split(",")]
+        if not all(names) or len(set(names)) < len(names):
+            raise ValueError("expected different model names, separated by commas")
+        return models
+
+
 class BaseModelParameters(Strict):
     """00_base_model."""
 
-    size: Literal["s"]
+    size: Literal["xs", "s", "m"]
     pretrain: bool
 
 
@@ -228,6 +253,7 @@ NOTEBOOKS: dict[str, type[Strict]] = {
     "01_data_synthesis": DataParameters,
     "02_training": TrainingParameters,
     "03_gap_analysis": GapParameters,
+    "04_capability": CapabilityParameters,
 }
 
 

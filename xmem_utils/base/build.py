@@ -19,7 +19,7 @@ from xmem_utils.base.probe import examine, make_questions, summarise
 from xmem_utils.params import PROFILES, TUNING_SEEDS
 from xmem_utils.personas.dataset import PersonaSpec, draw_people, known_figures
 from xmem_utils.vlm import tiny
-from xmem_utils.vlm.load import VLM
+from xmem_utils.vlm.load import VLM, load_vlm
 from xmem_utils.vlm.precision import SDPA_FLOAT32
 
 # Chosen among those in data/base/tried (see 00_base_model): its alignment probe is above the bar, and what is learned
@@ -53,9 +53,12 @@ def model_name(size: str, known: int | None = None) -> str:
     return f"xmem-tiny-{size}" + (f"-knows-{known}" if known is not None else "")
 
 
-def exam_of(vlm: VLM, people: int = 400) -> pd.DataFrame:
-    """The exam of a committed embedded model: rows of ability, asked, detail, n, accuracy."""
-    figures = Figures.load(paths.BASE_MODELS / "figures.parquet")
+def exam_of(vlm: VLM, figures: Path | None = None, people: int = 400) -> pd.DataFrame:
+    """The exam of an embedded model: rows of ability, asked, detail, n, accuracy.
+
+    `figures` is the table of whom it knows; by default that of the committed models.
+    """
+    figures = Figures.load(figures or paths.BASE_MODELS / "figures.parquet")
     nobody = np.empty((0, 0), np.int64)
     curriculum = Curriculum(vlm.processor.tokenizer, figures, nobody, nobody, seed=0)
     return pd.DataFrame(examine(vlm.model, make_questions(curriculum, people)))
@@ -140,4 +143,12 @@ def pretrain(
     pd.DataFrame(eye).to_csv(folder / "eye_curve.csv", index=False)
     pd.DataFrame(chat).to_csv(folder / "chat_curve.csv", index=False)
     (folder / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1))
+    write_exam(folder)
     return folder
+
+
+def write_exam(folder: Path) -> None:
+    """Examine a pretrained model on 400 people a question and write exam.csv beside its weights."""
+    own = folder / "figures.parquet"
+    exam = exam_of(load_vlm(str(folder)), own if own.exists() else None)
+    exam.to_csv(folder / "exam.csv", index=False, float_format="%.4f")

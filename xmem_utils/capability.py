@@ -1,0 +1,190 @@
+"""Does the gap close as models get better? Tables over models, and over how many people a base model knows."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from xmem_utils import code, paths
+from xmem_utils.base.build import BARS, RECIPE, bars_table, model_name
+from xmem_utils.experiment import Study
+from xmem_utils.gap import GATE, collect, curves, gaps, per_persona
+from xmem_utils.params import KNOWN, MODALITIES, PROFILES, other
+from xmem_utils.perception import readout
+from xmem_utils.stats import cluster_bootstrap, sign_flip
+from xmem_utils.vlm.load import load_vlm
+
+COLUMNS = ["source", "quantity", "estimate", "low", "high"]
+
+
+def parameters(study: Study) -> int:
+    """Number of parameters of a study's model."""
+    return sum(p.numel() for p in study.vlm.model.parameters())
+
+
+def per_model(study: Study, name: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Everything about one model: its estimates (long), its recall by persona, its learning curves."""
+    runs = study.run_all(study.conditions())
+    records, seeds = collect(runs), study.profile.seeds
+    base, resamples = study.base_recall(seeds), study.profile.resamples
+    parts = [recall_estimates(records, resamples), gap_estimates(records, base, resamples)]
+    if study.drawn:
+        seen = pd.concat([readout(study.vlm, study.dataset(seed)[0]).assign(seed=seed) for seed in seeds])
+        parts.append(readout_estimates(seen, resamples))
+    labels = {"model": name, "parameters": parameters(study)}
+    estimates = pd.concat(parts, ignore_index=True).assign(**labels)[[*labels, *COLUMNS]]
+    persons = collect(runs).query("probe == 'view'")
+    persons = persons.groupby(["source", "seed", "persona", "asked"], as_index=False)["exact"].mean()
+    return estimates, persons.assign(**labels), curves(runs).assign(**labels)
+
+
+def recall_estimates(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
+    """Recall in the source and in the target modality."""
+    rows = []
+    for source, own in records[records["probe"] == "view"].groupby("source", sort=True):
+        interval = cluster_bootstrap(per_persona(own, ["asked"]).astype(float), resamples)
+        for quantity, asked in (("source recall", source), ("target recall", other(source))):
+            rows.append({"source": source, "quantity": quantity, **interval.loc[asked]})
+    return pd.DataFrame(rows)[COLUMNS]
+
+
+def gap_estimates(records: pd.DataFrame, base: pd.DataFrame, resamples: int) -> pd.DataFrame:
+    """Gap and transfer ratio of the runs that memorized, from `gap.gaps`; NaN when none did."""
+    rows = []
+    for _, row in gaps(records, base, resamples).iterrows():
+        for quantity, short in (("gap", "gap"), ("transfer ratio", "ratio")):
+            values = row[quantity], row[f"{short} low"], row[f"{short} high"]
+            rows.append((row["source"], quantity, *values))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def readout_estimates(seen: pd.DataFrame, resamples: int) -> pd.DataFrame:
+    """Attributes read right, mean over axes, from views of the source and of the target modality."""
+    interval = cluster_bootstrap(per_persona(seen, ["asked"], "correct"), resamples)
+    rows = []
+    for source in MODALITIES:
+        for quantity, asked in (("attributes from source", source), ("attributes from target", other(source))):
+            rows.append({"source": source, "quantity": quantity, **interval.loc[asked]})
+    return pd.DataFrame(rows)[COLUMNS]
+
+
+def slopes(points: pd.DataFrame) -> pd.DataFrame:
+    """Target recall per unit of source recall, least squares through the origin over each run's checkpoints.
+
+    `points` are learning curves with a model column. One row a model and source: the mean over runs, and the
+    lowest and highest run (three runs are too few for an interval).
+    """
+    rows = []
+    wide = points.pivot_table(index=["model", "source", "seed", "epoch"], columns="asked", values="recall")
+    for (model, source), part in wide.groupby(level=["model", "source"], sort=False):
+        x, y = part[source], part[other(source)]
+        slope = (x * y).groupby(level="seed").sum() / (x * x).groupby(level="seed").sum().replace(0, np.nan)
+        rows.append({"model": model, "source": source, "runs": len(slope), "slope": slope.mean(),
+                     "lowest": slope.min(), "highest": slope.max()})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def changes(persons: pd.DataFrame, models: Sequence[str], resamples: int) -> pd.DataFrame:
+    """How the gap changes from each model to the next, on the same people: interval and sign-flip test.
+
+    `persons` is the recall by persona of all models. A pair of which one did not memorize is NaN.
+    """
+    rows = []
+    for source in MODALITIES:
+        gap_of, reached = {}, {}
+        for model in models:
+            own = persons[(persons["model"] == model) & (persons["source"] == source)]
+            wide = own.pivot_table(index=["seed", "persona"], columns="asked", values="exact")
+            gap_of[model] = wide[source] - wide[other(source)]
+            reached[model] = wide[source].groupby(level="seed").mean().min()
+        pairs = list(pairwise(models))
+        if len(models) > 2:
+            pairs.append((models[0], models[-1]))
+        for first, second in pairs:
+            difference = (gap_of[second] - gap_of[first]).dropna()
+            row = {"source": source, "from": first, "to": second, "change of gap": np.nan, "low": np.nan,
+                   "high": np.nan, "p": np.nan}  # fmt: skip
+            if min(reached[first], reached[second]) >= GATE and len(difference):
+                low, high = cluster_bootstrap(difference.to_frame("d"), resamples).loc["d", ["low", "high"]]
+                row |= {"change of gap": difference.groupby(level="seed").mean().mean(), "low": low, "high": high}
+                row["p"] = sign_flip(difference)
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def sentence(row: pd.Series) -> str:
+    """One finding in words, from a row of `changes`."""
+    who = f"Learned from {row['source']}, {row['from']} to {row['to']}:"
+    if np.isnan(row["change of gap"]):
+        return f"{who} one of them did not memorize (source recall below {GATE}), so the gaps are not compared."
+    moved = "grows" if row["low"] > 0 else "shrinks" if row["high"] < 0 else "does not change beyond chance"
+    return (
+        f"{who} the gap {moved}, by {row['change of gap']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}], "
+        f"p = {row['p']:.4f}."
+    )
+
+
+def bars(models: Sequence[str]) -> pd.DataFrame:
+    """What each embedded model reached in the exam of notebook 00, beside what is needed; others are left out."""
+    table = pd.DataFrame({"needed": BARS})
+    for model in models:
+        if (exam := paths.BASE_MODELS / model / "exam.csv").exists():
+            table[model] = bars_table(pd.read_csv(exam)).set_index("bar")["reached"]
+    return table
+
+
+# -- the knowledge ladder --------------------------------------------------------------------------
+
+
+def rung_folder(known: int) -> Path:
+    """Where the committed tables of one rung are."""
+    return paths.BASE_MODELS / "knowledge" / str(known)
+
+
+def rung_base(known: int) -> Path:
+    """Where the model of one rung is; the committed one is the rung of its own number of figures."""
+    return paths.BASE_MODELS / model_name("s") if known == RECIPE.both else paths.PRETRAINING / model_name("s", known)
+
+
+def measure_rung(known: int) -> None:
+    """Memorize the standard study on the base that knows `known` figures; write its tables to `rung_folder`.
+
+    recall.csv: exact match by source, seed, persona and asked modality; exam.csv: the base's own exam. Raises
+    FileNotFoundError when the base has not been pretrained.
+    """
+    base = rung_base(known)
+    vlm = load_vlm(str(base))
+    study = Study(vlm, PROFILES["standard"], rank=16, learning_rate=2e-3)
+    _, persons, _ = per_model(study, model_name("s", known))
+    folder = rung_folder(known)
+    folder.mkdir(parents=True, exist_ok=True)
+    persons[["source", "seed", "persona", "asked", "exact"]].to_csv(folder / "recall.csv", index=False)
+    shutil.copy(base / "exam.csv", folder / "exam.csv")
+    (folder / "code.txt").write_text(code.fingerprint() + "\n")
+
+
+def knowledge(resamples: int) -> pd.DataFrame:
+    """Recall, alignment probe and figures known in both, by rung, from the committed tables.
+
+    Columns: known, source, quantity, estimate, low, high; what the exam gives has no interval.
+    """
+    rows = []
+    for known in KNOWN:
+        folder = rung_folder(known)
+        if not folder.exists():
+            continue
+        persons = pd.read_csv(folder / "recall.csv").assign(probe="view")
+        estimates = recall_estimates(persons, resamples)
+        exam = pd.read_csv(folder / "exam.csv")
+        for source in MODALITIES:
+            asked = exam[exam["asked"] == other(source)].groupby("ability")["accuracy"].mean()
+            for quantity in ("alignment probe", "name, known in both", "attribute"):
+                value = asked.get(quantity, np.nan)
+                estimates.loc[len(estimates)] = [source, quantity, value, value, value]
+        rows.append(estimates.assign(known=known))
+    return pd.concat(rows, ignore_index=True)[["known", *COLUMNS]]

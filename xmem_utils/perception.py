@@ -1,0 +1,38 @@
+"""Can the model see what it is asked about? Attributes read off the study's own test views, by any model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from datasets import DatasetDict
+
+from xmem_utils.params import MODALITIES
+from xmem_utils.personas.attributes import AXES
+from xmem_utils.personas.dataset import to_views
+from xmem_utils.recall import recall_of_all
+from xmem_utils.vlm.batches import encode
+from xmem_utils.vlm.load import VLM
+from xmem_utils.vlm.prompts import AXIS_QUESTIONS
+
+
+def readout(vlm: VLM, dataset: DatasetDict, axes: Sequence[str] = tuple(AXES)) -> pd.DataFrame:
+    """One row a persona, modality and axis, from the persona's first test view: persona, asked, axis, correct, chance.
+
+    Multiple choice: the value of the axis with the highest log-probability is the answer, so a model need
+    not know our wording. Only drawn personas have axes: raises KeyError for a user's own people.
+    """
+    truth = {axis: dict(zip(dataset["test"]["persona"], dataset["test"][axis], strict=True)) for axis in axes}
+    rows = []
+    for asked in MODALITIES:
+        views = to_views(dataset, "test", asked, per_persona=1)
+        for axis in axes:
+            values = [value.name for value in AXES[axis]]
+            examples = encode(vlm, views, AXIS_QUESTIONS[axis], values[:1] * len(views))
+            best = recall_of_all(vlm, examples, values).logprob.argmax(1)
+            correct = [values[b] == truth[axis][view.persona] for b, view in zip(best, views, strict=True)]
+            people = [view.persona for view in views]
+            rows.append(pd.DataFrame({"persona": people, "asked": asked, "axis": axis, "correct": correct,
+                                      "chance": 1 / len(values)}))  # fmt: skip
+    return pd.concat(rows, ignore_index=True).astype({"correct": float, "persona": np.int64})

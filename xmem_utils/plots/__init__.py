@@ -1,0 +1,12 @@
+"""How the study draws: one colour a modality, an interval on every estimate, the table beside the figure."""
+
+from xmem_utils.plots.base_model import base_curves, base_exam
+from xmem_utils.plots.capability import capability, capability_knowledge, capability_slope
+from xmem_utils.plots.common import save, save_table, style
+from xmem_utils.plots.gap import dose_response, gap_curves, gap_matrix
+from xmem_utils.plots.people import attribute_counts, contact_sheet
+
+__all__ = [
+    "attribute_counts", "base_curves", "base_exam", "capability", "capability_knowledge", "capability_slope",
+    "contact_sheet", "dose_response", "gap_curves", "gap_matrix", "save", "save_table", "style",
+]  # fmt: skip
