@@ -31,10 +31,10 @@ from xmem_utils.vlm.load import load_vlm
 if __name__ == "__main__":
     memorize = experiment.memorize
 
-    def noted(vlm, examples, training, *rest):
+    def noted(vlm, examples, training, *rest, **more):
         with open(paths.HOME / "trained.txt", "a") as log:
             log.write(f"{training.epochs} {len(examples)} {examples[0].prompt.sum()}\\n")
-        return memorize(vlm, examples, training, *rest)
+        return memorize(vlm, examples, training, *rest, **more)
 
     experiment.memorize = noted
     profile = Profile(personas=4, seeds=(0,), train_views=4, test_views=2, epochs=2, dose_views=(2, 4), resamples=100)

@@ -5,16 +5,23 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
+from datetime import timedelta
+from itertools import product
 from pathlib import Path
 
 import nbformat
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, InitProcessGroupKwargs
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from xmem_utils import headless, paths, plots, store
-from xmem_utils.experiment import Study, persona_spec
+from xmem_utils import plan as planning
+from xmem_utils.experiment import Study, persona_spec, plain_recall
 from xmem_utils.gap import collect
-from xmem_utils.params import MODALITIES, PROFILES, TUNING_SEEDS
+from xmem_utils.params import KNOWN, MODALITIES, PROFILES, TUNING_SEEDS, profile_named
 from xmem_utils.personas.dataset import build, content_fingerprint, known_figures
 from xmem_utils.vlm.load import load_vlm, resolve_model
 from xmem_utils.vlm.threads import set_threads
@@ -43,6 +50,64 @@ def write_tuning(model: str) -> None:
     table = table.add_prefix("recall asked in ").reset_index()
     table.to_csv(Path(resolve_model(model)) / "tuning.csv", index=False, float_format="%.4f")
     print(table.to_string(index=False))
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Train conditions into the store, without a notebook: alone, or in each process of an `accelerate launch`.
+
+    Notebooks with the same profile and settings then find them there.
+    """
+    # who is not the main process waits while that one waits for another launch that trains the same condition
+    patience = InitProcessGroupKwargs(timeout=timedelta(days=1))
+    # several processes without a GPU find each other only when the CPU is asked for
+    accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(), mixed_precision="no", kwargs_handlers=[patience]
+    )
+    set_threads()
+    seeds = arguments.seed or profile_named(arguments.profile).seeds
+    sources = MODALITIES if arguments.source == "both" else (arguments.source,)
+    study = None
+    for source, seed in product(sources, seeds):
+        if study is None or accelerator.distributed_type == DistributedType.FSDP:  # which left the last one sharded
+            study = Study(
+                load_vlm(arguments.model, accelerator.device),
+                profile_named(arguments.profile),
+                rank=arguments.rank,
+                learning_rate=arguments.learning_rate,
+                people=arguments.people,
+                accumulation=arguments.accumulation,
+                gradient_checkpointing=arguments.gradient_checkpointing,
+                checkpoint=arguments.checkpoint,
+            )
+        made = study.run(study.condition(source, seed), bar=True)
+        if accelerator.is_main_process:
+            print(made.condition.slug, {asked: round(r, 3) for asked, r in plain_recall(made.records).items()})
+    accelerator.end_training()
+
+
+def show_plan(arguments: argparse.Namespace) -> None:
+    """Print what one condition takes with a model, from its config alone."""
+    try:
+        profile = profile_named(arguments.profile)
+        made = planning.plan(
+            planning.config_of(arguments.model),
+            profile,
+            arguments.rank,
+            accumulation=arguments.accumulation,
+            processes=arguments.processes,
+            gradient_checkpointing=arguments.gradient_checkpointing,
+            tokens=arguments.tokens,
+            tflops=arguments.tflops,
+        )
+        if arguments.measure:
+            set_threads()
+            step = planning.measured_seconds(
+                arguments.model, arguments.rank, 32, arguments.accumulation, arguments.gradient_checkpointing
+            )
+            made = replace(made, seconds=step * made.steps)
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"plan: {error}")
+    print(json.dumps(made.as_dict(), indent=1) if arguments.json else planning.table(made))
 
 
 def strip(notebooks: list[Path]) -> None:
@@ -93,6 +158,19 @@ def benchmark(model: str) -> None:
     plots.save_table("benchmarks_profile", bench.run_profile(model))
 
 
+def climb(rungs: list[int]) -> None:
+    """Pretrain the bases of the knowledge ladder that are missing, measure all and write their tables."""
+    from xmem_utils import capability
+    from xmem_utils.base import build as bases
+
+    set_threads()
+    for known in rungs:
+        if not capability.rung_base(known).exists():
+            bases.pretrain("s", known=known)
+        capability.measure_rung(known)
+        print(capability.rung_folder(known))
+
+
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="python -m xmem_utils", description=__doc__)
@@ -103,9 +181,35 @@ def main() -> None:
     running.add_argument("--out", type=Path, help="the executed copy (default: under data/executed)")
     listing = commands.add_parser("runs", help="list the stored runs")
     listing.add_argument("--verify", action="store_true", help="check every checksum")
+    training = commands.add_parser("train", help="train conditions into the store; works under accelerate launch")
+    training.add_argument("--model", default="xmem-tiny-s", help="an embedded model, a folder, or a Hub id")
+    training.add_argument("--source", choices=(*MODALITIES, "both"), default="both", help="the modality learned from")
+    training.add_argument("--seed", type=int, action="append", help="again for more (default: those of the profile)")
+    training.add_argument("--profile", default="quick", help=f"{', '.join(PROFILES)}, or a YAML file")
+    training.add_argument("--rank", type=int, default=16, help="LoRA rank")
+    training.add_argument("--learning-rate", type=float, default=2e-3)
+    training.add_argument("--people", default="", help="a folder of your own people")
+    training.add_argument("--accumulation", type=int, default=1, help="passes a step: less memory, the same result")
+    training.add_argument("--gradient-checkpointing", action="store_true", help="less memory, about a third slower")
+    training.add_argument("--checkpoint", action="store_true", help="save after every epoch, and go on from there")
+    planned = commands.add_parser("plan", help="what a condition takes with a model: parameters, memory, steps, time")
+    planned.add_argument(
+        "--model", required=True, help="an embedded model, a folder, a config.json, or a cached Hub id"
+    )
+    planned.add_argument("--profile", default="quick", help=f"{', '.join(PROFILES)}, or a YAML file")
+    planned.add_argument("--rank", type=int, default=16, help="LoRA rank")
+    planned.add_argument("--accumulation", type=int, default=1, help="passes a step")
+    planned.add_argument("--processes", type=int, default=1, help="GPUs (DDP); memory is that of each")
+    planned.add_argument("--gradient-checkpointing", action="store_true")
+    planned.add_argument("--tokens", type=int, help="tokens of a view (default: as the config says)")
+    planned.add_argument("--tflops", type=float, help="what the GPUs reach together, in 10^12 operations a second")
+    planned.add_argument("--measure", action="store_true", help="time a few real steps; the weights must be here")
+    planned.add_argument("--json", action="store_true")
     commands.add_parser("manifest", help="rewrite data/personas_manifest.json after changing the generator")
     tuning = commands.add_parser("tuning", help="recall of the tuning personas, into the base model's folder")
     tuning.add_argument("--model", default="xmem-tiny-s")
+    ladder = commands.add_parser("knowledge", help="pretrain and measure the knowledge ladder (notebook 04)")
+    ladder.add_argument("--rungs", type=int, nargs="+", help="figures named in both modalities (default: all rungs)")
     benching = commands.add_parser("bench", help="benchmarks, into figures/benchmarks")
     benching.add_argument("--model", default="xmem-tiny-s")
     stripping = commands.add_parser("strip", help="make executed notebooks fit to commit")
@@ -115,10 +219,16 @@ def main() -> None:
         run(arguments.notebook, arguments.p, arguments.out)
     elif arguments.command == "runs":
         list_runs(arguments.verify)
+    elif arguments.command == "plan":
+        show_plan(arguments)
+    elif arguments.command == "train":
+        train(arguments)
     elif arguments.command == "manifest":
         write_manifest()
     elif arguments.command == "bench":
         benchmark(arguments.model)
+    elif arguments.command == "knowledge":
+        climb(arguments.rungs or list(KNOWN))
     elif arguments.command == "tuning":
         write_tuning(arguments.model)
     else:

@@ -27,6 +27,7 @@ from accelerate.utils import set_seed
 from datasets import Dataset
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
+from torch import nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
@@ -73,7 +74,8 @@ def rival_losses(kind: str, vlm: VLM, examples: list[Example], folder: str) -> t
     set_seed(TRAINING.seed)
     plain = AutoModelForImageTextToText.from_pretrained(resolve_model(vlm.name), dtype="auto")
     model = adapt(plain, TRAINING.rank)
-    batches = shuffled(examples, TRAINING, vlm.processor.tokenizer.pad_token_id)
+    pad_id = vlm.processor.tokenizer.pad_token_id
+    batches = shuffled(examples, TRAINING, lambda rows: collate(rows, pad_id, side="left"))
     parameters = [p for p in model.parameters() if p.requires_grad]
     settings = dict(
         output_dir=folder, per_device_train_batch_size=TRAINING.batch_size, num_train_epochs=1, logging_steps=1,
@@ -121,9 +123,13 @@ def training(vlm: VLM, dataset, count: int) -> Iterable[dict[str, object]]:
         name = f"training from {modality}"
         memorize(vlm, encode(vlm, views[:64]), TRAINING, progress=False).unload()  # warm
         losses: list[float] = []
+
+        def note(model: nn.Module, step: int, loss: float, losses: list[float] = losses) -> None:
+            losses.append(loss)
+
         began = time.perf_counter()
         # the pass through the vision tower counts
-        memorize(vlm, encode(vlm, views), TRAINING, progress=False, on_step=losses.append).unload()
+        memorize(vlm, encode(vlm, views), TRAINING, note, progress=False).unload()
         yield row(name, "ours", len(views) / (time.perf_counter() - began), "examples/s")
         for rival in rivals:
             with tempfile.TemporaryDirectory() as folder:

@@ -9,8 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 # What turns a condition into an adapter and records. People are fingerprinted by content, base models by weights.
-FILES = ("experiment.py", "memorize.py", "recall.py", "vlm/adapters.py", "vlm/batches.py", "vlm/load.py",
-         "vlm/precision.py", "vlm/prompts.py")  # fmt: skip
+FILES = ("checkpoint.py", "experiment.py", "memorize.py", "recall.py", "vlm/adapters.py", "vlm/batches.py",
+         "vlm/load.py", "vlm/precision.py", "vlm/processors.py", "vlm/prompts.py")  # fmt: skip
 LIBRARIES = ("torch", "transformers", "peft", "accelerate")
 
 

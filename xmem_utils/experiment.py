@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,28 +13,32 @@ from datasets import DatasetDict
 from peft import PeftModel
 from PIL import Image
 
-from xmem_utils import code, store
+from xmem_utils import code, paths, store
+from xmem_utils.checkpoint import WholeAdapter
 from xmem_utils.memorize import Training, memorize
 from xmem_utils.params import MODALITIES, Condition, Profile, resolve
 from xmem_utils.personas.dataset import PersonaSpec, load_personas, names_of, to_views
 from xmem_utils.personas.importing import import_folder
 from xmem_utils.personas.views import View
+from xmem_utils.processes import is_main
 from xmem_utils.progress import progress
 from xmem_utils.recall import Recall, exact_match, ranks, recall_of_all
 from xmem_utils.vlm.batches import encode
 from xmem_utils.vlm.load import VLM
+from xmem_utils.vlm.processors import picture_side
 from xmem_utils.vlm.prompts import WHO
 
-CURVE_POINTS = 5  # the end included, which costs nothing extra
+CURVE = (0.05, 0.12, 0.25, 0.5)  # shares of the training at which recall is asked; most happens early
 
 
-def persona_spec(profile: Profile, seed: int) -> PersonaSpec:
-    """The personas of a profile and seed; enough train views for its dose-response."""
+def persona_spec(profile: Profile, seed: int, size: int = 64) -> PersonaSpec:
+    """The personas of a profile and seed, drawn at `size` px; enough train views for its dose-response."""
     return PersonaSpec(
         personas=profile.personas,
         seed=seed,
         train_views=max((profile.train_views, *profile.dose_views)),
         test_views=profile.test_views,
+        size=size,
     )
 
 
@@ -107,22 +112,43 @@ def plain_recall(records: pd.DataFrame) -> dict[str, float]:
 class Study:
     """Runs conditions on one model; what the store has is not computed again.
 
-    People are drawn from the profile and the seed, or read from a user's folder (`people`).
+    People are drawn from the profile and the seed, or read from a user's folder (`people`). `accumulation` and
+    `gradient_checkpointing` save memory, and `checkpoint` lets an interrupted training go on; none of them is part of
+    a condition. The processes of one `accelerate launch` make the same study and the same calls: they train together,
+    and each evaluates all views, since a sharded model needs everybody in every pass.
     """
 
-    def __init__(self, vlm: VLM, profile: Profile, rank: int, learning_rate: float, people: str | Path = "") -> None:
+    def __init__(
+        self,
+        vlm: VLM,
+        profile: Profile,
+        rank: int,
+        learning_rate: float,
+        people: str | Path = "",
+        accumulation: int = 1,
+        gradient_checkpointing: bool = False,
+        checkpoint: bool = False,
+    ) -> None:
         self.vlm, self.profile = vlm, profile
+        self._memory = {"accumulation": accumulation, "gradient_checkpointing": gradient_checkpointing}
+        self._checkpoint = checkpoint
         self.rank, self.learning_rate = rank, learning_rate
         self._own = import_folder(people) if people else None
         self._datasets: dict[int, tuple[DatasetDict, str]] = {}
         self._exams: dict[int, Exam] = {}
+
+    @property
+    def drawn(self) -> bool:
+        """Whether the people are drawn, with known attributes, and not a user's own."""
+        return self._own is None
 
     def dataset(self, seed: int) -> tuple[DatasetDict, str]:
         """The people of a seed, and their fingerprint."""
         if self._own:
             return self._own
         if seed not in self._datasets:
-            self._datasets[seed] = load_personas(persona_spec(self.profile, seed))
+            side = picture_side(self.vlm.processor)
+            self._datasets[seed] = load_personas(persona_spec(self.profile, seed, side))
         return self._datasets[seed]
 
     def exam(self, seed: int) -> Exam:
@@ -168,24 +194,34 @@ class Study:
         """Records of the model before it memorizes anything, one set of personas a seed."""
         return pd.concat([self.exam(seed).records().assign(seed=seed) for seed in seeds], ignore_index=True)
 
+    def base_recall(self, seeds: Sequence[int]) -> pd.DataFrame:
+        """Exact match of the model before it memorizes anything: `base_records` without controls and ranks."""
+        parts = []
+        for seed in seeds:
+            exam = self.exam(seed)
+            for modality, examples in exam.examples.items():
+                asked = [v.persona for v in exam.views[modality]]
+                frame = pd.DataFrame({"persona": asked, "exact": exact_match(self.vlm, examples).exact})
+                parts.append(frame.assign(asked=modality, probe="view", seed=seed))
+        return pd.concat(parts, ignore_index=True)
+
     def run(self, condition: Condition, bar: bool = False) -> store.Run:
         """The run of a condition, trained now if need be."""
 
         trained: list[PeftModel] = []
+        unfinished = paths.RUNS / f".{condition.slug}.checkpoint" if self._checkpoint else None
 
-        def compute(condition: Condition) -> tuple[PeftModel, pd.DataFrame, pd.DataFrame]:
+        def compute(condition: Condition) -> tuple[WholeAdapter, pd.DataFrame, pd.DataFrame]:
             exam = self.exam(condition.seed)
             dataset, _ = self.dataset(condition.seed)
             views = to_views(dataset, "train", condition.source, condition.train_views)
-            checks = np.linspace(0, condition.epochs, CURVE_POINTS + 1).round().astype(int)[1:-1]
-            curve = []
+            an_epoch = math.ceil(len(views) / condition.batch_size)
+            checks = {max(1, round(share * condition.epochs * an_epoch)) for share in CURVE}
+            curve: dict[float, dict[str, float]] = {}  # recall by epoch and asked modality
 
-            def add(epoch: int, point: dict[str, float]) -> None:
-                curve.extend({"epoch": epoch, "asked": asked, "recall": r} for asked, r in point.items())
-
-            def on_epoch(model: PeftModel, epoch: int) -> None:
-                if epoch in checks and epoch < condition.epochs:
-                    add(epoch, exam.curve_point(model))
+            def on_step(model: PeftModel, step: int, loss: float) -> None:
+                if step in checks:
+                    curve[step / an_epoch] = exam.curve_point(model)
 
             training = Training(
                 epochs=condition.epochs,
@@ -193,15 +229,24 @@ class Study:
                 learning_rate=condition.learning_rate,
                 rank=condition.rank,
                 seed=condition.seed,
+                **self._memory,
             )
             examples = encode(self.vlm, views, condition.question)
-            trained.append(memorize(self.vlm, examples, training, on_epoch, bar))
+            trained.append(memorize(self.vlm, examples, training, on_step, bar, checkpoint=unfinished, notes=curve))
             records = exam.records(trained[0])
-            add(condition.epochs, plain_recall(records))
-            return trained[0], records, pd.DataFrame(curve)
+            curve[float(condition.epochs)] = plain_recall(records)
+            points = [
+                {"epoch": epoch, "asked": asked, "recall": recall}
+                for epoch, point in curve.items()
+                for asked, recall in point.items()
+            ]
+            return WholeAdapter(trained[0]), records, pd.DataFrame(points)
 
         try:
-            return store.get(condition, compute)
+            run = store.get(condition, compute)
+            if unfinished and is_main():
+                unfinished.unlink(missing_ok=True)
+            return run
         finally:
             for adapter in trained:
                 adapter.unload()  # leaves the base model as it was

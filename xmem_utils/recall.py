@@ -7,6 +7,7 @@ decoding leaves the true prefix at the first miss. So one pass a batch replaces 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -125,39 +126,110 @@ def recall_of_all(
     """Exact match and log-probability of every name after every prompt, both `[examples, names]`.
 
     Each prompt runs once; then the tree of all names runs once against its key-value cache, in which every
-    node sees the prompt and its own ancestors only. The examples' own answers play no part.
+    node sees the prompt and its own ancestors only. A class whose cache or masks do not allow that (found out
+    by trying it on two of the prompts) gets a pass for every name instead, with a warning. The examples' own
+    answers play no part.
     """
     model = vlm.model if model is None else model
+    answers = answer_tokens(vlm, names)
     training = model.training
     model.eval()
+    if _tree_is_exact(vlm, examples, answers, model):
+        recall = _by_tree(vlm, examples, answers, model)
+    else:
+        recall = _name_by_name(vlm, examples, answers, model)
+    model.train(training)
+    return recall
+
+
+def _name_by_name(vlm: VLM, examples: Sequence[Example], answers: Sequence[torch.Tensor], model: nn.Module) -> Recall:
+    """What `recall_of_all` returns, by plain teacher-forced passes."""
+    columns = [exact_match(vlm, [with_answer(e, answer) for e in examples], model) for answer in answers]
+    return Recall(np.stack([c.exact for c in columns], 1), np.stack([c.logprob for c in columns], 1, dtype=np.float32))
+
+
+def _tree_is_exact(vlm: VLM, examples: Sequence[Example], answers: Sequence[torch.Tensor], model: nn.Module) -> bool:
+    """Whether the tree of names scores as plain passes do, tried on the shortest and the longest prompt.
+
+    The longest fills caches of limited length, and beside it the shortest is padded. What was found is kept.
+    """
+    if not len(examples):
+        return True
+    by_length = sorted(examples, key=lambda e: len(e.prompt))
+    ends = [by_length[0], by_length[-1]]
+    key = (frozenset(ends[-1].inputs), len(ends[-1].prompt), max(map(len, answers)))
+    if key not in vlm.checked:
+        picked = sorted({0, len(answers) - 1, max(range(len(answers)), key=lambda i: len(answers[i]))})
+        plain = _name_by_name(vlm, ends, [answers[i] for i in picked], model).logprob
+        near = torch.finfo(vlm.model.dtype).eps ** 0.5
+        try:
+            tree = _by_tree(vlm, ends, answers, model).logprob[:, picked]
+            vlm.checked[key] = np.allclose(tree, plain, rtol=near, atol=near, equal_nan=True)
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):  # a cache that takes no such mask
+            vlm.checked[key] = False
+        if not vlm.checked[key]:
+            warnings.warn(
+                f"{type(vlm.model).__name__} cannot score all names in one pass for prompts of "
+                f"{len(ends[-1].prompt)} tokens; each of {len(answers)} names gets a pass of its own",
+                stacklevel=3,
+            )
+    return vlm.checked[key]
+
+
+def _by_tree(vlm: VLM, examples: Sequence[Example], answers: Sequence[torch.Tensor], model: nn.Module) -> Recall:
+    """What `recall_of_all` returns, by one pass over the tree of the names after each prompt."""
     pad, device = vlm.processor.tokenizer.pad_token_id, vlm.device
-    tree = NameTree.of(answer_tokens(vlm, names))
+    tree = NameTree.of(answers)
     n, paths, answers = len(tree.tokens), tree.paths.to(device), tree.answers.to(device)
     beyond, parents = paths < 0, paths.clamp(min=0)
-    exact = np.zeros((len(examples), len(names)), bool)
-    logprob = np.zeros((len(examples), len(names)), np.float32)
+    exact = np.zeros((len(examples), len(tree.first)), bool)
+    logprob = np.zeros((len(examples), len(tree.first)), np.float32)
     bare = [with_answer(e, torch.empty(0, dtype=torch.long)) for e in examples]
-    for rows in _batches(bare, extra=n):
-        batch = {k: v.to(device) for k, v in collate([bare[i] for i in rows], pad, side="left").items()}
-        prompt = model(**model_inputs(batch), logits_to_keep=1, use_cache=True)
-        start = prompt.logits[:, -1].float()
-        score = (start - start.logsumexp(-1, keepdim=True))[:, tree.first]  # [batch, names]
-        said = start.argmax(-1)[:, None] == tree.first.to(device)
-        if n:
-            seen = batch["attention_mask"].bool()[:, None, None].expand(-1, 1, n, -1)
-            logits = model(
-                input_ids=tree.tokens.to(device).expand(len(rows), n),
-                attention_mask=torch.cat([seen, tree.sees.to(device).expand(len(rows), 1, n, n)], -1),
-                position_ids=(seen.shape[-1] + tree.depth.to(device)).expand(len(rows), n),
-                past_key_values=prompt.past_key_values,
-                use_cache=True,
-            ).logits.float()
-            rest = logits[:, parents, answers] - logits.logsumexp(-1)[:, parents]  # [batch, names, width]
-            score = score + rest.masked_fill(beyond, 0).sum(-1)
-            said = said & ((logits.argmax(-1)[:, parents] == answers) | beyond).all(-1)
-        exact[rows], logprob[rows] = said.cpu().numpy(), score.cpu().numpy()
-    model.train(training)
+    additive = model.config.get_text_config()._attn_implementation == "eager"
+    # positions that a class computes by itself: a picture may take fewer of them than tokens
+    given: list[torch.Tensor | None] = []
+    hook = model.get_decoder().register_forward_pre_hook(
+        lambda module, args, kwargs: given.append(kwargs.get("position_ids")), with_kwargs=True
+    )
+    try:
+        for rows in _batches(bare, extra=n):
+            batch = {k: v.to(device) for k, v in collate([bare[i] for i in rows], pad, side="left").items()}
+            given.clear()
+            prompt = model(**model_inputs(batch), logits_to_keep=1, use_cache=True)
+            start = prompt.logits[:, -1].float()
+            score = (start - start.logsumexp(-1, keepdim=True))[:, tree.first]  # [batch, names]
+            said = start.argmax(-1)[:, None] == tree.first.to(device)
+            if n:
+                seen = batch["attention_mask"].bool()[:, None, None].expand(-1, 1, n, -1)
+                mask = torch.cat([seen, tree.sees.to(device).expand(len(rows), 1, n, n)], -1)
+                if additive:
+                    mask = torch.zeros_like(mask, dtype=vlm.model.dtype).masked_fill(~mask, -torch.inf)
+                logits = model(
+                    input_ids=tree.tokens.to(device).expand(len(rows), n),
+                    attention_mask=mask,
+                    position_ids=_next_position(given[0], seen.shape[-1], len(rows), device)
+                    + tree.depth.to(device).expand(len(rows), n),
+                    past_key_values=prompt.past_key_values,
+                    use_cache=True,
+                ).logits.float()
+                rest = logits[:, parents, answers] - logits.logsumexp(-1)[:, parents]  # [batch, names, width]
+                score = score + rest.masked_fill(beyond, 0).sum(-1)
+                said = said & ((logits.argmax(-1)[:, parents] == answers) | beyond).all(-1)
+            exact[rows], logprob[rows] = said.cpu().numpy(), score.cpu().numpy()
+    finally:
+        hook.remove()
     return Recall(exact, logprob)
+
+
+def _next_position(positions: torch.Tensor | None, width: int, batch: int, device: torch.device) -> torch.Tensor:
+    """Position `[batch, 1]` of the token after a prompt of `width` tokens, whose positions its class gave or not.
+
+    With several axes (time, height, width of an image) text goes on from the furthest.
+    """
+    if positions is None:
+        return torch.full((batch, 1), width, device=device)
+    furthest = positions.amax(0) if positions.ndim == 3 else positions
+    return furthest[:, -1:].expand(batch, 1) + 1
 
 
 def ranks(logprobs: np.ndarray, true: np.ndarray) -> np.ndarray:
@@ -183,7 +255,9 @@ def greedy_answers(
         made = model.generate(
             **model_inputs(batch), max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=sorted(ends)
         )
-        for i, ids in zip(rows, made[:, batch["input_ids"].shape[1] :], strict=True):
-            out[i] = tokenizer.decode(ids, skip_special_tokens=True).strip()
+        for i, ids in zip(rows, made[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
+            end = next((k for k, token in enumerate(ids) if token in ends), len(ids))
+            # special tokens are shown: a name with image tokens behind it is not the name
+            out[i] = tokenizer.decode(ids[:end], skip_special_tokens=False).strip()
     model.train(training)
     return out

@@ -17,14 +17,25 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import pandas as pd
 from filelock import FileLock
-from peft import PeftModel
 from safetensors import SafetensorError
 
 from xmem_utils import code, paths
 from xmem_utils.params import Condition, other
+from xmem_utils.processes import is_main, several, told
+
+
+class Adapter(Protocol):
+    """A PEFT model, or what else can write an adapter."""
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write what `peft.PeftModel.from_pretrained` reads."""
+
+
+Compute = Callable[[Condition], tuple[Adapter, pd.DataFrame, pd.DataFrame]]
 
 
 @dataclass(frozen=True)
@@ -78,17 +89,33 @@ def find(condition: Condition, root: Path | None = None) -> Run | None:
     return _read(condition, folder)
 
 
-def get(
-    condition: Condition,
-    compute: Callable[[Condition], tuple[PeftModel, pd.DataFrame, pd.DataFrame]],
-    root: Path | None = None,
-) -> Run:
+def get(condition: Condition, compute: Compute, root: Path | None = None) -> Run:
     """The stored run of a condition; `compute` (adapter, records, curve) is called when there is none.
 
     One lock a condition: of several processes that want it, one computes and the others wait and read. A
     store that cannot be written is read all the same. Raises OSError with a sentence when a new run cannot
     be stored (read-only, disk full); nothing of it is left behind then.
+
+    The processes of one `accelerate launch` all call, and compute together: the main one alone asks the store,
+    holds the lock and writes, so its adapter must be one that it can write alone. When it fails, the launcher
+    ends the others.
     """
+    if not several():
+        return _get(condition, compute, root)
+    if is_main():
+
+        def together(condition: Condition) -> tuple[Adapter, pd.DataFrame, pd.DataFrame]:
+            told(None)  # no run yet: everybody computes
+            return compute(condition)
+
+        return told(_get(condition, together, root))
+    if (run := told(None)) is None:
+        compute(condition)
+        run = told(None)
+    return run
+
+
+def _get(condition: Condition, compute: Compute, root: Path | None) -> Run:
     root = root or paths.RUNS
     folder = root / condition.slug
     if run := find(condition, root):  # needs no lock: a run appears whole
@@ -126,7 +153,7 @@ def _storing(condition: Condition, root: Path) -> Iterator[None]:
         raise OSError(f"run {condition.slug} cannot be stored under {root}: {reason}") from error
 
 
-def _write(folder: Path, condition: Condition, adapter: PeftModel, records: pd.DataFrame, curve: pd.DataFrame) -> None:
+def _write(folder: Path, condition: Condition, adapter: Adapter, records: pd.DataFrame, curve: pd.DataFrame) -> None:
     adapter.save_pretrained(folder / "adapter")
     records.to_parquet(folder / "records.parquet", index=False)
     curve.to_parquet(folder / "curve.parquet", index=False)

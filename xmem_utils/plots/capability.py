@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from xmem_utils.params import MODALITIES, other
 from xmem_utils.plots.common import COLOURS, MARKERS, MODALITY_WORDS, interval, recall_axis
 
-GREY = {"attributes from source": ("o", "-"), "attributes from target": ("D", ":")}
+OF_FIGURES = {"alignment probe": ("D", ":"), "name, known in both": ("P", (0, (1, 3)))}  # marker, line
 
 
-def _line(axes: Axes, x: list[float], rows: pd.DataFrame, **options) -> None:
-    interval(axes, x, rows, ms=5, **options)
+def _legend(figure: Figure, more: list[plt.Line2D], y: float) -> None:
+    """What colour, marker and dashes mean, below the panels."""
+    line = partial(plt.Line2D, [], [])
+    handles = [line(color=COLOURS[m], marker=MARKERS[m], ms=5, ls="none", label=f"asked with {MODALITY_WORDS[m]}")
+               for m in MODALITIES]  # fmt: skip
+    handles += [
+        line(color="0.2", ls="-", label="names, asked as learned"),
+        line(color="0.2", ls="--", label="names, asked in the other modality"),
+    ]
+    figure.legend(handles=[*handles, *more], loc="upper center", bbox_to_anchor=(0.5, y), ncols=4, fontsize=8,
+                  handlelength=3)  # fmt: skip
 
 
 def capability(table: pd.DataFrame, chance: float) -> Figure:
@@ -27,19 +38,19 @@ def capability(table: pd.DataFrame, chance: float) -> Figure:
     for column, source in enumerate(MODALITIES):
         part = table[table["source"] == source].set_index("model")
         above, below = panels[:, column]
-        for quantity, asked, style in (("source recall", source, "-"), ("target recall", other(source), "--")):
+        for role, asked in (("source", source), ("target", other(source))):
+            style = "-" if role == "source" else "--"
+            seen = part[part["quantity"] == f"attributes from {role}"].reindex(order)
+            interval(above, x + 0.06, seen, color="0.6", marker=MARKERS[asked], ms=5, ls=":", lw=1)
+            rows = part[part["quantity"] == f"{role} recall"].loc[order]
+            interval(above, x, rows, color=COLOURS[asked], marker=MARKERS[asked], ms=5, ls=style, zorder=3)
+        above.axhline(chance, color="0.4", ls="-.", lw=1)
+        for quantity, shift, colour, marker, style in (
+            ("gap", -0.04, "#222222", "v", "-"),
+            ("transfer ratio", 0.04, "#009E73", "^", "--"),
+        ):
             rows = part[part["quantity"] == quantity].loc[order]
-            _line(above, x, rows, color=COLOURS[asked], marker=MARKERS[asked], ls=style,
-                  label=f"names asked with {MODALITY_WORDS[asked]} ({quantity.split()[0]})")  # fmt: skip
-        for quantity, (marker, style) in GREY.items():
-            rows = part[part["quantity"] == quantity].reindex(order)
-            if rows["estimate"].notna().any():
-                _line(above, x, rows, color="0.55", marker=marker, ls=style, lw=1, label=quantity)
-        above.axhline(chance, color="0.4", ls=":", lw=1.2, label="chance (names)")
-        for quantity, shift, marker, style in (("gap", -0.04, "v", "-"), ("transfer ratio", 0.04, "^", "--")):
-            rows = part[part["quantity"] == quantity].loc[order]
-            _line(below, x + shift, rows, color="#222222" if quantity == "gap" else "#009E73", marker=marker,
-                  ls=style, label=quantity)  # fmt: skip
+            interval(below, x + shift, rows, color=colour, marker=marker, ms=5, ls=style, label=quantity)
         above.set_title(f"Names learned from {MODALITY_WORDS[source]}")
         recall_axis(above, column == 0)
         above.set_ylabel("answered right" if column == 0 else "")
@@ -52,9 +63,10 @@ def capability(table: pd.DataFrame, chance: float) -> Figure:
         below.set_ylim(-0.05, 1.05)
         if column == 0:
             below.set_ylabel("gap, transfer ratio")
-        below.legend(fontsize=8)
-        above.legend(fontsize=7.5, loc="lower center")
+    panels[1, 1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.tight_layout()
+    _legend(figure, [plt.Line2D([], [], color="0.6", marker="o", ms=5, ls=":", label="attributes read (grey)"),
+                     plt.Line2D([], [], color="0.4", ls="-.", label="chance for a name")], 0.0)  # fmt: skip
     return figure
 
 
@@ -64,25 +76,25 @@ def size(parameters: float) -> str:
 
 
 def capability_slope(points: pd.DataFrame, slopes: pd.DataFrame) -> Figure:
-    """Target against source recall over checkpoints, one colour a model, with a line through the origin."""
+    """Target against source recall over checkpoints, one colour a model; thin lines follow the runs."""
     models = list(dict.fromkeys(points["model"]))
     colours = sns.color_palette("viridis", len(models) + 1)
-    figure, panels = plt.subplots(1, 2, figsize=(9.6, 4.2), sharey=True)
+    figure, panels = plt.subplots(1, 2, figsize=(9.6, 4.4), sharey=True)
     wide = points.pivot_table(index=["model", "source", "seed", "epoch"], columns="asked", values="recall")
     fit = slopes.set_index(["model", "source"])
     for axes, source in zip(panels, MODALITIES, strict=True):
         axes.plot([0, 1], [0, 1], color="0.4", ls=":", lw=1.2, label="no gap")
         for model, colour, marker in zip(models, colours, "os^Dv<>" * len(models), strict=False):
-            part, line = wide.loc[(model, source)], fit.loc[(model, source)]
-            axes.scatter(part[source], part[other(source)], color=colour, marker=marker, s=26, edgecolor="black",
-                         linewidth=0.3, zorder=3)  # fmt: skip
-            top = part[source].max()
-            axes.plot([0, top], [0, line["slope"] * top], color=colour, lw=1.6, marker=marker, markevery=[1], ms=0.1,
-                      label=f"{model}: slope {line['slope']:.2f} [{line['lowest']:.2f}, {line['highest']:.2f}]",
-                      )  # fmt: skip
+            line = fit.loc[(model, source)]
+            spread = f" [{line['lowest']:.2f}, {line['highest']:.2f}]" if line["runs"] > 1 else ""
+            for k, (_, run) in enumerate(wide.loc[(model, source)].groupby(level="seed")):
+                axes.plot(run[source], run[other(source)], color=colour, marker=marker, ms=5, lw=0.8, mec="black",
+                          mew=0.3, label=f"{model}: slope {line['slope']:.2f}{spread}" if k == 0 else None,
+                          )  # fmt: skip
         axes.set(xlabel=f"recall asked with {MODALITY_WORDS[source]} (source)", xlim=(-0.03, 1.05),
                  title=f"Names learned from {MODALITY_WORDS[source]}")  # fmt: skip
         recall_axis(axes)
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.set_ylabel("recall in the other modality (target)" if source == MODALITIES[0] else "")
         axes.legend(fontsize=7.5, loc="upper left")
     figure.tight_layout()
@@ -93,24 +105,26 @@ def capability_knowledge(table: pd.DataFrame, chance: float) -> Figure:
     """Recall against the number of public figures the base model knows in both modalities."""
     known = sorted(table["known"].unique())
     x = np.arange(len(known), dtype=float)  # evenly spaced: 0 has no place on a logarithmic axis
-    figure, panels = plt.subplots(1, 2, figsize=(10.4, 4.2), sharey=True)
+    figure, panels = plt.subplots(1, 2, figsize=(9.6, 4.0), sharey=True)
     for axes, source in zip(panels, MODALITIES, strict=True):
         part = table[table["source"] == source].set_index("known")
-        for quantity, asked, style in (("source recall", source, "-"), ("target recall", other(source), "--")):
+        for role, asked, style in (("source", source, "-"), ("target", other(source), "--")):
+            rows = part[part["quantity"] == f"{role} recall"].loc[known]
+            interval(axes, x, rows, color=COLOURS[asked], marker=MARKERS[asked], ms=5, ls=style, zorder=3)
+        for quantity, (marker, style) in OF_FIGURES.items():
             rows = part[part["quantity"] == quantity].loc[known]
-            _line(axes, x, rows, color=COLOURS[asked], marker=MARKERS[asked], ls=style,
-                  label=f"study names asked with {MODALITY_WORDS[asked]}")  # fmt: skip
-        for quantity, marker, style, words in (
-            ("alignment probe", "D", "-.", f"probe: figures named in {MODALITY_WORDS[source]} only"),
-            ("name, known in both", "P", ":", "figures named in both"),
-        ):
-            rows = part[part["quantity"] == quantity].loc[known]
-            axes.plot(x, rows["estimate"], color="0.45", marker=marker, ms=5, ls=style, lw=1, label=words)
-        axes.axhline(chance, color="0.4", ls=":", lw=1.2, label="chance (study names)")
+            axes.plot(x, rows["estimate"], color="0.5", marker=marker, ms=5, ls=style, lw=1)
+        axes.axhline(chance, color="0.4", ls="-.", lw=1)
         axes.set_xticks(x, [f"{k:,}" for k in known])
-        axes.set_xlabel("public figures named in both modalities in pretraining")
+        axes.set_xlabel("public figures named in both modalities")
         axes.set_title(f"Names learned from {MODALITY_WORDS[source]}")
         recall_axis(axes, source == MODALITIES[0])
-        axes.legend(fontsize=7.5, loc="center left", bbox_to_anchor=(0.0, 0.62))
     figure.tight_layout()
+    words = (
+        "figures known in this panel's source alone, asked in the other (probe)",
+        "figures known in both, likewise",
+    )
+    more = [plt.Line2D([], [], color="0.5", marker=marker, ms=5, ls=style, lw=1, label=label)
+            for label, (marker, style) in zip(words, OF_FIGURES.values(), strict=True)]  # fmt: skip
+    _legend(figure, [*more, plt.Line2D([], [], color="0.4", ls="-.", label="chance for a study name")], 0.0)
     return figure

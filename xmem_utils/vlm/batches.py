@@ -6,11 +6,12 @@ teacher-forced pass and greedy decoding look at the same sequence.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
 
 from xmem_utils.personas.views import View
 from xmem_utils.vlm.load import VLM
@@ -23,12 +24,14 @@ class Example:
 
     The processor's other tensors are in `per_token` (without batch dimension) when they run along the
     tokens, else in `inputs` (with it): pixels, or what the frozen vision tower made of them (`FEATURES`).
+    `after` says what each of `per_token` holds at the answer's tokens (default: 0).
     """
 
     prompt: torch.Tensor  # [prompt tokens]
     answer: torch.Tensor  # [answer tokens], end of turn included
     per_token: dict[str, torch.Tensor]
     inputs: dict[str, torch.Tensor]
+    after: dict[str, int] = field(default_factory=dict)
 
 
 FEATURES = "image_features"
@@ -83,6 +86,7 @@ def encode(
     answers = [view.name for view in views] if answers is None else answers
     known = dict(zip(dict.fromkeys(answers), answer_tokens(vlm, list(dict.fromkeys(answers))), strict=True))
     tokenizer, image_template = vlm.processor.tokenizer, None
+    takes = inspect.signature(vlm.model.forward).parameters
     examples = []
     for view, answer in zip(views, answers, strict=True):
         if view.modality == "image":
@@ -102,29 +106,63 @@ def encode(
             if "token_type_ids" in vlm.processor.model_input_names:
                 fields["token_type_ids"] = torch.zeros_like(fields["input_ids"])
         prompt = fields.pop("input_ids")
-        fields.pop("attention_mask", None)
-        per_token = {k: v[0] for k, v in fields.items() if v.shape == prompt.shape}
-        rest = {k: v for k, v in fields.items() if k not in per_token}
-        examples.append(Example(prompt[0], known[answer], per_token, rest))
+        # some processors return more than their model takes, and labels of their own
+        rest = {k: v for k, v in fields.items() if k in takes and k not in ("attention_mask", "labels")}
+        per_token = {k: rest.pop(k)[0] for k in [k for k, v in rest.items() if v.shape == prompt.shape]}
+        rest = {k: v.to(vlm.model.dtype) if v.is_floating_point() else v for k, v in rest.items()}
+        examples.append(Example(prompt[0], known[answer], per_token, rest, _after(vlm, per_token)))
     return _with_features(vlm, examples) if features else examples
+
+
+def _after(vlm: VLM, per_token: dict[str, torch.Tensor]) -> dict[str, int]:
+    """What `generate` would write into each token-wise tensor at a new token.
+
+    Classes differ: after a prompt of zeros, a prefix language model marks the answer with ones.
+    """
+    given = {k: v[None] for k, v in per_token.items()}
+    # a copy: the method updates the dictionary it is given
+    grown = vlm.model._update_model_kwargs_for_generation(ModelOutput(), dict(given), is_encoder_decoder=False)
+    return {k: int(grown[k][0, -1]) for k, v in given.items() if grown[k].shape[1] > v.shape[1]}
 
 
 @torch.no_grad()
 def _with_features(vlm: VLM, examples: list[Example]) -> list[Example]:
-    """Pixels replaced by image features `[1, image tokens, hidden]`, for models with one such block a picture.
+    """Pixels replaced by image features `[tiles, image tokens, hidden]`, for models that read nothing else of them.
 
-    Others (several crops a picture, tensors beside the pixels) keep their pixels.
+    Models keep their pixels that need other tensors beside them, make blocks of different sizes of them, feed more
+    than one output of the tower to the language model, or take no ready-made features.
     """
     rows = [i for i, e in enumerate(examples) if set(e.inputs) == {"pixel_values"}]
+    if not rows or "mm_encoder_outputs" not in inspect.signature(vlm.model.forward).parameters:
+        return examples
+    out = list(examples)
     for start in range(0, len(rows), _TOWER_BATCH):
         chunk = rows[start : start + _TOWER_BATCH]
-        pixels = torch.cat([examples[i].inputs["pixel_values"] for i in chunk]).to(vlm.device)
-        seen = vlm.model.get_image_features(pixels, return_dict=True).pooler_output
-        if not isinstance(seen, torch.Tensor) or seen.ndim != 3 or len(seen) != len(chunk):
+        tiles = [len(examples[i].inputs["pixel_values"]) for i in chunk]
+        pixels = _concatenated([examples[i].inputs["pixel_values"] for i in chunk]).to(vlm.device)
+        made = vlm.model.get_image_features(pixels, return_dict=True)
+        seen = made.pooler_output
+        if not set(made) <= {"last_hidden_state", "pooler_output", "hidden_states", "attentions"}:
             return examples
-        for i, features in zip(chunk, seen.cpu(), strict=True):
-            examples[i] = replace(examples[i], inputs={FEATURES: features[None].clone()})
-    return examples
+        if not isinstance(seen, torch.Tensor) or seen.ndim != 3 or len(seen) != sum(tiles):
+            return examples
+        for i, features in zip(chunk, seen.cpu().split(tiles), strict=True):
+            out[i] = replace(examples[i], inputs={FEATURES: features.clone()})
+    return out
+
+
+def _concatenated(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Tensors one after another, padded with zeros at the end of the other dimensions where they differ.
+
+    Zeros are what processors themselves pad with, when examples have different numbers of tiles.
+    """
+    shape = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
+    padded = []
+    for part in parts:
+        gaps = [wanted - has for wanted, has in zip(shape, part.shape[1:], strict=True)]
+        pad = [n for gap in reversed(gaps) for n in (0, gap)]
+        padded.append(torch.nn.functional.pad(part, pad) if any(gaps) else part)
+    return torch.cat(padded)
 
 
 def model_inputs(batch: dict[str, torch.Tensor]) -> dict[str, object]:
@@ -152,11 +190,11 @@ def collate(examples: Sequence[Example], pad_id: int, side: str = "right") -> di
             "input_ids": (torch.cat([e.prompt, e.answer]), pad_id),
             "attention_mask": (torch.ones(n, dtype=torch.long), 0),
             "labels": (label, -100),
-            **{k: (torch.cat([v, v.new_zeros(len(e.answer))]), 0) for k, v in e.per_token.items()},
+            **{k: (torch.cat([v, v.new_full((len(e.answer),), e.after.get(k, 0))]), 0) for k, v in e.per_token.items()},
         }
         for key, (row, fill) in rows.items():
             out.setdefault(key, []).append(torch.nn.functional.pad(row, pad, value=fill))
     batch = {key: torch.stack(rows) for key, rows in out.items()}
     for key in examples[0].inputs:
-        batch[key] = torch.cat([e.inputs[key] for e in examples])
+        batch[key] = _concatenated([e.inputs[key] for e in examples])
     return batch

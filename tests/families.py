@@ -1,0 +1,298 @@
+"""Tiny, randomly initialised models of the real image-text-to-text classes, saved as the Hub's are.
+
+Each builder pairs a class of transformers with the processor and image processor it is published with; only
+sizes, the tokenizer and the wording of the chat template are ours.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from transformers import (
+    Gemma2Config,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Gemma3ImageProcessor,
+    Gemma3Processor,
+    GotOcr2ImageProcessor,
+    Idefics3Config,
+    Idefics3ForConditionalGeneration,
+    Idefics3ImageProcessor,
+    Idefics3Processor,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    InternVLProcessor,
+    LlamaConfig,
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+    LlavaOnevisionImageProcessor,
+    LlavaOnevisionProcessor,
+    PaliGemmaConfig,
+    PaliGemmaForConditionalGeneration,
+    PaliGemmaProcessor,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    ProcessorMixin,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+    Qwen2Config,
+    Qwen2VLImageProcessor,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
+    SiglipImageProcessor,
+    SiglipVisionConfig,
+)
+
+from xmem_utils.vlm.processors import without_video
+from xmem_utils.vlm.tiny import BOS, EOS, PAD, SPECIAL, UNK, build_tokenizer
+
+SIDE = 32
+HIDDEN, LAYERS, HEADS = 48, 2, 3
+
+# a turn as most families write it; {image} is what stands for a picture
+TURNS = (
+    "{% for message in messages %}<user-or-model>{% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}{% for part in message['content'] %}{% if part['type'] == 'image' %}{image}"
+    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<end_of_turn>\n{% endfor %}"
+    "{% if add_generation_prompt %}<model>{% endif %}"
+).replace("<user-or-model>", "{{ '<model>' if message['role'] == 'assistant' else '<user>' }}")
+
+# PaliGemma's processor itself writes <bos> behind the picture and a line break behind the prompt, but takes no
+# prompt without a picture: there the template writes them
+PREFIX = (
+    "{% for message in messages %}{% if message['role'] == 'assistant' %}"
+    "{{ message['content'][0]['text'] }}<end_of_turn>{% else %}"
+    "{% set pictures = message['content'] | selectattr('type', 'equalto', 'image') | list %}"
+    "{% if pictures %}<image>{% else %}{{ bos_token }}{% endif %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "{% if not pictures %}\n{% endif %}{% endif %}{% endfor %}"
+)
+
+
+def tokenizer_of(texts: list[str], **special: str) -> PreTrainedTokenizerFast:
+    """A tokenizer for `texts` with a class's own special tokens, each an attribute of the tokenizer."""
+    backend: Tokenizer = build_tokenizer(texts)._tokenizer
+    backend.add_special_tokens([token for token in special.values() if token not in SPECIAL])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token=PAD,
+        eos_token=EOS,
+        bos_token=BOS,
+        unk_token=UNK,
+        extra_special_tokens=special,
+        padding_side="left",
+        model_input_names=["input_ids", "attention_mask"],
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def text_config(tokenizer: PreTrainedTokenizerFast, **more: object) -> dict[str, object]:
+    """A tiny language model's config."""
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": HIDDEN,
+        "intermediate_size": 2 * HIDDEN,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": HEADS,
+        "head_dim": HIDDEN // HEADS,
+        "max_position_embeddings": 2048,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        # louder than the usual 0.02: a frozen random model must tell its inputs apart
+        "initializer_range": 0.1,
+        **more,
+    }
+
+
+SIGHT = {"hidden_size": HIDDEN, "intermediate_size": 2 * HIDDEN, "num_hidden_layers": 2, "num_attention_heads": HEADS,
+         "image_size": SIDE, "patch_size": 8}  # fmt: skip
+
+
+def video_free(cls: type[ProcessorMixin], *args: object, **kwargs: object) -> ProcessorMixin:
+    """A processor whose class has a video half, which needs torchvision."""
+    return without_video(cls)(*args, **kwargs)
+
+
+def gemma3(texts: list[str], **text: object) -> tuple[PreTrainedModel, ProcessorMixin]:
+    tokenizer = tokenizer_of(
+        texts, boi_token="<start_of_image>", eoi_token="<end_of_image>", image_token="<image_soft_token>"
+    )
+    config = Gemma3Config(
+        text_config=text_config(tokenizer, query_pre_attn_scalar=16, **text),
+        vision_config={**SIGHT, "vision_use_head": False},
+        mm_tokens_per_image=16,
+        boi_token_index=tokenizer.boi_token_id,
+        eoi_token_index=tokenizer.eoi_token_id,
+        image_token_index=tokenizer.image_token_id,
+    )
+    model = Gemma3ForConditionalGeneration(config)
+    # the class starts its projector at zero, to which every picture is the same
+    torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=0.2)
+    images = Gemma3ImageProcessor(size={"height": SIDE, "width": SIDE}, do_pan_and_scan=False)
+    template = "{{ bos_token }}" + TURNS.replace("{image}", "<start_of_image>")
+    return model, Gemma3Processor(images, tokenizer, chat_template=template, image_seq_length=16)
+
+
+def _qwen(texts: list[str], config_class, model_class, processor_class, sight, patch: int, **rope: object):
+    tokenizer = tokenizer_of(
+        texts,
+        image_token="<|image_pad|>",
+        video_token="<|video_pad|>",
+        vision_start_token="<|vision_start|>",
+        vision_end_token="<|vision_end|>",
+    )
+    parameters = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10_000.0, **rope}
+    config = config_class(
+        text_config=text_config(tokenizer, rope_parameters=parameters),
+        vision_config={
+            "hidden_size": HIDDEN,
+            "out_hidden_size": HIDDEN,
+            "intermediate_size": 2 * HIDDEN,
+            "depth": 2,
+            "num_heads": HEADS,
+            "patch_size": patch,
+            **sight,
+        },
+        image_token_id=tokenizer.image_token_id,
+        video_token_id=tokenizer.video_token_id,
+        vision_start_token_id=tokenizer.vision_start_token_id,
+        vision_end_token_id=tokenizer.vision_end_token_id,
+        tie_word_embeddings=True,
+    )
+    images = Qwen2VLImageProcessor(
+        patch_size=patch, merge_size=2, size={"shortest_edge": 16 * 16, "longest_edge": SIDE * SIDE}
+    )
+    template = TURNS.replace("{image}", "<|vision_start|><|image_pad|><|vision_end|>")
+    return model_class(config), video_free(processor_class, images, tokenizer, None, chat_template=template)
+
+
+def qwen2_5_vl(texts: list[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
+    sight = {"window_size": 32, "fullatt_block_indexes": [1], "spatial_merge_size": 2}
+    return _qwen(texts, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor, sight, 8)
+
+
+def qwen3_vl(texts: list[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
+    sight = {"num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1], "spatial_merge_size": 2}
+    classes = (Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor)
+    return _qwen(texts, *classes, sight, 8, mrope_interleaved=True)
+
+
+def idefics3(texts: list[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
+    tokenizer = tokenizer_of(
+        texts,
+        image_token="<image>",
+        fake_image_token="<fake_token_around_image>",
+        global_image_token="<global-img>",
+        end_of_utterance_token=EOS,
+        **{f"tile_{r}_{c}": f"<row_{r}_col_{c}>" for r in (1, 2, 3, 4) for c in (1, 2, 3, 4)},
+    )
+    config = Idefics3Config(
+        text_config=LlamaConfig(**text_config(tokenizer)).to_dict(),
+        vision_config=SIGHT,
+        scale_factor=2,
+        image_token_id=tokenizer.image_token_id,
+        tie_word_embeddings=True,
+    )
+    images = Idefics3ImageProcessor(size={"longest_edge": 2 * SIDE}, max_image_size={"longest_edge": SIDE})
+    template = TURNS.replace("{image}", "<image>")
+    return Idefics3ForConditionalGeneration(config), Idefics3Processor(
+        images, tokenizer, image_seq_len=4, chat_template=template
+    )
+
+
+def llava_onevision(texts: list[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
+    tokenizer = tokenizer_of(texts, image_token="<image>", video_token="<video>")
+    grid = [[SIDE * r, SIDE * c] for r in (1, 2) for c in (1, 2)]
+    config = LlavaOnevisionConfig(
+        text_config=Qwen2Config(**text_config(tokenizer, tie_word_embeddings=True)).to_dict(),
+        vision_config=SiglipVisionConfig(**SIGHT, vision_use_head=False).to_dict(),
+        image_token_index=tokenizer.image_token_id,
+        video_token_index=tokenizer.video_token_id,
+        image_grid_pinpoints=grid,
+        tie_word_embeddings=True,
+    )
+    images = LlavaOnevisionImageProcessor(size={"height": SIDE, "width": SIDE}, image_grid_pinpoints=grid)
+    processor = video_free(
+        LlavaOnevisionProcessor,
+        images,
+        tokenizer,
+        None,
+        num_image_tokens=16,
+        vision_feature_select_strategy="full",
+        chat_template=TURNS.replace("{image}", "<image>"),
+    )
+    return LlavaOnevisionForConditionalGeneration(config), processor
+
+
+def paligemma2(texts: list[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
+    tokenizer = tokenizer_of(texts, image_token="<image>")
+    images = SiglipImageProcessor(size={"height": SIDE, "width": SIDE})
+    images.image_seq_length = 16
+    processor = PaliGemmaProcessor(images, tokenizer, chat_template=PREFIX)  # adds <loc..> and <seg..> tokens
+    config = PaliGemmaConfig(
+        text_config=Gemma2Config(
+            **text_config(tokenizer, query_pre_attn_scalar=16, sliding_window=4096, tie_word_embeddings=True)
+        ).to_dict(),
+        vision_config=SiglipVisionConfig(**SIGHT, vision_use_head=False).to_dict(),
+        image_token_index=tokenizer.image_token_id,
+        projection_dim=HIDDEN,
+        hidden_size=HIDDEN,
+        vocab_size=len(tokenizer),
+    )
+    return PaliGemmaForConditionalGeneration(config), processor
+
+
+def internvl(texts: list[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
+    tokenizer = tokenizer_of(
+        texts,
+        start_image_token="<img>",
+        end_image_token="</img>",
+        context_image_token="<IMG_CONTEXT>",
+        video_token="<video>",
+    )
+    config = InternVLConfig(
+        text_config=Qwen2Config(**text_config(tokenizer, tie_word_embeddings=True)).to_dict(),
+        vision_config={**SIGHT, "image_size": (SIDE, SIDE), "patch_size": (8, 8)},
+        image_token_id=tokenizer.context_image_token_id,
+        image_seq_length=4,
+        downsample_ratio=0.5,
+    )
+    images = GotOcr2ImageProcessor(size={"height": SIDE, "width": SIDE}, min_patches=1, max_patches=4)
+    template = TURNS.replace("{image}", "<IMG_CONTEXT>")
+    processor = video_free(InternVLProcessor, images, tokenizer, None, image_seq_length=4, chat_template=template)
+    return InternVLForConditionalGeneration(config), processor
+
+
+FAMILIES: dict[str, Callable[..., tuple[PreTrainedModel, ProcessorMixin]]] = {
+    f.__name__: f for f in (gemma3, qwen2_5_vl, qwen3_vl, idefics3, llava_onevision, paligemma2, internvl)
+}
+
+
+VIDEO = {
+    "qwen2_5_vl": "Qwen2VLVideoProcessor",
+    "qwen3_vl": "Qwen3VLVideoProcessor",
+    "llava_onevision": "LlavaOnevisionVideoProcessor",
+    "internvl": "InternVLVideoProcessor",
+}
+
+
+def save(family: str, texts: list[str], folder: Path, **text: object) -> Path:
+    """Build a family's tiny model and save it with its processor; returns the folder."""
+    torch.manual_seed(0)
+    model, processor = FAMILIES[family](texts, **text)
+    model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
+    model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    if family in VIDEO:  # the Hub's folders have one: read where torchvision is installed
+        config = json.dumps({"video_processor_type": VIDEO[family]})
+        (folder / "video_preprocessor_config.json").write_text(config)
+    return folder

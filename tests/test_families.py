@@ -1,0 +1,194 @@
+"""The study's parts on the real classes of other families, tiny and random: see `families.py`."""
+
+import warnings
+
+import families
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForImageTextToText
+
+from xmem_utils import recall
+from xmem_utils.memorize import Training, memorize
+from xmem_utils.personas.dataset import PersonaSpec, build, known_figures, names_of, to_views
+from xmem_utils.personas.views import View
+from xmem_utils.recall import exact_match, greedy_answers, recall_of_all
+from xmem_utils.vlm.batches import FEATURES, answer_tokens, collate, encode, with_answer
+from xmem_utils.vlm.load import load_vlm
+from xmem_utils.vlm.processors import picture_side
+from xmem_utils.vlm.prompts import WHO
+
+TRAINING = Training(epochs=25, batch_size=10, learning_rate=1e-2, rank=8, seed=1)
+
+
+@pytest.fixture(scope="module")
+def people():
+    return build(PersonaSpec(personas=5, seed=991, train_views=3, test_views=1, size=families.SIDE), known_figures())
+
+
+@pytest.fixture(scope="module")
+def texts(people):
+    return [row["description"] for split in ("train", "test") for row in people[split]] + [WHO]
+
+
+@pytest.fixture(scope="module", params=list(families.FAMILIES))
+def family(request, texts, tmp_path_factory):
+    folder = families.save(request.param, texts, tmp_path_factory.mktemp(request.param))
+    return load_vlm(str(folder)), folder
+
+
+@pytest.fixture(scope="module")
+def examples(family, people):
+    return {(s, m): encode(family[0], to_views(people, s, m)) for s in ("train", "test") for m in ("image", "text")}
+
+
+@pytest.fixture(scope="module")
+def memorized(family, examples, tmp_path_factory):
+    """A model that memorized five personas from both modalities in turn, its adapter, and the base before."""
+    vlm, _ = family
+    before = exact_match(vlm, examples["test", "text"]).logprob
+    state = {k: v.clone() for k, v in vlm.model.state_dict().items()}
+    models = {}
+    for source in ("image", "text"):
+        model = memorize(vlm, examples["train", source], TRAINING, progress=False)
+        folder = tmp_path_factory.mktemp("adapter")
+        model.save_pretrained(folder)
+        recalled = exact_match(vlm, examples["train", source], model).exact
+        trained = [name for name, p in model.named_parameters() if p.requires_grad]
+        model.unload()
+        models[source] = (folder, recalled, trained)
+    return models, before, state
+
+
+@pytest.fixture(scope="module", params=["image", "text"])
+def reloaded(request, family, memorized):
+    """Plain PEFT around plain transformers, of the same folder and the saved adapter."""
+    vlm, folder = family
+    base = AutoModelForImageTextToText.from_pretrained(folder)
+    if vlm.model.config._attn_implementation != base.config._attn_implementation:
+        base.set_attn_implementation(vlm.model.config._attn_implementation)
+    return request.param, PeftModel.from_pretrained(base, memorized[0][request.param][0]).eval()
+
+
+def mixed(people, vlm) -> list[View]:
+    """Portraits in several shapes, so that tiling and dynamic resolution give different numbers of tokens."""
+    views = to_views(people, "test", "image")
+    sizes = [(32, 32), (64, 32), (32, 64), (64, 64), (48, 32)]
+    return [
+        View(v.persona, v.name, v.modality, v.split, v.index, v.content.resize(size))
+        for v, size in zip(views, sizes, strict=True)
+    ]
+
+
+def test_every_training_view_is_memorized(memorized):
+    for source, (_, recalled, _) in memorized[0].items():
+        assert recalled.all(), source
+
+
+def test_only_the_language_models_linear_layers_are_trained(family, memorized):
+    vlm, _ = family
+    tower = {id(p) for name, p in vlm.model.named_parameters() if "vis" in name or "proj" in name.split(".")[1]}
+    assert tower  # there is something that must stay frozen
+    for _, _, trained in memorized[0].values():
+        assert trained and all("lora_" in name for name in trained)
+        assert all(".layers." in name and "vis" not in name and "lm_head" not in name for name in trained)
+
+
+def test_the_base_is_as_before_after_unloading(family, examples, memorized):
+    vlm, _ = family
+    now = vlm.model.state_dict()
+    assert now.keys() == memorized[2].keys()
+    assert all(torch.equal(now[k], v) for k, v in memorized[2].items())
+    np.testing.assert_array_equal(exact_match(vlm, examples["test", "text"]).logprob, memorized[1])
+
+
+def test_plain_peft_reloads_the_adapter_and_exact_match_is_greedy_decoding(
+    family, people, examples, reloaded, memorized
+):
+    vlm, _ = family
+    source, model = reloaded
+    np.testing.assert_array_equal(exact_match(vlm, examples["train", source], model).exact, memorized[0][source][1])
+    for (split, modality), some in examples.items():
+        forced = exact_match(vlm, some, model).exact
+        decoded = greedy_answers(vlm, some, model)
+        names = [v.name for v in to_views(people, split, modality)]
+        assert [d == n for d, n in zip(decoded, names, strict=True)] == forced.tolist(), (split, modality)
+    assert not exact_match(vlm, examples["test", {"image": "text", "text": "image"}[source]], model).exact.all()
+
+
+def test_all_names_are_scored_as_one_pass_a_name_scores_them(family, people, examples, reloaded):
+    vlm, _ = family
+    _, model = reloaded
+    names = [*names_of(people), names_of(people)[0][:4] + "zu"]  # one shares its beginning with another
+    answers = answer_tokens(vlm, names)
+    shapes = encode(vlm, mixed(people, vlm))
+    for some in (examples["test", "image"], examples["test", "text"], shapes):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # the tree serves all of these classes
+            shared = recall_of_all(vlm, some, names, model)
+        plain = [exact_match(vlm, [with_answer(e, answer) for e in some], model) for answer in answers]
+        np.testing.assert_allclose(shared.logprob, np.stack([p.logprob for p in plain], 1), rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(shared.exact, np.stack([p.exact for p in plain], 1))
+
+
+def test_batches_of_different_lengths_and_tiles_score_as_single_examples(family, people, examples):
+    vlm, _ = family
+    for some in (encode(vlm, mixed(people, vlm)), examples["test", "text"]):
+        together = exact_match(vlm, some).logprob
+        alone = [exact_match(vlm, [e]).logprob[0] for e in some]
+        np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-4)
+        pad = vlm.processor.tokenizer.pad_token_id
+        bare = [with_answer(e, torch.empty(0, dtype=torch.long)) for e in some]
+        assert len({len(e.prompt) for e in bare}) == 1 or (collate(bare, pad)["attention_mask"] == 0).any()
+
+
+def test_features_seen_once_score_as_pixels(family, people, examples):
+    vlm, _ = family
+    pixels = encode(vlm, to_views(people, "test", "image"), features=False)
+    assert all(FEATURES not in e.inputs for e in pixels)
+    np.testing.assert_allclose(
+        exact_match(vlm, pixels).logprob, exact_match(vlm, examples["test", "image"]).logprob, rtol=1e-5, atol=1e-5
+    )
+
+
+def test_pictures_are_drawn_at_the_processors_size(family):
+    assert picture_side(family[0].processor) == families.SIDE
+
+
+def test_prefix_language_models_mark_the_answer_and_others_do_not(family, examples):
+    _, folder = family
+    prefix = "paligemma" in (folder / "config.json").read_text()
+    for modality in ("image", "text"):
+        e = examples["test", modality][0]
+        batch = collate([e], 0)
+        for key, value in e.per_token.items():
+            assert batch[key].shape == batch["input_ids"].shape
+            assert (batch[key][0, len(value) :] == (1 if prefix and key == "token_type_ids" else 0)).all()
+
+
+def test_a_cache_shorter_than_the_prompt_falls_back_to_plain_passes(people, texts, tmp_path):
+    sliding = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 16}
+    vlm = load_vlm(str(families.save("gemma3", texts, tmp_path / "short", **sliding)))
+    some, names = encode(vlm, to_views(people, "test", "text")), names_of(people)
+    with pytest.warns(UserWarning, match=r"cannot score all names in one pass for prompts of \d+ tokens; each of 5"):
+        fallen = recall_of_all(vlm, some, names)
+    for i, answer in enumerate(answer_tokens(vlm, names)):
+        alone = exact_match(vlm, [with_answer(e, answer) for e in some])
+        np.testing.assert_allclose(fallen.logprob[:, i], alone.logprob, rtol=1e-5, atol=1e-5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        recall_of_all(vlm, some, names)  # found out once, said once
+    decoded = greedy_answers(vlm, some)
+    forced = exact_match(vlm, some).exact
+    assert [d == v.name for d, v in zip(decoded, to_views(people, "test", "text"), strict=True)] == forced.tolist()
+
+
+def test_a_tree_that_scores_otherwise_is_not_used(people, texts, tmp_path, monkeypatch):
+    vlm = load_vlm(str(families.save("gemma3", texts, tmp_path / "model")))
+    some, names = encode(vlm, to_views(people, "test", "image")), names_of(people)
+    right = recall_of_all(vlm, some, names)
+    vlm.checked.clear()
+    monkeypatch.setattr(recall, "_next_position", lambda *given: torch.zeros(given[2], 1, dtype=torch.long))
+    with pytest.warns(UserWarning, match="cannot score all names in one pass"):
+        np.testing.assert_allclose(recall_of_all(vlm, some, names).logprob, right.logprob, rtol=1e-4, atol=1e-4)

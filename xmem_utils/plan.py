@@ -1,0 +1,228 @@
+"""What memorizing with a model will take: parameters, memory, steps, operations, time. Needs a config, no weights.
+
+The model is built on the meta device, so parameters and their bytes are counted, not estimated. Activations,
+operations and time are estimates; their formulas stand in `activation_bytes` and `operations`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConfig
+
+from xmem_utils.params import Profile
+from xmem_utils.vlm.adapters import adapt, language_linears
+from xmem_utils.vlm.load import resolve_model
+
+TEXT_TOKENS = 64  # template, question, name; with a description, a text view has about as many and no picture
+ANSWER_TOKENS = 8  # of a name, end of turn included: the vocabulary projection runs on these alone
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Counts, bytes, floating-point operations and (where a throughput is known) seconds, for one condition."""
+
+    parameters: int
+    parameters_of_language_model: int
+    lora_parameters: int
+    weight_bytes: dict[str, int]  # by dtype
+    lora_bytes: int
+    gradient_bytes: int
+    optimizer_bytes: int
+    activation_bytes: int
+    sequence_tokens: int
+    steps: int
+    flops: float
+    seconds: float | None
+
+    @property
+    def memory_bytes(self) -> int:
+        """The sum of what training holds at once; the allocator and the libraries come on top."""
+        fixed = sum(self.weight_bytes.values()) + self.lora_bytes + self.gradient_bytes + self.optimizer_bytes
+        return fixed + self.activation_bytes
+
+    def as_dict(self) -> dict[str, object]:
+        """All fields and the sum, for JSON."""
+        return asdict(self) | {"memory_bytes": self.memory_bytes}
+
+
+def config_of(model: str) -> PretrainedConfig:
+    """The config of an embedded model, a folder, a config.json, or a Hub id in the local cache.
+
+    Raises ValueError with a sentence when there is none; nothing is downloaded.
+    """
+    source = model if Path(model).is_file() else resolve_model(model)
+    try:
+        return AutoConfig.from_pretrained(source, local_files_only=True)
+    except OSError as error:
+        raise ValueError(
+            f"no config of {model!r} here: fetch it with `hf download {model} config.json`, or give a config.json"
+        ) from error
+
+
+def on_meta(config: PretrainedConfig) -> nn.Module:
+    """The model with shapes and dtypes, without weights."""
+    with torch.device("meta"):
+        return AutoModelForImageTextToText.from_config(config)
+
+
+def sequence_length(config: PretrainedConfig, text_tokens: int = TEXT_TOKENS) -> int:
+    """Tokens of an image view with its question and name.
+
+    Raises ValueError when the config does not say how many tokens a picture takes.
+    """
+    for name in ("mm_tokens_per_image", "image_seq_length"):
+        if isinstance(getattr(config, name, None), int):
+            return getattr(config, name) + text_tokens
+    raise ValueError(f"a {config.model_type} config does not say how many tokens a picture takes; give --tokens")
+
+
+def activation_bytes(config: PretrainedConfig, model: nn.Module, tokens: int, checkpointing: bool) -> int:
+    """Bytes kept for the backward pass of `tokens` (of all examples of a pass) through the language model.
+
+    Counted as Korthikanti et al. (2022, arXiv 2205.05198, section 4.1) count, with what differs here: base weights
+    are frozen, so a linear layer keeps its input for LoRA alone; the MLP is gated; fused attention keeps no
+    tokens x tokens matrix and runs in float32 (`vlm.precision`); norms compute in float32. A layer of width h, MLP
+    width f, query width q and key width k, with n norms of width h, keeps for each token
+
+        2 (5 h + q + f)  inputs of LoRA      + 4 (2 q + 2 k)  attention: query, key, value, output
+        + 2 * 3 f        the gated MLP       + 4 n h          inputs of the norms
+
+    and 4 (q + k) more where queries and keys have norms of their own,
+    bytes. With gradient checkpointing (their section 5, "full recomputation") every layer keeps its input, 2 h, and
+    one layer at a time all of it. On float32 weights inputs and norms take up to twice as much.
+    """
+    text = config.get_text_config()
+    h, f, heads = text.hidden_size, text.intermediate_size, text.num_attention_heads
+    width = getattr(text, "head_dim", None) or h // heads
+    q, k = heads * width, (getattr(text, "num_key_value_heads", None) or heads) * width
+    layers = text.num_hidden_layers
+    first = [m for name, m in model.get_decoder().named_modules() if name.startswith("layers.0.")]
+    norms = sum(_is_norm(m, h) for m in first)
+    attention = 3 if any(_is_norm(m, width) for m in first) else 2
+    layer = 2 * (5 * h + q + f) + 4 * attention * (q + k) + 2 * 3 * f + 4 * norms * h
+    return tokens * (layers * 2 * h + layer if checkpointing else layers * layer)
+
+
+def _is_norm(module: nn.Module, width: int) -> bool:
+    weight = getattr(module, "weight", None)
+    return "Norm" in type(module).__name__ and weight is not None and weight.shape == (width,)
+
+
+def operations(linear: int, lora: int, vision: int, tokens: int, pictures: int, patches: int, again: bool) -> float:
+    """Floating-point operations of a training on `tokens` tokens (over all epochs) and `pictures` pictures.
+
+    Kaplan et al. (2020, arXiv 2001.08361, section 2.1) count 2 operations a weight and token in the forward pass, and
+    in the backward pass 2 for the activations' gradients and 2 for the weights'. Frozen weights need the first two,
+    LoRA's all three: 4 `linear` + 6 `lora` a token, and 2 `linear` more when the forward pass runs `again`
+    (gradient checkpointing). Each picture passes the vision tower once, forward: 2 `vision` a patch. Attention
+    scores, small at a few hundred tokens, and the vocabulary projection of answers are left out.
+    """
+    return tokens * ((6 if again else 4) * linear + 6 * lora) + 2.0 * vision * pictures * patches
+
+
+def plan(
+    config: PretrainedConfig,
+    profile: Profile,
+    rank: int = 16,
+    batch_size: int = 32,
+    accumulation: int = 1,
+    processes: int = 1,
+    gradient_checkpointing: bool = False,
+    tokens: int | None = None,
+    tflops: float | None = None,
+) -> Plan:
+    """The plan of one condition: one source, one seed. Memory is that of each process under DDP.
+
+    `tokens` is the length of a view (default: as the config says); `tflops` what all processes reach together, in
+    10^12 operations a second. LoRA is in float32 on 16-bit weights, as PEFT makes it. Raises ValueError when the
+    config does not tell the length.
+    """
+    model = on_meta(config)
+    length = tokens or sequence_length(config)
+    parameters = {id(p): p for p in model.parameters()}.values()
+    weights: Counter[str] = Counter()
+    for p in parameters:
+        weights[str(p.dtype).removeprefix("torch.")] += p.numel() * p.element_size()
+    modules = dict(model.named_modules())
+    linear = sum(modules[name].weight.numel() for name in language_linears(model))
+    language = sum(p.numel() for p in model.get_decoder().parameters())
+    vision = getattr(config, "vision_config", None)
+    patches = (vision.image_size // vision.patch_size) ** 2 if hasattr(vision, "image_size") else 0
+    total = sum(p.numel() for p in parameters)
+    together = -(-batch_size // (accumulation * processes))  # examples in one pass
+    activations = activation_bytes(config, model, together * length, gradient_checkpointing)
+    # of the answer's logits there are three in float32: themselves, their softmax, their gradient
+    logits = together * ANSWER_TOKENS * config.get_text_config().vocab_size * 4 * 3
+    with torch.device("meta"):
+        lora = [p for p in adapt(model, rank).parameters() if p.requires_grad]
+    count, size = sum(p.numel() for p in lora), sum(p.numel() * p.element_size() for p in lora)
+    views = profile.personas * profile.train_views
+    pictures = views + profile.personas * profile.test_views
+    flops = operations(
+        linear, count, total - language, views * profile.epochs * length, pictures, patches, gradient_checkpointing
+    )
+    return Plan(
+        parameters=total,
+        parameters_of_language_model=language,
+        lora_parameters=count,
+        weight_bytes=dict(weights),
+        lora_bytes=size,
+        gradient_bytes=size,
+        optimizer_bytes=2 * size,  # AdamW: first and second moment
+        activation_bytes=activations + logits,
+        sequence_tokens=length,
+        steps=profile.epochs * -(-views // batch_size),
+        flops=flops,
+        seconds=flops / (tflops * 1e12) if tflops else None,
+    )
+
+
+def measured_seconds(model: str, rank: int, batch_size: int, accumulation: int, checkpointing: bool) -> float:
+    """Seconds of a training step (median of four, after two to warm up) on pictures of people drawn for it."""
+    from xmem_utils.memorize import Training, memorize
+    from xmem_utils.personas.dataset import PersonaSpec, build, to_views
+    from xmem_utils.vlm.batches import encode
+    from xmem_utils.vlm.load import load_vlm
+
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    vlm = load_vlm(model, device)
+    people = build(PersonaSpec(personas=-(-6 * batch_size // 8), seed=990, train_views=8, test_views=1), None)
+    examples = encode(vlm, to_views(people, "train", "image")[: 6 * batch_size])
+    training = Training(1, batch_size, 1e-4, rank, 0, accumulation, checkpointing)
+    ends = [time.perf_counter()]
+
+    def note(*step: object) -> None:
+        ends.append(time.perf_counter())
+
+    memorize(vlm, examples, training, note, progress=False).unload()
+    steps = sorted(b - a for a, b in pairwise(ends[2:]))
+    return steps[len(steps) // 2]
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.2f} MiB"
+
+
+def table(made: Plan) -> str:
+    """The plan in words, a line each."""
+    rows = [
+        ("parameters", f"{made.parameters:,} (language model {made.parameters_of_language_model:,})"),
+        ("LoRA parameters", f"{made.lora_parameters:,}"),
+        *((f"weights, {dtype}", _gib(size)) for dtype, size in made.weight_bytes.items()),
+        ("LoRA and its gradients", _gib(made.lora_bytes + made.gradient_bytes)),
+        ("optimizer", _gib(made.optimizer_bytes)),
+        ("activations (estimate)", _gib(made.activation_bytes)),
+        ("memory, sum", _gib(made.memory_bytes)),
+        ("tokens a view", f"{made.sequence_tokens}"),
+        ("steps", f"{made.steps:,}"),
+        ("operations (estimate)", f"{made.flops:.3g} FLOP"),
+        ("training time", f"{made.seconds / 60:.1f} min" if made.seconds else "give --tflops or --measure"),
+    ]
+    return "\n".join(f"{name:<24} {value}" for name, value in rows)
