@@ -4,12 +4,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
-import torch
 
 from xmem_utils.personas.dataset import PersonaSpec, build, known_figures
 from xmem_utils.vlm.load import load_vlm
+from xmem_utils.vlm.threads import set_threads
 
-torch.set_num_threads(2)
+set_threads()
 
 
 @pytest.fixture(scope="session")

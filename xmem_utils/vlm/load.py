@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -211,14 +212,20 @@ def _model(folder: Path, device: torch.device, remote: bool) -> nn.Module:
         return load(None)
 
 
-def load_vlm(name: str, device: str | torch.device = "cpu", trust_remote_code: bool = False) -> VLM:
+def default_device() -> torch.device:
+    """`XMEM_DEVICE` where it is set, else the first CUDA device, else the CPU."""
+    return torch.device(os.environ.get("XMEM_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def load_vlm(name: str, device: str | torch.device | None = None, trust_remote_code: bool = False) -> VLM:
     """Load model and processor in eval mode. `name`: an embedded model, a folder, or a Hub id.
 
-    float32 on the CPU, bf16 on a GPU. Only safetensors are read, and code that comes with a model is run on
-    `trust_remote_code` alone, with a warning. Raises ValueError or FileNotFoundError with a sentence when the
-    model is unknown, incomplete, damaged, or not of the kind that the study needs.
+    `device` is `default_device()` unless given: float32 on the CPU, bf16 on a GPU. Only safetensors are read, and code
+    that comes with a model is run on `trust_remote_code` alone, with a warning. Raises ValueError or
+    FileNotFoundError with a sentence when the model is unknown, incomplete, damaged, or not of the kind that the
+    study needs.
     """
-    source, device = resolve_model(name), torch.device(device)
+    source, device = resolve_model(name), torch.device(device or default_device())
     local = Path(source).is_dir()
     folder = Path(source) if local else hub_snapshot(source)
     weight_files(folder)
