@@ -158,7 +158,8 @@ def measure_rung(known: int) -> None:
     FileNotFoundError when the base has not been pretrained.
     """
     base = rung_base(known)
-    vlm = load_vlm(str(base))
+    # by its name where it has one: runs in the store are found by it
+    vlm = load_vlm(base.name if base.parent == paths.BASE_MODELS else str(base))
     study = Study(vlm, PROFILES["standard"], rank=16, learning_rate=2e-3)
     _, persons, _ = per_model(study, model_name("s", known))
     folder = rung_folder(known)
