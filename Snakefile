@@ -26,7 +26,7 @@ FIGURES = {
     "04_capability": ["capability", "capability_slope", "capability_knowledge"],
 }
 MAIN = "xmem-tiny-s"
-SIZES = ["xmem-tiny-xs", MAIN]  # the models of 04, from least to most capable
+SIZES = ["xmem-tiny-xs", MAIN, "xmem-tiny-m"]  # the models of 04, from least to most capable
 
 
 def drawn(notebook):
