@@ -38,7 +38,7 @@ def per_model(study: Study, name: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.D
         parts.append(readout_estimates(seen, resamples))
     labels = {"model": name, "parameters": parameters(study)}
     estimates = pd.concat(parts, ignore_index=True).assign(**labels)[[*labels, *COLUMNS]]
-    persons = collect(runs).query("probe == 'view'")
+    persons = records.query("probe == 'view'")
     persons = persons.groupby(["source", "seed", "persona", "asked"], as_index=False)["exact"].mean()
     return estimates, persons.assign(**labels), curves(runs).assign(**labels)
 
@@ -185,7 +185,6 @@ def knowledge(resamples: int) -> pd.DataFrame:
         for source in MODALITIES:
             asked = exam[exam["asked"] == other(source)].groupby("ability")["accuracy"].mean()
             for quantity in ("alignment probe", "name, known in both", "attribute"):
-                value = asked.get(quantity, np.nan)
-                estimates.loc[len(estimates)] = [source, quantity, value, value, value]
+                estimates.loc[len(estimates)] = [source, quantity, asked.get(quantity, np.nan), np.nan, np.nan]
         rows.append(estimates.assign(known=known))
     return pd.concat(rows, ignore_index=True)[["known", *COLUMNS]]
