@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -12,20 +10,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from xmem_utils.params import MODALITIES, other
-from xmem_utils.plots.common import COLOURS, MARKERS, MODALITY_WORDS, interval, recall_axis
+from xmem_utils.plots.common import COLOURS, MARKERS, MODALITY_WORDS, asked_handles, interval, recall_axis
 
 OF_FIGURES = {"alignment probe": ("D", ":"), "name, known in both": ("P", (0, (1, 3)))}  # marker, line
 
 
 def _legend(figure: Figure, more: list[plt.Line2D], y: float) -> None:
     """What colour, marker and dashes mean, below the panels."""
-    line = partial(plt.Line2D, [], [])
-    handles = [line(color=COLOURS[m], marker=MARKERS[m], ms=5, ls="none", label=f"asked with {MODALITY_WORDS[m]}")
-               for m in MODALITIES]  # fmt: skip
-    handles += [
-        line(color="0.2", ls="-", label="names, asked as learned"),
-        line(color="0.2", ls="--", label="names, asked in the other modality"),
-    ]
+    handles = asked_handles("names, asked as learned", "names, asked in the other modality")
     figure.legend(handles=[*handles, *more], loc="upper center", bbox_to_anchor=(0.5, y), ncols=4, fontsize=8,
                   handlelength=3)  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from xmem_utils import paths
+from xmem_utils.params import MODALITIES
 
 # Okabe-Ito colours, far apart in lightness too; the marker repeats what the colour says
 COLOURS = {"image": "#D55E00", "text": "#0072B2"}
@@ -57,3 +59,11 @@ def recall_axis(axes: Axes, label: bool = True) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     if label:
         axes.set_ylabel("names recalled exactly")
+
+
+def asked_handles(own: str, across: str) -> list[plt.Line2D]:
+    """Legend entries for what is asked (colour and marker), and for asking as learned (solid) or across (dashed)."""
+    line = partial(plt.Line2D, [], [])
+    handles = [line(color=COLOURS[m], marker=MARKERS[m], ms=5, ls="none", label=f"asked with {MODALITY_WORDS[m]}")
+               for m in MODALITIES]  # fmt: skip
+    return [*handles, line(color="0.2", ls="-", label=own), line(color="0.2", ls="--", label=across)]

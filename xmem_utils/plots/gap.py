@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from xmem_utils.params import MODALITIES
-from xmem_utils.plots.common import COLOURS, MARKERS, MODALITY_WORDS, interval, recall_axis
+from xmem_utils.plots.common import COLOURS, MARKERS, MODALITY_WORDS, asked_handles, interval, recall_axis
 
 CONTROL_MARKERS = {"base model": "D", "shuffled views": "X", "blank image": "P"}
 
@@ -55,12 +55,7 @@ def gap_matrix(table: pd.DataFrame, subtitle: str) -> Figure:
 def line_legend(axes: Axes, more: list[tuple[str, str]]) -> None:
     """What colour (asked modality), dashes (learned from or other) and the horizontal lines mean."""
     line = partial(plt.Line2D, [], [])
-    handles = [line(color=COLOURS[m], marker=MARKERS[m], ms=5, ls="none", label=f"asked with {MODALITY_WORDS[m]}")
-               for m in MODALITIES]  # fmt: skip
-    handles += [
-        line(color="0.2", ls="-", label="asked as learned"),
-        line(color="0.2", ls="--", label="asked in the other"),
-    ]
+    handles = asked_handles("asked as learned", "asked in the other")
     handles += [line(color="0.5", lw=0.8, ls=style, label=label) for style, label in more]
     handles.append(line(color="0.4", ls=":", label="chance"))
     axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=3)
