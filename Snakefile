@@ -24,6 +24,7 @@ FIGURES = {
     "01_data_synthesis": ["personas", "persona_attributes"],
     "03_gap_analysis": ["gap_matrix", "gap_curves", "dose_response"],
     "04_capability": ["capability", "capability_slope", "capability_knowledge"],
+    "05_unlearning": ["unlearning_matrix", "unlearning_curves", "unlearning_tradeoff", "unlearning_attacks"],
 }
 MAIN = "xmem-tiny-s"
 SIZES = ["xmem-tiny-xs", MAIN, "xmem-tiny-m"]  # the models of 04, from least to most capable
@@ -143,3 +144,37 @@ rule capability:
     threads: 1
     shell:
         RUN + " 04_capability -p profile={PROFILE} -p models=" + ",".join(SIZES) + " --out {log.notebook}"
+
+
+# All methods and arms, but on the quick profile, which has two people to forget, the notebook's own choice.
+UNLEARNING = f"-p profile={PROFILE}" + ("" if PROFILE == "quick" else " -p methods=all -p arms=true")
+
+
+rule unlearn:
+    input:
+        shards(MAIN),  # who was memorized in one modality is a start, too
+    output:
+        touch(f"{DONE}/unlearn-{{k}}-of-{SHARDS}"),
+    params:
+        code=code.fingerprint(code.UNLEARNING),
+    threads: 1
+    priority: 1
+    shell:
+        "XMEM_THREADS={threads} python -m xmem_utils unlearn " + UNLEARNING + " --shard {wildcards.k}/{SHARDS}"
+
+
+rule unlearning:
+    input:
+        notebook="notebooks/05_unlearning.ipynb",
+        shards=expand(f"{DONE}/unlearn-{{k}}-of-{SHARDS}", k=range(1, SHARDS + 1)),
+        base=committed(MAIN),
+        code=package("unlearn", "stats.py", "plots"),
+    output:
+        drawn("05_unlearning"),
+        expand(f"{HOME}figures/unlearning_{{name}}.csv", name=["headline", "metrics"]),
+        done=touch(f"{DONE}/05_unlearning"),
+    log:
+        notebook=f"{EXECUTED}/05_unlearning.ipynb",
+    threads: 1
+    shell:
+        RUN + " 05_unlearning " + UNLEARNING + " --out {log.notebook}"

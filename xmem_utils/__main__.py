@@ -21,8 +21,10 @@ from xmem_utils import headless, paths, plots, store
 from xmem_utils import plan as planning
 from xmem_utils.experiment import Study, persona_spec, plain_recall
 from xmem_utils.gap import collect
-from xmem_utils.params import KNOWN, MODALITIES, PROFILES, TUNING_SEEDS, profile_named
+from xmem_utils.params import KNOWN, MODALITIES, PROFILES, TUNING_SEEDS, profile_named, shard_of
 from xmem_utils.personas.dataset import build, content_fingerprint, known_figures
+from xmem_utils.unlearn import design, search
+from xmem_utils.unlearn.study import UnlearningStudy
 from xmem_utils.vlm.load import load_vlm, resolve_model
 from xmem_utils.vlm.threads import set_threads
 
@@ -171,6 +173,28 @@ def climb(rungs: list[int]) -> None:
         print(capability.rung_folder(known))
 
 
+def search_settings(model: str, shard: str) -> None:
+    """Try the settings of the unlearning methods on the tuning people; with all shards run, write what was chosen."""
+    set_threads()
+    study = UnlearningStudy(Study(load_vlm(model), PROFILES["standard"], rank=16, learning_rate=2e-3))
+    tried = search.search(study, shard)
+    if shard == "1/1":
+        print(search.write(model, tried).to_string(index=False))
+
+
+def unlearn(assignments: list[str], shard: str) -> None:
+    """Run a part of the conditions of notebook 05 into the store; its parameters are the notebook's own."""
+    try:
+        _, p = headless.checked("05_unlearning", headless.parse(assignments))
+        set_threads()
+        study = design.study_of(p)
+        runs = study.run_all(shard_of(design.conditions(study, p), shard))
+    except ValueError as error:
+        sys.exit(f"unlearn: {error}")
+    for run_ in runs:
+        print(run_.condition.slug)
+
+
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="python -m xmem_utils", description=__doc__)
@@ -210,6 +234,12 @@ def main() -> None:
     tuning.add_argument("--model", default="xmem-tiny-s")
     ladder = commands.add_parser("knowledge", help="pretrain and measure the knowledge ladder (notebook 04)")
     ladder.add_argument("--rungs", type=int, nargs="+", help="figures named in both modalities (default: all rungs)")
+    forgetting = commands.add_parser("unlearn", help="run conditions of notebook 05 into the store")
+    forgetting.add_argument("-p", metavar="NAME=VALUE", action="append", default=[], help="a parameter of the notebook")
+    forgetting.add_argument("--shard", default="1/1", help="k/n: only a part")
+    searching = commands.add_parser("search", help="settings of the unlearning methods, into the model's folder")
+    searching.add_argument("--model", default="xmem-tiny-s")
+    searching.add_argument("--shard", default="1/1", help="k/n: only a part; then once more without, to gather all")
     benching = commands.add_parser("bench", help="benchmarks, into figures/benchmarks")
     benching.add_argument("--model", default="xmem-tiny-s")
     stripping = commands.add_parser("strip", help="make executed notebooks fit to commit")
@@ -229,6 +259,10 @@ def main() -> None:
         benchmark(arguments.model)
     elif arguments.command == "knowledge":
         climb(arguments.rungs or list(KNOWN))
+    elif arguments.command == "unlearn":
+        unlearn(arguments.p, arguments.shard)
+    elif arguments.command == "search":
+        search_settings(arguments.model, arguments.shard)
     elif arguments.command == "tuning":
         write_tuning(arguments.model)
     else:

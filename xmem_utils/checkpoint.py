@@ -63,15 +63,15 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, purpose
 
 
 class WholeAdapter:
-    """A trained adapter that one process can write alone, its weights gathered from all (FSDP spreads them).
+    """A trained adapter as it is now, which one process can write alone, its weights gathered from all.
 
-    All processes must make one.
+    All processes must make one (FSDP spreads the weights).
     """
 
     def __init__(self, model: PeftModel) -> None:
         self._model = model
         self._weights = {
-            name: p.full_tensor() if isinstance(p, DTensor) else p
+            name: p.full_tensor() if isinstance(p, DTensor) else p.detach().clone()
             for name, p in model.named_parameters()
             if p.requires_grad
         }

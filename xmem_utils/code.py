@@ -11,6 +11,8 @@ from pathlib import Path
 # What turns a condition into an adapter and records. People are fingerprinted by content, base models by weights.
 FILES = ("checkpoint.py", "experiment.py", "memorize.py", "recall.py", "vlm/adapters.py", "vlm/batches.py",
          "vlm/load.py", "vlm/precision.py", "vlm/processors.py", "vlm/prompts.py")  # fmt: skip
+UNLEARNING = (*FILES, "perception.py", *(f"unlearn/{name}.py" for name in
+              ("attacks", "exam", "losses", "methods", "people", "study", "train")))  # fmt: skip
 LIBRARIES = ("torch", "transformers", "peft", "accelerate")
 
 
@@ -33,6 +35,6 @@ def of(files: tuple[str, ...], libraries: tuple[str, ...] = ()) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
-def fingerprint() -> str:
+def fingerprint(files: tuple[str, ...] = FILES) -> str:
     """Hash of the code that trains and evaluates, and of the libraries it stands on."""
-    return of(FILES, LIBRARIES)
+    return of(files, LIBRARIES)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,15 +14,15 @@ from PIL import Image
 
 from xmem_utils import code, paths, store
 from xmem_utils.checkpoint import WholeAdapter
-from xmem_utils.memorize import Training, memorize
-from xmem_utils.params import MODALITIES, Condition, Profile, resolve
+from xmem_utils.memorize import Training, memorize, steps_an_epoch
+from xmem_utils.params import MODALITIES, Condition, Profile, parts_of, resolve
 from xmem_utils.personas.dataset import PersonaSpec, load_personas, names_of, to_views
 from xmem_utils.personas.importing import import_folder
 from xmem_utils.personas.views import View
 from xmem_utils.processes import is_main
 from xmem_utils.progress import progress
 from xmem_utils.recall import Recall, exact_match, ranks, recall_of_all
-from xmem_utils.vlm.batches import encode
+from xmem_utils.vlm.batches import Example, encode
 from xmem_utils.vlm.load import VLM
 from xmem_utils.vlm.processors import picture_side
 from xmem_utils.vlm.prompts import WHO
@@ -157,8 +156,13 @@ class Study:
             self._exams[seed] = Exam(self.vlm, self.dataset(seed)[0])
         return self._exams[seed]
 
-    def condition(self, source: str, seed: int, train_views: int | None = None) -> Condition:
-        """One condition of the study. Fewer train views mean more epochs: every dose gets equal steps."""
+    def condition(
+        self, source: str, seed: int, train_views: int | None = None, left_out: Sequence[int] = ()
+    ) -> Condition:
+        """One condition of the study, trained on everybody but `left_out`.
+
+        Fewer train views mean more epochs: every dose gets equal steps.
+        """
         dataset, fingerprint = self.dataset(seed)
         train_views = train_views or self.profile.train_views
         if self._own:  # a user's folder has as many as it has
@@ -177,8 +181,20 @@ class Study:
             learning_rate=self.learning_rate,
             batch_size=32,
             question=WHO,
+            left_out=tuple(left_out),
             code=code.fingerprint(),
         )
+
+    def train_examples(self, condition: Condition) -> list[Example]:
+        """What a condition trains on."""
+        dataset, _ = self.dataset(condition.seed)
+        views = [
+            view
+            for modality in parts_of(condition.source)
+            for view in to_views(dataset, "train", modality, condition.train_views)
+            if view.persona not in condition.left_out
+        ]
+        return encode(self.vlm, views, condition.question)
 
     def conditions(self, sources: Sequence[str] = MODALITIES, dose: bool = False) -> list[Condition]:
         """The profile's conditions, seed by seed; with `dose` also those of the dose-response."""
@@ -213,9 +229,8 @@ class Study:
 
         def compute(condition: Condition) -> tuple[WholeAdapter, pd.DataFrame, pd.DataFrame]:
             exam = self.exam(condition.seed)
-            dataset, _ = self.dataset(condition.seed)
-            views = to_views(dataset, "train", condition.source, condition.train_views)
-            an_epoch = math.ceil(len(views) / condition.batch_size)
+            examples = self.train_examples(condition)
+            an_epoch = steps_an_epoch(examples, condition.batch_size)
             checks = {max(1, round(share * condition.epochs * an_epoch)) for share in CURVE}
             curve: dict[float, dict[str, float]] = {}  # recall by epoch and asked modality
 
@@ -231,7 +246,6 @@ class Study:
                 seed=condition.seed,
                 **self._memory,
             )
-            examples = encode(self.vlm, views, condition.question)
             trained.append(memorize(self.vlm, examples, training, on_step, bar, checkpoint=unfinished, notes=curve))
             records = exam.records(trained[0])
             curve[float(condition.epochs)] = plain_recall(records)

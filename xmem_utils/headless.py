@@ -60,6 +60,20 @@ def parse(assignments: Iterable[str]) -> dict[str, Any]:
     return given
 
 
+def checked(name: str, given: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """Values for a notebook as papermill shall pass them on, and the frozen object they make with its defaults.
+
+    Raises ValueError when the notebook, a parameter or a value is wrong.
+    """
+    known = defaults(find(name))
+    # a whole number is a fine value for a parameter that is a float
+    given = {k: float(v) if isinstance(known.get(k), float) and type(v) is int else v for k, v in given.items()}
+    for key in ("profile", "model", "people"):  # the kernel runs in another folder
+        if isinstance(given.get(key), str) and Path(given[key]).exists():
+            given[key] = str(Path(given[key]).resolve()) if given[key] else ""
+    return given, params.check(params.NOTEBOOKS[name], known | given)
+
+
 def run(name: str, given: dict[str, Any], out: Path | None = None) -> Path:
     """Check parameters against a notebook's types, execute it, and return the executed copy.
 
@@ -67,13 +81,7 @@ def run(name: str, given: dict[str, Any], out: Path | None = None) -> Path:
     notebook fails, its executed copy is there for reading.
     """
     notebook = find(name)
-    known = defaults(notebook)
-    # a whole number is a fine value for a parameter that is a float
-    given = {k: float(v) if isinstance(known.get(k), float) and type(v) is int else v for k, v in given.items()}
-    for key in ("profile", "model", "people"):  # the kernel runs in another folder
-        if isinstance(given.get(key), str) and Path(given[key]).exists():
-            given[key] = str(Path(given[key]).resolve()) if given[key] else ""
-    params.check(params.NOTEBOOKS[name], known | given)
+    given, _ = checked(name, given)
     out = out or paths.EXECUTED / notebook.name
     out.parent.mkdir(parents=True, exist_ok=True)
     logger = logging.getLogger("papermill")

@@ -10,7 +10,7 @@ import hashlib
 import math
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +21,7 @@ from accelerate.utils import GradientAccumulationPlugin, set_seed
 from peft import PeftModel
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 from tqdm.auto import tqdm
 
 from xmem_utils import checkpoint as checkpoints
@@ -62,15 +62,42 @@ def optimization(
     return optimizer, schedule
 
 
+class OneModalityBatches(Sampler[list[int]]):
+    """The batches of an epoch, as indices: every example once, pictures and texts never in one batch.
+
+    What a processor makes of a picture has no place in a batch of texts, and classes differ in how they mix them.
+    """
+
+    def __init__(self, examples: Sequence[Example], batch_size: int, generator: torch.Generator) -> None:
+        kinds = [tuple(sorted(e.inputs)) for e in examples]
+        self._groups = [[i for i, k in enumerate(kinds) if k == kind] for kind in sorted(set(kinds))]
+        self._size, self._generator = batch_size, generator
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return sum(math.ceil(len(group) / self._size) for group in self._groups)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """A new order each time."""
+        batches = []
+        for group in self._groups:
+            order = [group[i] for i in torch.randperm(len(group), generator=self._generator).tolist()]
+            batches += [order[k : k + self._size] for k in range(0, len(order), self._size)]
+        if len(self._groups) > 1:
+            batches = [batches[i] for i in torch.randperm(len(batches), generator=self._generator).tolist()]
+        yield from batches
+
+
+def steps_an_epoch(examples: Sequence[Example], batch_size: int) -> int:
+    """How many batches an epoch has."""
+    return len(OneModalityBatches(examples, batch_size, torch.Generator()))
+
+
 def shuffled(examples: Sequence[Example], training: Training, collate_fn: Callable) -> DataLoader:
     """The batches of an epoch, collated, in an order that the seed determines."""
-    return DataLoader(
-        examples,
-        batch_size=training.batch_size,
-        shuffle=True,
-        collate_fn=collate_fn,
-        generator=torch.Generator().manual_seed(training.seed),
-    )
+    generator = torch.Generator().manual_seed(training.seed)
+    batches = OneModalityBatches(examples, training.batch_size, generator)
+    return DataLoader(examples, batch_sampler=batches, collate_fn=collate_fn, generator=generator)
 
 
 def shares(batch: list[Example], processes: int, accumulation: int) -> list[list[list[Example]]]:

@@ -15,6 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 Modality = Literal["image", "text"]
 MODALITIES: tuple[Modality, ...] = ("image", "text")
+Source = Literal["image", "text", "image+text"]  # what is trained on: one modality, or both at once
+
+
+def parts_of(source: str) -> tuple[Modality, ...]:
+    """The modalities of a source: ("image", "text") for "image+text"."""
+    return tuple(source.split("+"))
 
 
 def other(modality: Modality) -> Modality:
@@ -75,7 +81,7 @@ class Condition(Strict):
     weights: str  # fingerprint of the base model
     data: str  # fingerprint of the personas
     personas: int = Field(ge=2)
-    source: Modality
+    source: Source
     seed: int = Field(ge=0)
     train_views: int = Field(ge=1)
     epochs: int = Field(ge=1)
@@ -83,14 +89,39 @@ class Condition(Strict):
     learning_rate: float = Field(gt=0)
     batch_size: int = Field(ge=1)
     question: str
+    left_out: tuple[int, ...] = ()  # personas nobody trains on: the gold reference of unlearning
     code: str  # fingerprint of the code that trains and evaluates
 
     @property
     def slug(self) -> str:
         """A readable, unique folder name."""
-        digest = hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()[:10]
-        model = Path(self.model).name
-        return f"{model}-{self.source}-n{self.personas}-v{self.train_views}-seed{self.seed}-{digest}"
+        model, without = Path(self.model).name, f"-without{len(self.left_out)}" if self.left_out else ""
+        name = f"{model}-{self.source}-n{self.personas}-v{self.train_views}{without}-seed{self.seed}"
+        return f"{name}-{_digest(self)}"
+
+
+class UnlearningCondition(Strict):
+    """Everything that determines one model that unlearned, and its records."""
+
+    start: Condition  # what had been memorized
+    forget: tuple[int, ...] = Field(min_length=1)  # personas
+    unlearned: Source  # modality of the views it unlearns from
+    retained: Source  # modality of the views it rehearses
+    method: str
+    settings: dict[str, float]  # of the method: learning rate, steps and its own
+    attacks: bool
+    code: str  # fingerprint of the code that unlearns and evaluates
+
+    @property
+    def slug(self) -> str:
+        """A readable, unique folder name."""
+        s, method = self.start, self.method.replace(" ", "-")
+        name = f"{Path(s.model).name}-{s.source}-n{s.personas}-seed{s.seed}"
+        return f"{name}-forgets{len(self.forget)}-{self.unlearned}-{method}-{_digest(self)}"
+
+
+def _digest(condition: Strict) -> str:
+    return hashlib.sha256(json.dumps(condition.model_dump(), sort_keys=True).encode()).hexdigest()[:10]
 
 
 def profile_named(name: str) -> Profile:
@@ -241,6 +272,22 @@ class CapabilityParameters(Strict):
         return models
 
 
+class UnlearningParameters(Strict):
+    """05_unlearning. 0 means: as the profile says."""
+
+    profile: str
+    model: str
+    methods: str
+    forget_share: float = Field(gt=0, lt=1)
+    forget: str
+    arms: bool
+    seeds: int = Field(ge=0)
+    personas: int = Field(ge=0)
+    rank: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    people: str
+
+
 class BaseModelParameters(Strict):
     """00_base_model."""
 
@@ -254,6 +301,7 @@ NOTEBOOKS: dict[str, type[Strict]] = {
     "02_training": TrainingParameters,
     "03_gap_analysis": GapParameters,
     "04_capability": CapabilityParameters,
+    "05_unlearning": UnlearningParameters,
 }
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from datasets import DatasetDict
+from torch import nn
 
 from xmem_utils.params import MODALITIES
 from xmem_utils.personas.attributes import AXES
@@ -17,8 +18,16 @@ from xmem_utils.vlm.load import VLM
 from xmem_utils.vlm.prompts import AXIS_QUESTIONS
 
 
-def readout(vlm: VLM, dataset: DatasetDict, axes: Sequence[str] = tuple(AXES)) -> pd.DataFrame:
+def readout(
+    vlm: VLM,
+    dataset: DatasetDict,
+    axes: Sequence[str] = tuple(AXES),
+    model: nn.Module | None = None,
+    personas: Sequence[int] | None = None,
+) -> pd.DataFrame:
     """One row a persona, modality and axis, from the persona's first test view: persona, asked, axis, correct, chance.
+
+    `model` replaces the VLM's own (a PEFT model around it, say); `personas` are those looked at (default: all).
 
     Multiple choice: the value of the axis with the highest log-probability is the answer, so a model need
     not know our wording. Only drawn personas have axes: raises KeyError for a user's own people.
@@ -27,10 +36,11 @@ def readout(vlm: VLM, dataset: DatasetDict, axes: Sequence[str] = tuple(AXES)) -
     rows = []
     for asked in MODALITIES:
         views = to_views(dataset, "test", asked, per_persona=1)
+        views = [view for view in views if personas is None or view.persona in personas]
         for axis in axes:
             values = [value.name for value in AXES[axis]]
             examples = encode(vlm, views, AXIS_QUESTIONS[axis], values[:1] * len(views))
-            best = recall_of_all(vlm, examples, values).logprob.argmax(1)
+            best = recall_of_all(vlm, examples, values, model).logprob.argmax(1)
             correct = [values[b] == truth[axis][view.persona] for b, view in zip(best, views, strict=True)]
             people = [view.persona for view in views]
             rows.append(pd.DataFrame({"persona": people, "asked": asked, "axis": axis, "correct": correct,

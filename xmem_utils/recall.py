@@ -25,10 +25,12 @@ BATCH_TOKENS = 6000
 @dataclass(frozen=True)
 class Recall:
     """Exact match and log-probability (nats, end of turn included): of one answer an example `[n]`, or of
-    every name `[n, names]`."""
+    every name `[n, names]`. `least`, of one answer alone: mean log-probability of its least likely fifth of tokens
+    (Min-K % with K = 20, Shi et al. 2023, arXiv 2310.16789)."""
 
     exact: np.ndarray
     logprob: np.ndarray
+    least: np.ndarray | None = None
 
 
 def _batches(examples: Sequence[Example], extra: int = 0) -> Iterator[list[int]]:
@@ -62,7 +64,7 @@ def exact_match(vlm: VLM, examples: Sequence[Example], model: nn.Module | None =
     `model` replaces the VLM's own (a PEFT model around it, say).
     """
     model = vlm.model if model is None else model
-    exact, logprob = np.zeros(len(examples), bool), np.zeros(len(examples))
+    exact, logprob, least = np.zeros(len(examples), bool), np.zeros(len(examples)), np.zeros(len(examples))
     training = model.training
     model.eval()
     for rows in _batches(examples):
@@ -75,8 +77,12 @@ def exact_match(vlm: VLM, examples: Sequence[Example], model: nn.Module | None =
         scores = torch.log_softmax(logits.float(), -1)
         scores = scores.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
         logprob[rows] = (scores * asked).sum(1).cpu().numpy()
+        fifth = (asked.sum(1) / 5).ceil().long()[:, None]
+        sorted_scores = scores.masked_fill(~asked, torch.inf).sort(1).values
+        among = torch.arange(keep, device=scores.device) < fifth
+        least[rows] = (sorted_scores.masked_fill(~among, 0).sum(1) / fifth[:, 0]).cpu().numpy()
     model.train(training)
-    return Recall(exact, logprob)
+    return Recall(exact, logprob, least)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from filelock import FileLock
 from safetensors import SafetensorError
 
 from xmem_utils import code, paths
-from xmem_utils.params import Condition, other
+from xmem_utils.params import Condition, UnlearningCondition
 from xmem_utils.processes import is_main, several, told
 
 
@@ -35,14 +35,15 @@ class Adapter(Protocol):
         """Write what `peft.PeftModel.from_pretrained` reads."""
 
 
-Compute = Callable[[Condition], tuple[Adapter, pd.DataFrame, pd.DataFrame]]
+AnyCondition = Condition | UnlearningCondition
+Compute = Callable[[AnyCondition], tuple[Adapter, pd.DataFrame, pd.DataFrame]]
 
 
 @dataclass(frozen=True)
 class Run:
     """A stored condition: where its adapter is, its records and its learning curve."""
 
-    condition: Condition
+    condition: AnyCondition
     folder: Path
     records: pd.DataFrame
     curve: pd.DataFrame
@@ -69,7 +70,7 @@ def damage(folder: Path) -> str | None:
     return f"changed or missing: {', '.join(bad)}" if bad else None
 
 
-def _read(condition: Condition, folder: Path) -> Run:
+def _read(condition: AnyCondition, folder: Path) -> Run:
     return Run(
         condition,
         folder,
@@ -78,7 +79,7 @@ def _read(condition: Condition, folder: Path) -> Run:
     )
 
 
-def find(condition: Condition, root: Path | None = None) -> Run | None:
+def find(condition: AnyCondition, root: Path | None = None) -> Run | None:
     """The stored run of a condition, or None; for a damaged one too, with a warning that names it."""
     folder = (root or paths.RUNS) / condition.slug
     if not folder.exists():
@@ -89,7 +90,7 @@ def find(condition: Condition, root: Path | None = None) -> Run | None:
     return _read(condition, folder)
 
 
-def get(condition: Condition, compute: Compute, root: Path | None = None) -> Run:
+def get(condition: AnyCondition, compute: Compute, root: Path | None = None) -> Run:
     """The stored run of a condition; `compute` (adapter, records, curve) is called when there is none.
 
     One lock a condition: of several processes that want it, one computes and the others wait and read. A
@@ -104,7 +105,7 @@ def get(condition: Condition, compute: Compute, root: Path | None = None) -> Run
         return _get(condition, compute, root)
     if is_main():
 
-        def together(condition: Condition) -> tuple[Adapter, pd.DataFrame, pd.DataFrame]:
+        def together(condition: AnyCondition) -> tuple[Adapter, pd.DataFrame, pd.DataFrame]:
             told(None)  # no run yet: everybody computes
             return compute(condition)
 
@@ -115,7 +116,7 @@ def get(condition: Condition, compute: Compute, root: Path | None = None) -> Run
     return run
 
 
-def _get(condition: Condition, compute: Compute, root: Path | None) -> Run:
+def _get(condition: AnyCondition, compute: Compute, root: Path | None) -> Run:
     root = root or paths.RUNS
     folder = root / condition.slug
     if run := find(condition, root):  # needs no lock: a run appears whole
@@ -145,7 +146,7 @@ def _get(condition: Condition, compute: Compute, root: Path | None) -> Run:
 
 
 @contextlib.contextmanager
-def _storing(condition: Condition, root: Path) -> Iterator[None]:
+def _storing(condition: AnyCondition, root: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -153,7 +154,7 @@ def _storing(condition: Condition, root: Path) -> Iterator[None]:
         raise OSError(f"run {condition.slug} cannot be stored under {root}: {reason}") from error
 
 
-def _write(folder: Path, condition: Condition, adapter: Adapter, records: pd.DataFrame, curve: pd.DataFrame) -> None:
+def _write(folder: Path, condition: AnyCondition, adapter: Adapter, records: pd.DataFrame, curve: pd.DataFrame) -> None:
     adapter.save_pretrained(folder / "adapter")
     records.to_parquet(folder / "records.parquet", index=False)
     curve.to_parquet(folder / "curve.parquet", index=False)
@@ -162,27 +163,32 @@ def _write(folder: Path, condition: Condition, adapter: Adapter, records: pd.Dat
 
 
 def listing(verify: bool = False, root: Path | None = None) -> pd.DataFrame:
-    """What the store holds, a row a run: slug, MiB, age in hours, recall in source and target, state.
+    """What the store holds, a row a run: name, MiB, age in hours, recall asked in either modality, state.
 
     State is "whole", "stale" (made by other code, so never read again), or what is damaged; without
-    `verify` files are not read, and "not checked" stands for the first.
+    `verify` files are not read, and "not checked" stands for the first. Recall is that of everybody, or, after
+    unlearning, of the forgotten.
     """
     rows = []
-    for folder in sorted(f for f in (root or paths.RUNS).glob("[!.]*") if f.is_dir()):
+    root = root or paths.RUNS
+    folders = [f for place in (root, root / paths.UNLEARNED.name) for f in sorted(place.glob("[!.]*")) if f.is_dir()]
+    current = {code.fingerprint(), code.fingerprint(code.UNLEARNING)}
+    for folder in (f for f in folders if f.name != paths.UNLEARNED.name):
         files = [f for f in folder.rglob("*") if f.is_file()]
         row: dict[str, object] = {
-            "run": folder.name,
+            "run": str(folder.relative_to(root)),
             "MiB": round(sum(f.stat().st_size for f in files) / 2**20, 2),
             "hours": round((time.time() - folder.stat().st_mtime) / 3600, 1),
         }
         problem = damage(folder) if verify else None
         try:
-            condition = Condition.model_validate_json((folder / "condition.json").read_text())
-            records = pd.read_parquet(folder / "records.parquet", columns=["asked", "probe", "exact"])
-            recall = records[records["probe"] == "view"].groupby("asked")["exact"].mean()
-            row |= {"source recall": recall[condition.source], "target recall": recall[other(condition.source)]}
+            made = json.loads((folder / "condition.json").read_text())["code"]
+            records = pd.read_parquet(folder / "records.parquet")
+            shown = records[records["probe"] == "view"]
+            shown = shown[shown["who"] == "forget"] if "who" in shown else shown
+            row |= shown.groupby("asked")["exact"].mean().add_prefix("recall asked in ").to_dict()
             whole = "whole" if verify else "not checked"
-            row["state"] = problem or (whole if condition.code == code.fingerprint() else "stale")
+            row["state"] = problem or (whole if made in current else "stale")
         except (OSError, ValueError, KeyError) as error:
             row["state"] = problem or f"unreadable: {error}"
         rows.append(row)

@@ -5,8 +5,15 @@ from xmem_utils.plots.capability import capability, capability_knowledge, capabi
 from xmem_utils.plots.common import save, save_table, style
 from xmem_utils.plots.gap import dose_response, gap_curves, gap_matrix
 from xmem_utils.plots.people import attribute_counts, contact_sheet
+from xmem_utils.plots.unlearning import (
+    unlearning_attacks,
+    unlearning_curves,
+    unlearning_matrix,
+    unlearning_tradeoff,
+)
 
 __all__ = [
     "attribute_counts", "base_curves", "base_exam", "capability", "capability_knowledge", "capability_slope",
     "contact_sheet", "dose_response", "gap_curves", "gap_matrix", "save", "save_table", "style",
+    "unlearning_attacks", "unlearning_curves", "unlearning_matrix", "unlearning_tradeoff",
 ]  # fmt: skip

@@ -1,0 +1,69 @@
+"""How much comes back: relearning in the other modality, and rounding of the weights. Paraphrases are in the exam."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import pandas as pd
+import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+
+from xmem_utils.params import MODALITIES, other, parts_of
+from xmem_utils.personas.dataset import to_views
+from xmem_utils.unlearn.exam import ForgettingExam
+from xmem_utils.unlearn.train import relearn
+from xmem_utils.vlm.batches import encode
+from xmem_utils.vlm.prompts import WHO
+
+BITS = (8, 4)
+RELEARNED = 0.3  # share of the forgotten whom the attacker knows
+STEPS, RATE = 10, 3e-4
+
+
+@contextlib.contextmanager
+def rounded(model: PeftModel, bits: int) -> Iterator[PeftModel]:
+    """The model with the weights that LoRA adapts, merged with it, rounded to `bits` bits, one scale an output row.
+
+    Symmetric round-to-nearest, as weight-only quantization without calibration does.
+    """
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    kept = [layer.get_base_layer().weight.detach().clone() for layer in layers]
+    top = 2 ** (bits - 1) - 1
+    try:
+        for layer, weight in zip(layers, kept, strict=True):
+            merged = (weight + layer.get_delta_weight("default").to(weight.dtype)).float()
+            scale = merged.abs().amax(1).clamp(min=1e-12) / top
+            zero = torch.zeros_like(scale, dtype=torch.int32)
+            grid = torch.fake_quantize_per_channel_affine(merged, scale, zero, 0, -top, top)
+            layer.get_base_layer().weight.data = grid.to(weight.dtype)
+        with model.disable_adapter():
+            yield model
+    finally:
+        for layer, weight in zip(layers, kept, strict=True):
+            layer.get_base_layer().weight.data = weight
+
+
+def attack(exam: ForgettingExam, model: PeftModel, unlearned: str, seed: int) -> pd.DataFrame:
+    """Records under probes "int8", "int4" and "relearned"; the last changes the model's adapter.
+
+    Relearned: a few of the forgotten are trained again from views of the modality that was not unlearned (from
+    pictures, when both were); the rows are those of the others.
+    """
+    parts = []
+    for bits in BITS:
+        with torch.no_grad(), rounded(model, bits):
+            for m in MODALITIES:
+                parts.append(exam.exact(model, "forget", f"int{bits}", m))
+                parts.append(exam.few(model, f"int{bits}", m))
+    taught = exam.forget[: max(1, round(RELEARNED * len(exam.forget)))]
+    if len(taught) < len(exam.forget):
+        known = parts_of(unlearned)
+        modality = other(known[0]) if len(known) == 1 else "image"
+        views = [v for v in to_views(exam.dataset, "train", modality) if v.persona in taught]
+        relearn(exam.vlm, model, encode(exam.vlm, views, WHO), STEPS, RATE, seed)
+        for m in MODALITIES:
+            parts.append(exam.exact(model, "forget", "relearned", m, without=taught))
+            parts.append(exam.few(model, "relearned", m))
+    return pd.concat(parts, ignore_index=True)

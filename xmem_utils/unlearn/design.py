@@ -1,0 +1,60 @@
+"""Which conditions the unlearning notebook compares, from its parameters."""
+
+from __future__ import annotations
+
+from xmem_utils.experiment import Study
+from xmem_utils.params import MODALITIES, UnlearningCondition, UnlearningParameters, profile_named, scaled
+from xmem_utils.personas.dataset import names_of
+from xmem_utils.unlearn.methods import METHODS, method_named
+from xmem_utils.unlearn.people import by_name
+from xmem_utils.unlearn.search import chosen_settings
+from xmem_utils.unlearn.study import BEFORE, GOLD, UnlearningStudy
+from xmem_utils.vlm.load import load_vlm
+
+BOTH = "image+text"
+FURTHER_METHODS = ("GradDiff", "NPO")  # what the further arms are asked of
+FURTHER_SHARES = (0.05, 0.2)  # of people forgotten
+
+
+def study_of(p: UnlearningParameters) -> UnlearningStudy:
+    """The study that a notebook's parameters describe, its model loaded."""
+    profile = scaled(profile_named(p.profile), p)
+    return UnlearningStudy(Study(load_vlm(p.model), profile, p.rank, p.learning_rate, p.people))
+
+
+def methods_of(p: UnlearningParameters) -> list[str]:
+    """The methods asked for. Raises ValueError naming the known ones."""
+    wanted = list(METHODS) if p.methods == "all" else [name.strip() for name in p.methods.split(",")]
+    return [method_named(name).name for name in wanted]
+
+
+def conditions(study: UnlearningStudy, p: UnlearningParameters) -> list[UnlearningCondition]:
+    """All conditions, seed by seed.
+
+    The main arm: who was memorized in both modalities is unlearned in either (and in both at once) by every method,
+    with both references and all attacks. With `arms`, further ones: other shares, both modalities rehearsed, and
+    people memorized in one modality alone, which is then unlearned.
+    """
+    methods = methods_of(p)
+    settings = chosen_settings(p.model, methods) | {BEFORE: {}, GOLD: {}}
+    out = []
+    for seed in study.study.profile.seeds:
+        forget = study.forget_set(seed, p.forget_share)
+        if p.forget:
+            forget = by_name([name.strip() for name in p.forget.split(",")], names_of(study.study.dataset(seed)[0]))
+
+        def made(method: str, unlearned: str, seed=seed, forget=forget, **more) -> UnlearningCondition:
+            return study.condition(method, settings[method], unlearned, seed, forget=forget, **more)
+
+        for unlearned in MODALITIES:
+            out += [made(m, unlearned, attacks=True) for m in (BEFORE, GOLD, *methods)]
+        out += [made(m, BOTH) for m in methods]
+        if not p.arms:
+            continue
+        further = [m for m in FURTHER_METHODS if m in methods]
+        for unlearned in MODALITIES:
+            out += [made(m, unlearned, retained=BOTH) for m in further]
+            out += [made(m, unlearned, source=unlearned) for m in (BEFORE, *further)]
+            for share in FURTHER_SHARES:
+                out += [made(m, unlearned, forget=study.forget_set(seed, share)) for m in (BEFORE, *further)]
+    return out
