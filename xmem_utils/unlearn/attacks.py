@@ -33,7 +33,7 @@ def rounded(model: PeftModel, bits: int) -> Iterator[PeftModel]:
     top = 2 ** (bits - 1) - 1
     try:
         for layer, weight in zip(layers, kept, strict=True):
-            merged = (weight + layer.get_delta_weight("default").to(weight.dtype)).float()
+            merged = (weight + layer.get_delta_weight("default").detach().to(weight.dtype)).float()
             scale = merged.abs().amax(1).clamp(min=1e-12) / top
             zero = torch.zeros_like(scale, dtype=torch.int32)
             grid = torch.fake_quantize_per_channel_affine(merged, scale, zero, 0, -top, top)
@@ -53,7 +53,7 @@ def attack(exam: ForgettingExam, model: PeftModel, unlearned: str, seed: int) ->
     """
     parts = []
     for bits in BITS:
-        with torch.no_grad(), rounded(model, bits):
+        with rounded(model, bits):
             for m in MODALITIES:
                 parts.append(exam.exact(model, "forget", f"int{bits}", m))
                 parts.append(exam.few(model, f"int{bits}", m))

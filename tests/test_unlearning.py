@@ -1,0 +1,333 @@
+"""Unlearning end to end on six people, method by method, and what it refuses."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from peft.tuners.lora import LoraLayer
+
+from xmem_utils import paths, store
+from xmem_utils.experiment import Study
+from xmem_utils.params import Profile, UnlearningParameters
+from xmem_utils.recall import exact_match
+from xmem_utils.unlearn import attacks, design, people, search
+from xmem_utils.unlearn.exam import kind_of
+from xmem_utils.unlearn.methods import METHODS, Method, method_named
+from xmem_utils.unlearn.study import BEFORE, GOLD, UnlearningStudy, preamble
+
+PROFILE = Profile(
+    personas=6, seeds=(0,), train_views=4, test_views=2, epochs=14, dose_views=(4,), resamples=200
+)  # fmt: skip
+FORGET = (2,)
+SETTINGS = {"learning_rate": 1e-3, "steps": 3.0}
+
+
+@pytest.fixture(scope="module")
+def study(vlm, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("RUNS", "UNLEARNED", "PERSONAS", "SEARCH"):
+            patch.setattr(paths, name, folder / name.lower())
+        yield UnlearningStudy(Study(vlm, PROFILE, rank=8, learning_rate=2e-3))
+
+
+def condition(study, method, unlearned="image", settings=SETTINGS, **more):
+    return study.condition(method, settings, unlearned, 0, forget=FORGET, **more)
+
+
+def settings_of(method, steps):
+    own = method.grid()[-1]
+    return {**own, "steps": float(steps)}
+
+
+def weights(model):
+    return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+
+
+# -- methods -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS.values() if m.losses], ids=lambda m: m.name)
+@pytest.mark.parametrize("unlearned", ["image", "text"])
+def test_a_method_moves_its_adapter_and_nothing_else(study, method, unlearned):
+    made_of = condition(study, method.name, unlearned, settings_of(method, 3))
+    start = study.start(made_of.start)
+    exam = study.exam(0, FORGET, False)
+    before = exact_match(study.study.vlm, exam.examples["retain"]["text"], start.model).logprob
+    made = study.path(made_of)
+    moved = [float(p.abs().max()) for n, p in weights(made.model).items() if "lora_B" in n]
+    made.model.unload()
+    assert made.diverged is None
+    assert max(moved) > 1e-4
+    after = exact_match(study.study.vlm, exam.examples["retain"]["text"], start.model).logprob
+    np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.parametrize("name", ["GA", "GradDiff", "NPO", "SimNPO", "IDK", "DPO", "UNDIAL"])
+def test_a_method_lowers_the_probability_of_the_forgotten_name(study, name):
+    exam = study.exam(0, FORGET, False)
+    made_of = condition(study, name, "text", settings_of(METHODS[name], 8))
+    start = study.start(made_of.start)
+    before = exact_match(study.study.vlm, exam.examples["forget"]["text"], start.model).logprob.mean()
+    made = study.path(made_of)
+    after = exact_match(study.study.vlm, exam.examples["forget"]["text"], made.model).logprob.mean()
+    made.model.unload()
+    assert after < before - 0.5
+
+
+@pytest.mark.parametrize("name", ["NPO", "SCRUB", "task vector"])
+def test_a_short_run_is_the_beginning_of_a_longer_one(study, name):
+    """What lets the search look at several numbers of steps in one run."""
+    seen = {}
+    for steps in (2, 4):
+
+        def look(model, step, steps=steps):
+            seen[steps, step] = weights(model)
+
+        made_of = condition(study, name, settings=settings_of(METHODS[name], steps))
+        study.path(made_of, look).model.unload()
+    for n, value in seen[2, 2].items():
+        torch.testing.assert_close(value, seen[4, 2][n], rtol=0, atol=0)
+
+
+def test_what_a_loss_needs_is_read_off_its_arguments():
+    assert METHODS["GA"].data(1) == ("forget",)
+    assert METHODS["IDK"].data(1) == ("refusal", "retain")
+    assert METHODS["DPO"].data(1) == ("forget", "refusal", "retain")
+    assert [METHODS["SCRUB"].data(step) for step in (1, 2, 3)] == [("forget",), ("retain",), ("forget",)]
+    for method in METHODS.values():
+        assert set(method.reference) <= {part for step in (1, 2) if method.losses for part in method.data(step)}
+    with pytest.raises(ValueError, match="no loss of 'new' takes 'gama'"):
+        Method("new", METHODS["NPO"].losses, settings={"gama": (1.0,)})
+    with pytest.raises(ValueError, match="unknown unlearning method 'NP0': expected one of GA"):
+        method_named("NP0")
+
+
+def test_a_task_vector_is_the_adapter_that_learned_the_forget_set_subtracted(study):
+    """Twice as many steps subtract twice the weight change, and 0 leaves the start."""
+    deltas = {}
+    for steps in (1, 2):
+        made = study.path(condition(study, "task vector", settings={"scale": 0.1, "steps": float(steps)}))
+        layers = [m for m in made.model.modules() if isinstance(m, LoraLayer)]
+        deltas[steps] = [layer.get_delta_weight("default").detach() for layer in layers]
+        made.model.unload()
+    assert max(float(d.abs().max()) for d in deltas[1]) > 0
+    for one, two in zip(deltas[1], deltas[2], strict=True):
+        torch.testing.assert_close(two, 2 * one)
+
+
+def test_a_prompt_changes_the_question_and_no_weight(study):
+    plain, asked = study.exam(0, FORGET, False), study.exam(0, FORGET, True)
+    name = plain.names[FORGET[0]]
+    decode = study.study.vlm.processor.tokenizer.decode
+    for modality in ("image", "text"):
+        texts = [decode(e.prompt) for e in asked.examples["retain"][modality]]
+        assert all(preamble([name]).strip() in text for text in texts)
+        assert not any(name in decode(e.prompt) for e in plain.examples["retain"][modality])
+    made = study.path(condition(study, "prompt", settings={}))
+    assert all(not p.any() for n, p in weights(made.model).items() if "lora_B" in n)
+    made.model.unload()
+
+
+# -- a whole condition ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def runs(study):
+    return {
+        name: study.run(condition(study, name, settings=settings, attacks=name != GOLD))
+        for name, settings in ((BEFORE, {}), (GOLD, {}), ("GradDiff", {"learning_rate": 1e-3, "steps": 8.0}))
+    }
+
+
+def recall(run, who, probe="view"):
+    shown = run.records[(run.records["who"] == who) & (run.records["probe"] == probe)]
+    return shown.groupby("asked")["exact"].mean()
+
+
+def test_references_know_and_do_not_know_the_forgotten(runs):
+    assert (recall(runs[BEFORE], "forget") == 1).all()
+    assert (recall(runs[GOLD], "forget") == 0).all()
+    assert (recall(runs[GOLD], "retain") >= 0.9).all()
+    for run in runs.values():
+        assert (recall(run, "held out", "train view") == 0).all()
+
+
+def test_the_exam_has_every_measure_of_the_forgotten(runs):
+    forgot = runs["GradDiff"].records.query("who == 'forget' and probe == 'view'")
+    assert len(forgot) == 2 * PROFILE.test_views
+    assert forgot[["rank", "truth_ratio", "answer", "least", "logprob"]].notna().all().all()
+    before = runs[BEFORE].records.query("who == 'forget' and probe == 'view'")
+    assert (before["rank"] == 1).all() and (before["answer"] == "name").all()
+    assert before["truth_ratio"].mean() < forgot["truth_ratio"].mean()
+    assert (before["least"] <= before["logprob"] / before["tokens"] + 1e-6).all()
+    assert set(runs[BEFORE].records["probe"]) >= {"int8", "int4"}
+    assert runs[BEFORE].records["lookalike"].sum() > 0
+
+
+def test_the_stored_adapter_is_the_one_before_the_attacks(study, runs):
+    from peft import PeftModel
+
+    run = runs["GradDiff"]
+    start = study.start(run.condition.start)
+    model = PeftModel.from_pretrained(start.model, run.adapter).eval()
+    exam = study.exam(0, FORGET, False)
+    again = exact_match(study.study.vlm, exam.examples["forget"]["text"], model).logprob
+    model.unload()
+    stored = run.records.query("who == 'forget' and probe == 'view' and asked == 'text'")["logprob"]
+    np.testing.assert_allclose(again, stored, atol=1e-4)
+
+
+def test_a_stored_condition_is_not_computed_again(study, runs, monkeypatch):
+    monkeypatch.setattr(study, "path", None)
+    assert study.run(runs["GradDiff"].condition).records.equals(runs["GradDiff"].records)
+
+
+def test_unlearning_runs_are_listed(runs):
+    # the store lists what is under its root, in a folder of the name that unlearned runs have
+    paths.UNLEARNED.rename(paths.RUNS / paths.UNLEARNED.name)
+    try:
+        table = store.listing(verify=True).set_index("run")
+    finally:
+        (paths.RUNS / paths.UNLEARNED.name).rename(paths.UNLEARNED)
+    row = table.loc[f"{paths.UNLEARNED.name}/{runs[BEFORE].condition.slug}"]
+    assert row["state"] == "whole" and row["recall asked in image"] == 1
+    assert (table["state"] == "whole").all()
+
+
+# -- attacks -------------------------------------------------------------------------------------------
+
+
+def test_rounding_merges_rounds_and_restores(study, runs):
+    start = study.start(runs["GradDiff"].condition.start)
+    made = study.path(condition(study, "GradDiff"))
+    layers = [m for m in made.model.modules() if isinstance(m, LoraLayer)]
+    kept = [layer.get_base_layer().weight.detach().clone() for layer in layers]
+    merged = [w + layer.get_delta_weight("default").detach() for w, layer in zip(kept, layers, strict=True)]
+    for bits in (8, 4):
+        with attacks.rounded(made.model, bits):
+            for want, layer in zip(merged, layers, strict=True):
+                step = want.abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1)
+                found = layer.get_base_layer().weight
+                assert ((found - want).abs() <= step / 2 + 1e-6).all()
+                torch.testing.assert_close(found / step, (found / step).round(), atol=1e-3, rtol=0)
+    for w, layer in zip(kept, layers, strict=True):
+        torch.testing.assert_close(layer.get_base_layer().weight, w, rtol=0, atol=0)
+    made.model.unload()
+    assert start.model is study.start(runs["GradDiff"].condition.start).model
+
+
+def test_relearning_teaches_some_and_asks_the_others(study):
+    exam = study.exam(0, (1, 2, 4, 5), False)
+    made = study.path(study.condition("GradDiff", SETTINGS, "text", 0, forget=(1, 2, 4, 5)))
+    rows = attacks.attack(exam, made.model, "text", 0)
+    made.model.unload()
+    asked = rows[(rows["probe"] == "relearned") & (rows["who"] == "forget")]
+    assert sorted(asked["persona"].unique()) == [2, 4, 5]  # a third of four, the first, was taught
+
+
+# -- what is refused or recorded -----------------------------------------------------------------------
+
+
+def test_forget_sets_are_checked():
+    for wrong, sentence in (
+        ([], "is empty"),
+        (range(5), "is all 5 personas"),
+        ([2, 7, -1], r"unknown personas \[-1, 7"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            people.check_forget(wrong, 5)
+    with pytest.raises(ValueError, match="is empty"):
+        people.forget_set(5, 0.05, seed=0)
+    with pytest.raises(ValueError, match="unknown personas: Zed"):
+        people.by_name(["Ada", "Zed"], ["Ada", "Bob", "Cid"])
+    assert people.by_name(["Cid", "Ada"], ["Ada", "Bob", "Cid"]) == (0, 2)
+    for seed in range(3):
+        assert set(people.forget_set(100, 0.05, seed)) < set(people.forget_set(100, 0.2, seed))
+    assert people.forget_set(100, 0.1, 0) != people.forget_set(100, 0.1, 1)
+
+
+def test_lookalikes_share_most_attributes(study):
+    dataset, _ = study.study.dataset(0)
+    from xmem_utils.personas.attributes import AXIS_NAMES
+
+    looks = {}
+    for row in dataset["test"].select_columns(["persona", *AXIS_NAMES]):
+        looks[row["persona"]] = [row[axis] for axis in AXIS_NAMES]
+    (alike,) = people.lookalikes(dataset, FORGET)
+    shared = {i: sum(a == b for a, b in zip(looks[i], looks[2], strict=True)) for i in looks if i != 2}
+    assert shared[alike] == max(shared.values())
+
+
+def test_who_has_not_memorized_cannot_unlearn(vlm, study):
+    lazy = UnlearningStudy(Study(vlm, replace_profile(PROFILE, epochs=1), rank=2, learning_rate=1e-5))
+    with pytest.raises(ValueError, match=r"has not memorized: it recalls 0\.\d\d of the names asked with image views"):
+        lazy.run(condition(lazy, "GA"))
+
+
+def replace_profile(profile, **changes):
+    return Profile(**{**profile.model_dump(), **changes})
+
+
+def test_a_loss_that_stops_being_finite_is_recorded_as_diverged(study, monkeypatch):
+    def bursting(forget, retain):
+        calls.append(retain)
+        return forget.logits.mean() * (float("nan") if len(calls) > 1 else 1.0)
+
+    calls = []
+    monkeypatch.setitem(METHODS, "bursting", Method("bursting", (bursting,)))
+    run = study.run(condition(study, "bursting", settings={"learning_rate": 1e-4, "steps": 5.0}))
+    assert list(run.records["who"]) == ["diverged"]
+    assert len(calls) == 2
+
+
+def test_kinds_of_answers():
+    known = frozenset({"Tavelo", "Ada Lin"})
+    for answer, kind in (
+        ("Mirako", "name"), ("Tavelo", "other name"), ("Ada Lin", "other name"), ("Mirakomi", "nobody's name"),
+        ("I don't know.", "refusal"), ("mimimi", "collapse"), ("", "collapse"), ("black", "collapse"),
+    ):  # fmt: skip
+        assert kind_of(answer, "Mirako", known) == kind
+
+
+# -- design and search ---------------------------------------------------------------------------------
+
+
+def test_a_design_has_all_arms_once(study):
+    p = UnlearningParameters(
+        profile="quick", model="xmem-tiny-s", methods="all", forget_share=0.34, forget="", arms=True, seeds=0,
+        personas=0, rank=8, learning_rate=2e-3, people="",
+    )  # fmt: skip
+    planned = design.conditions(study, replace_share(p, 0.5))
+    assert len({c.slug for c in planned}) == len(planned)
+    main = [c for c in planned if c.start.source == "image+text" and c.retained == c.unlearned and len(c.forget) == 3]
+    assert len(main) == 2 * (len(METHODS) + 2) + len(METHODS)
+    gold = [c for c in planned if c.method == GOLD]
+    assert all(c.start.left_out == c.forget for c in gold)
+    assert {c.unlearned for c in planned if c.start.source == "text"} == {"text"}
+    assert len(planned) == len(main) + 2 * (2 + 3 + 2 * 3)
+
+
+def replace_share(p, share):
+    return UnlearningParameters(**{**p.model_dump(), "forget_share": share})
+
+
+def test_the_search_reads_what_it_tried(study, monkeypatch):
+    monkeypatch.setattr(search, "METHODS", {"GradDiff": replace(METHODS["GradDiff"], points=(1, 2))})
+    monkeypatch.setattr(search, "SEEDS", (0,))
+    monkeypatch.setattr(study, "forget_set", lambda seed, share=0.1: FORGET)
+    first = search.search(study)
+    assert set(first["method"]) == {BEFORE, "GradDiff"} and set(first["steps"]) == {0, 1, 2}
+    monkeypatch.setattr(study, "path", None)
+    assert search.search(study).equals(first)
+    halves = [search.search(study, shard) for shard in ("1/2", "2/2")]
+    assert sum(map(len, halves)) == len(first)
+
+
+def test_unlearning_needs_views_of_the_forgotten_alone_or_with_others(study):
+    views = study.views(condition(study, "DPO", "text", retained="image+text"))
+    assert len(views.forget) == len(views.refusal) == PROFILE.train_views
+    assert len(views.retain) == 2 * 5 * PROFILE.train_views
+    for name, refusal in zip(views.forget, views.refusal, strict=True):
+        assert torch.equal(name.prompt, refusal.prompt) and not torch.equal(name.answer, refusal.answer)

@@ -1,0 +1,129 @@
+"""The unlearning tables on records made by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from xmem_utils.unlearn import search, tables
+
+PEOPLE = 12
+
+
+def records(method, own, other, retain=1.0, unlearned="image", truth=0.0):
+    """Two seeds of one method: recall of the forgotten in the unlearned and the other modality, and of the retained."""
+    rows = []
+    for seed in (0, 1):
+        for asked in ("image", "text"):
+            level = own if asked == unlearned else other
+            for persona in range(PEOPLE):
+                hit = float(persona < round(level * PEOPLE))
+                rows.append({"who": "forget", "persona": persona, "asked": asked, "probe": "view", "exact": hit,
+                             "logprob": -1.0, "tokens": 4, "rank": 1, "truth_ratio": np.exp(truth + 0.01 * persona),
+                             "answer": "name" if hit else "collapse", "least": -2.0, "lookalike": 0.0})  # fmt: skip
+                kept = float(persona < round(retain * PEOPLE))
+                rows.append({"who": "retain", "persona": PEOPLE + persona, "asked": asked, "probe": "view", "view": 0,
+                             "exact": kept, "lookalike": float(persona == 0)})  # fmt: skip
+        for row in rows:
+            row.setdefault("seed", seed)
+    table = pd.DataFrame(rows)
+    return table.assign(start="image+text", unlearned=unlearned, retained=unlearned, share=0.1, method=method)
+
+
+def both(method, *levels, **more):
+    return pd.concat([records(method, *levels, unlearned=u, **more) for u in ("image", "text")])
+
+
+@pytest.fixture(scope="module")
+def all_records():
+    return pd.concat([
+        both("before", 1.0, 1.0), both("gold", 0.0, 0.0, truth=3.0), both("GradDiff", 0.0, 0.5, truth=3.0),
+        both("NPO", 0.25, 0.25), both("GA", 0.0, 0.0, retain=0.5), both("RMU", 0.75, 1.0), both("KL", 0.5, 0.0),
+    ], ignore_index=True)  # fmt: skip
+
+
+def test_a_verdict_for_each_case(all_records):
+    table = tables.headline(all_records, 500).set_index(["unlearned", "method"])
+    for unlearned in ("image", "text", "either"):
+        found = table.loc[unlearned]["verdict"].to_dict()
+        assert found["GradDiff"] == "holds"
+        assert found["NPO"] == "not shown"
+        assert found["GA"] == tables.NOT_RETAINED
+        assert found["RMU"] == tables.NOT_FORGOT
+        assert found["KL"] == "reversed"
+        pooled = table.loc[unlearned, "pooled (3 methods)"]  # those that forgot at matched retention
+        assert pooled["difference"] == pytest.approx((0.5 + 0 - 0.5) / 3)
+    row = table.loc["image", "GradDiff"]
+    assert (row["own"], row["other"], row["difference"]) == (0, 0.5, 0.5)
+    assert row["low"] < 0.5 < row["high"]
+    assert row["p"] < 0.01 <= row["p holm"] * 10 and row["p holm"] >= row["p"]
+    assert table.loc[("image", "GA"), "retain change"] == pytest.approx(-0.5)
+
+
+def test_words_follow_the_verdict(all_records):
+    table = tables.headline(all_records, 200).set_index(["unlearned", "method"], drop=False)
+    assert "not forgotten (retain recall moved by +0.00, 0.75" in tables.sentence(table.loc["image", "RMU"])
+    assert "0.00 of the forgotten names are left there and 0.50" in tables.sentence(table.loc["text", "GradDiff"])
+
+
+def test_metrics_are_what_they_are_called(all_records):
+    table = tables.metrics(all_records, 200).set_index(["method", "unlearned", "asked", "metric"])["estimate"]
+    assert table["GradDiff", "image", "image", "forget quality, KS D"] == 0
+    assert table["GradDiff", "image", "image", "forget quality, KS p"] == 1
+    assert table["before", "image", "image", "forget quality, KS D"] == 1
+    assert table["before", "image", "image", "probability"] == pytest.approx(np.exp(-0.25))
+    assert table["before", "image", "image", "exposure"] == pytest.approx(np.log2(2 * PEOPLE))
+    assert table["GradDiff", "image", "text", "answers: collapse"] == pytest.approx(0.5)
+
+
+def test_membership_is_the_share_of_pairs_told_apart():
+    rows = [{"who": who, "persona": i, "asked": "text", "probe": "train view", "logprob": value, "tokens": 1,
+             "least": 0.0, "seed": 0, "start": "image+text", "unlearned": "text", "retained": "text", "share": 0.1,
+             "method": "GA"}
+            for who, values in (("forget", (-1.0, -3.0)), ("held out", (-2.0, -4.0)))
+            for i, value in enumerate(values)]  # fmt: skip
+    table = tables._membership(pd.DataFrame(rows)).set_index("metric")["estimate"]
+    assert table["membership AUC, loss"] == 0.75
+    assert table["membership AUC, Min-K"] == 0.5
+
+
+def test_what_comes_back_is_paired(all_records):
+    attacked = all_records[(all_records["who"] == "forget") & (all_records["persona"] > 2)].assign(
+        probe="relearned", exact=1.0
+    )
+    table = tables.attacks(pd.concat([all_records, attacked]), 200)
+    row = table.set_index(["method", "unlearned", "asked"]).loc["GradDiff", "image", "text"]
+    left = np.mean([i < 6 for i in range(3, PEOPLE)])  # of the people asked under attack, not of all
+    assert row["without"] == pytest.approx(left) and row["back"] == pytest.approx(1 - left)
+
+
+def test_diverged_runs_are_counted_and_enter_nothing(all_records):
+    gone = all_records.iloc[:1].assign(who="diverged", probe="", method="GA")
+    table = pd.concat([all_records, gone])
+    assert tables.diverged(table)["diverged"].sum() == 1
+    pd.testing.assert_frame_equal(tables.headline(table, 200), tables.headline(all_records, 200))
+
+
+def tried(method, settings, steps, forget, retain):
+    return [{"method": method, "settings": settings, "steps": steps, "unlearned": unlearned, "seed": 900, "who": who,
+             "asked": asked, "recall": value}
+            for unlearned in ("image", "text") for asked in ("image", "text")
+            for who, value in (("forget", forget if asked == unlearned else 1.0), ("retain", retain))]  # fmt: skip
+
+
+def test_the_rule_takes_what_forgets_most_among_what_keeps():
+    rows = tried("before", "{}", 0, 1.0, 1.0)
+    rows += tried("GA", '{"a": 1}', 5, 0.0, 0.5)  # loses the retained
+    rows += tried("GA", '{"a": 1}', 10, 0.30, 0.96)
+    rows += tried("GA", '{"a": 2}', 5, 0.20, 0.96)
+    rows += tried("GA", '{"a": 3}', 5, 0.205, 0.98)  # ties, and keeps more
+    rows += tried("NPO", '{"a": 1}', 5, 0.0, 0.2)
+    rows += tried("NPO", '{"a": 1}', 10, 0.1, 0.4)  # nothing keeps enough: what keeps most
+    chosen = search.choose(pd.DataFrame(rows)).set_index("method")
+    assert chosen.loc["GA", "settings"] == '{"a": 3}' and chosen.loc["GA", "kept"]
+    assert chosen.loc["NPO", "steps"] == 10 and not chosen.loc["NPO", "kept"]
+
+
+def test_a_setting_that_diverged_somewhere_is_not_chosen():
+    rows = tried("before", "{}", 0, 1.0, 1.0) + tried("GA", '{"a": 1}', 5, 0.5, 1.0)
+    rows += [row for row in tried("GA", '{"a": 2}', 5, 0.0, 1.0) if row["unlearned"] == "image"]
+    assert search.choose(pd.DataFrame(rows)).set_index("method").loc["GA", "settings"] == '{"a": 1}'
