@@ -109,7 +109,7 @@ class UnlearningCondition(Strict):
     retained: Source  # modality of the views it rehearses
     method: str
     settings: dict[str, float]  # of the method: learning rate, steps and its own
-    attacks: bool
+    thorough: bool  # the whole exam and the attacks, or exact match alone
     code: str  # fingerprint of the code that unlearns and evaluates
 
     @property

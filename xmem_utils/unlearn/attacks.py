@@ -2,47 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from functools import partial
 
 import pandas as pd
 import torch
 from peft import PeftModel
-from peft.tuners.lora import LoraLayer
 
 from xmem_utils.params import MODALITIES, other, parts_of
 from xmem_utils.personas.dataset import to_views
 from xmem_utils.unlearn.exam import ForgettingExam
 from xmem_utils.unlearn.train import relearn
-from xmem_utils.vlm.batches import encode
-from xmem_utils.vlm.prompts import WHO
+from xmem_utils.vlm.adapters import merged
 
 BITS = (8, 4)
 RELEARNED = 0.3  # share of the forgotten whom the attacker knows
 STEPS, RATE = 10, 3e-4
 
 
-@contextlib.contextmanager
-def rounded(model: PeftModel, bits: int) -> Iterator[PeftModel]:
-    """The model with the weights that LoRA adapts, merged with it, rounded to `bits` bits, one scale an output row.
+def rounded(weight: torch.Tensor, bits: int) -> torch.Tensor:
+    """A weight matrix `[out, in]` on a grid of `bits` bits, one scale an output row.
 
     Symmetric round-to-nearest, as weight-only quantization without calibration does.
     """
-    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
-    kept = [layer.get_base_layer().weight.detach().clone() for layer in layers]
     top = 2 ** (bits - 1) - 1
-    try:
-        for layer, weight in zip(layers, kept, strict=True):
-            merged = (weight + layer.get_delta_weight("default").detach().to(weight.dtype)).float()
-            scale = merged.abs().amax(1).clamp(min=1e-12) / top
-            zero = torch.zeros_like(scale, dtype=torch.int32)
-            grid = torch.fake_quantize_per_channel_affine(merged, scale, zero, 0, -top, top)
-            layer.get_base_layer().weight.data = grid.to(weight.dtype)
-        with model.disable_adapter():
-            yield model
-    finally:
-        for layer, weight in zip(layers, kept, strict=True):
-            layer.get_base_layer().weight.data = weight
+    scale = weight.float().abs().amax(1).clamp(min=1e-12) / top
+    zero = torch.zeros_like(scale, dtype=torch.int32)
+    return torch.fake_quantize_per_channel_affine(weight.float(), scale, zero, 0, -top, top).to(weight.dtype)
 
 
 def attack(exam: ForgettingExam, model: PeftModel, unlearned: str, seed: int) -> pd.DataFrame:
@@ -53,7 +38,7 @@ def attack(exam: ForgettingExam, model: PeftModel, unlearned: str, seed: int) ->
     """
     parts = []
     for bits in BITS:
-        with rounded(model, bits):
+        with merged(model, partial(rounded, bits=bits)):
             for m in MODALITIES:
                 parts.append(exam.exact(model, "forget", f"int{bits}", m))
                 parts.append(exam.few(model, f"int{bits}", m))
@@ -62,8 +47,9 @@ def attack(exam: ForgettingExam, model: PeftModel, unlearned: str, seed: int) ->
         known = parts_of(unlearned)
         modality = other(known[0]) if len(known) == 1 else "image"
         views = [v for v in to_views(exam.dataset, "train", modality) if v.persona in taught]
-        relearn(exam.vlm, model, encode(exam.vlm, views, WHO), STEPS, RATE, seed)
-        for m in MODALITIES:
-            parts.append(exam.exact(model, "forget", "relearned", m, without=taught))
-            parts.append(exam.few(model, "relearned", m))
+        relearn(exam.vlm, model, exam.encode(views), STEPS, RATE, seed)
+        with merged(model):
+            for m in MODALITIES:
+                parts.append(exam.exact(model, "forget", "relearned", m, without=taught))
+                parts.append(exam.few(model, "relearned", m))
     return pd.concat(parts, ignore_index=True)

@@ -12,7 +12,7 @@ from xmem_utils.unlearn.study import BEFORE, GOLD, UnlearningStudy
 from xmem_utils.vlm.load import load_vlm
 
 BOTH = "image+text"
-FURTHER_METHODS = ("GradDiff", "NPO")  # what the further arms are asked of
+FURTHER_METHODS = ("GradDiff", "IDK")  # what the further arms are asked of
 FURTHER_SHARES = (0.05, 0.2)  # of people forgotten
 
 
@@ -31,30 +31,31 @@ def methods_of(p: UnlearningParameters) -> list[str]:
 def conditions(study: UnlearningStudy, p: UnlearningParameters) -> list[UnlearningCondition]:
     """All conditions, seed by seed.
 
-    The main arm: who was memorized in both modalities is unlearned in either (and in both at once) by every method,
-    with both references and all attacks. With `arms`, further ones: other shares, both modalities rehearsed, and
-    people memorized in one modality alone, which is then unlearned.
+    The main arm: who was memorized in both modalities is unlearned in either by every method, with both references,
+    the whole exam and all attacks. With `arms`, further ones, asked for exact match alone: unlearning both modalities
+    at once; and, for two methods, other shares, both modalities rehearsed, and people memorized in one modality alone,
+    which is then unlearned.
     """
     methods = methods_of(p)
     settings = chosen_settings(p.model, methods) | {BEFORE: {}, GOLD: {}}
     out = []
     for seed in study.study.profile.seeds:
-        forget = study.forget_set(seed, p.forget_share)
-        if p.forget:
-            forget = by_name([name.strip() for name in p.forget.split(",")], names_of(study.study.dataset(seed)[0]))
+        names = names_of(study.study.dataset(seed)[0])
+        wanted = [name.strip() for name in p.forget.split(",")] if p.forget else []
+        forget = by_name(wanted, names) if wanted else study.forget_set(seed, p.forget_share)
 
         def made(method: str, unlearned: str, seed=seed, forget=forget, **more) -> UnlearningCondition:
             return study.condition(method, settings[method], unlearned, seed, forget=forget, **more)
 
         for unlearned in MODALITIES:
-            out += [made(m, unlearned, attacks=True) for m in (BEFORE, GOLD, *methods)]
-        out += [made(m, BOTH) for m in methods]
+            out += [made(m, unlearned, thorough=True) for m in (BEFORE, GOLD, *methods)]
         if not p.arms:
             continue
+        out += [made(m, BOTH) for m in methods]
         further = [m for m in FURTHER_METHODS if m in methods]
         for unlearned in MODALITIES:
             out += [made(m, unlearned, retained=BOTH) for m in further]
             out += [made(m, unlearned, source=unlearned) for m in (BEFORE, *further)]
-            for share in FURTHER_SHARES:
-                out += [made(m, unlearned, forget=study.forget_set(seed, share)) for m in (BEFORE, *further)]
+            for share in (share for share in FURTHER_SHARES if round(share * len(names))):
+                out += [made(m, unlearned, forget=study.forget_set(seed, share)) for m in further]
     return out

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -51,15 +52,16 @@ class ForgettingExam:
             kept = [v for v in exam.views[m] if v.persona not in self.forget]
             self.people["retain"][m] = [v for v in kept if v.index < RETAIN_VIEWS]
         self.examples = {
-            who: {m: self._encode(views, WHO) for m, views in by_modality.items()}
+            who: {m: self.encode(views, WHO) for m, views in by_modality.items()}
             for who, by_modality in self.people.items()
         }
-        self._others = self._make_others()
 
-    def _encode(self, views: Sequence[View], question: str) -> list[Example]:
+    def encode(self, views: Sequence[View], question: str = WHO) -> list[Example]:
+        """Examples of some views, asked as everything here is."""
         return encode(self.vlm, views, self._preamble + question)
 
-    def _make_others(self) -> dict[tuple[str, str, str], tuple[list[View], list[Example]]]:
+    @cached_property
+    def _others(self) -> dict[tuple[str, str, str], tuple[list[View], list[Example]]]:
         """Views that exact match alone is asked of, by (who, probe, modality)."""
         views: dict[tuple[str, str, str], list[View]] = {}
         for m in MODALITIES:
@@ -67,11 +69,11 @@ class ForgettingExam:
             views["forget", "train view", m] = [v for v in train if v.persona in self.forget]
             views["held out", "train view", m] = self._held_out(m)
             views["figure", "view", m] = self._figure_views(m)
-        made = {key: (own, self._encode(own, WHO)) for key, own in views.items() if own}
+        made = {key: (own, self.encode(own, WHO)) for key, own in views.items() if own}
         for m in MODALITIES:
             own = [v for v in self.people["forget"][m] if v.index < RETAIN_VIEWS]
             for question in NAME_QUESTIONS[1:]:
-                made["forget", f"paraphrase: {question}", m] = (own, self._encode(own, question))
+                made["forget", f"paraphrase: {question}", m] = (own, self.encode(own, question))
         return made
 
     def _held_out(self, modality: str) -> list[View]:
@@ -108,13 +110,16 @@ class ForgettingExam:
         kept = [i for i in range(len(self.names)) if i not in self.forget]
         return self.exact(model, "retain", probe, modality, without=kept[FEW:], views=1)
 
-    def records(self, model: nn.Module) -> pd.DataFrame:
-        """All probes but the attacks."""
-        parts = [self._ranked(model, m) for m in MODALITIES]
-        parts += [self.exact(model, "retain", "view", m) for m in MODALITIES]
-        parts += [self._frame(model, *key, *own) for key, own in self._others.items()]
-        if self._study.drawn:
-            parts.append(self._attributes(model))
+    def records(self, model: nn.Module, thorough: bool = True) -> pd.DataFrame:
+        """All probes but the attacks; or, not `thorough`, exact match of the forgotten and the retained alone."""
+        parts = [self.exact(model, "retain", "view", m) for m in MODALITIES]
+        if not thorough:
+            parts += [self.exact(model, "forget", "view", m) for m in MODALITIES]
+        else:
+            parts += [self._ranked(model, m) for m in MODALITIES]
+            parts += [self._frame(model, *key, *own) for key, own in self._others.items()]
+            if self._study.drawn:
+                parts.append(self._attributes(model))
         records = pd.concat(parts, ignore_index=True)
         alike = records["persona"].isin(lookalikes(self.dataset, self.forget)) & (records["who"] == "retain")
         return records.assign(lookalike=alike.astype(float))

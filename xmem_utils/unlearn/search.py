@@ -19,6 +19,7 @@ from xmem_utils.params import MODALITIES, TUNING_SEEDS, UnlearningCondition, sha
 from xmem_utils.progress import progress
 from xmem_utils.unlearn.methods import METHODS
 from xmem_utils.unlearn.study import BEFORE, UnlearningStudy
+from xmem_utils.vlm.adapters import merged
 from xmem_utils.vlm.load import resolve_model
 
 SEEDS = TUNING_SEEDS[:2]
@@ -55,7 +56,8 @@ def _tried(study: UnlearningStudy, condition: UnlearningCondition) -> pd.DataFra
 
     def look(model: PeftModel, step: int) -> None:
         if step in points:
-            looks.append(exam.recall(model, everybody=True).assign(steps=step))
+            with merged(model):
+                looks.append(exam.recall(model, everybody=True).assign(steps=step))
 
     made = study.path(condition, look)
     try:

@@ -21,6 +21,7 @@ from xmem_utils.unlearn.exam import REFUSAL, ForgettingExam
 from xmem_utils.unlearn.methods import METHODS
 from xmem_utils.unlearn.people import check_forget, forget_set
 from xmem_utils.unlearn.train import Unlearned, Views, unlearn
+from xmem_utils.vlm.adapters import merged
 from xmem_utils.vlm.batches import Example, answer_tokens, encode, with_answer
 from xmem_utils.vlm.load import VLM, load_vlm
 from xmem_utils.vlm.prompts import WHO
@@ -57,7 +58,7 @@ class UnlearningStudy:
         source: str = "image+text",
         retained: str | None = None,
         forget: Sequence[int] | None = None,
-        attacks: bool = False,
+        thorough: bool = False,
     ) -> UnlearningCondition:
         """One condition. `method` is one of the table's, "before" or "gold"; retained defaults to `unlearned`."""
         people = len(names_of(self.study.dataset(seed)[0]))
@@ -71,7 +72,7 @@ class UnlearningStudy:
             retained=retained or unlearned,
             method=method,
             settings={k: float(v) for k, v in settings.items()},
-            attacks=attacks,
+            thorough=thorough,
             code=code.fingerprint(code.UNLEARNING),
         )
 
@@ -149,7 +150,8 @@ class UnlearningStudy:
 
         def on_step(model: PeftModel, step: int) -> None:
             if step in checks:
-                curve.append(exam.recall(model).assign(step=step))
+                with merged(model):
+                    curve.append(exam.recall(model).assign(step=step))
 
         made = self.path(condition, on_step)
         trained.append(made.model)
@@ -157,8 +159,9 @@ class UnlearningStudy:
         if made.diverged:
             records = pd.DataFrame([{"who": "diverged", "probe": "", "asked": "", "exact": float("nan")}])
         else:
-            records = exam.records(made.model)
-            if condition.attacks:
+            with merged(made.model):
+                records = exam.records(made.model, condition.thorough)
+            if condition.thorough:
                 attacked = attack(exam, made.model, condition.unlearned, condition.start.seed)
                 records = pd.concat([records, attacked], ignore_index=True)
         nothing = pd.DataFrame(columns=["who", "asked", "recall", "step"])

@@ -173,7 +173,8 @@ def metrics(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     KS compares the forgotten's log truth ratio, a mean a person, with the gold reference's: D, and p beside it.
     AUC: forgotten (members) against held-out people, by the loss or Min-K of training views; 0.5 is "never seen".
     """
-    forgot = records[(records["who"] == "forget") & (records["probe"] == "view")].copy()
+    forgot = records[(records["who"] == "forget") & (records["probe"] == "view")]
+    forgot = forgot[forgot["answer"].notna()].copy()  # of conditions that had the whole exam
     people = records[records["who"].isin(["forget", "retain"]) & (records["probe"] == "view")]
     names = people.groupby("seed")["persona"].nunique().max()
     forgot["exposure"] = np.log2(names) - np.log2(forgot["rank"].astype(float))

@@ -82,12 +82,8 @@ def _descend(
     for step in range(1, int(settings["steps"]) + 1):
         rows = {part: next(indices) for part, indices in order.items()}
         rows["refusal"] = rows["forget"]
-        said = {
-            part: _said(
-                start, model, [getattr(views, part)[i] for i in rows[part]], part in method.reference, method.states
-            )
-            for part in method.data(step)
-        }
+        batch = {part: [getattr(views, part)[i] for i in rows[part]] for part in method.data(step)}
+        said = _said(start, model, batch, method.reference, method.states)
         loss_fn = method.loss(step)
         takes = inspect.signature(loss_fn).parameters
         loss = loss_fn(**said, **{k: v for k, v in own.items() if k in takes})
@@ -117,9 +113,9 @@ def relearn(
     optimizer = torch.optim.AdamW(_trainable(model), lr=learning_rate, weight_decay=0.0)
     order = _endless(examples, BATCH, seed)
     for _ in range(steps):
-        said = _said(vlm, model, [examples[i] for i in next(order)])
-        if not descend(optimizer, nll(said)):
-            return
+        said = _said(vlm, model, {"again": [examples[i] for i in next(order)]})
+        if not descend(optimizer, nll(said["again"])):
+            break
     model.eval()
 
 
@@ -163,28 +159,51 @@ def _direction(width: int, seed: int) -> torch.Tensor:
 
 
 def _said(
-    vlm: VLM, model: PeftModel, examples: list[Example], reference: bool = False, with_states: bool = False
-) -> Said:
-    """What the model says to a batch, and with `reference` what it said before unlearning."""
+    vlm: VLM,
+    model: PeftModel,
+    batch: dict[str, list[Example]],
+    reference: Sequence[str] = (),
+    with_states: bool = False,
+) -> dict[str, Said]:
+    """What the model says to each part of a batch, and for the parts of `reference` what it said before unlearning."""
+    model.train()
+    now = _in_groups(vlm, model, batch, with_states)
+    before = {}
+    if asked := {part: examples for part, examples in batch.items() if part in reference}:
+        with torch.no_grad(), model.disable_adapter():
+            before = _in_groups(vlm, model, asked, with_states)
+    nothing = None, None, None
+    return {
+        part: Said(logits, labels, before.get(part, nothing)[0], states, before.get(part, nothing)[2])
+        for part, (logits, labels, states) in now.items()
+    }
+
+
+Answered = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]  # logits, labels, hidden states
+
+
+def _in_groups(vlm: VLM, model: PeftModel, batch: dict[str, list[Example]], with_states: bool) -> dict[str, Answered]:
+    """Parts of one modality go through the model together: one pass costs less than two of half the size."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for part, examples in batch.items():
+        groups.setdefault(tuple(sorted(examples[0].inputs)), []).append(part)
+    out = {}
+    for parts in groups.values():
+        sizes = [len(batch[part]) for part in parts]
+        answered = _forward(vlm, model, [e for part in parts for e in batch[part]], with_states)
+        split = [x.split(sizes) if x is not None else [None] * len(parts) for x in answered]
+        out |= dict(zip(parts, zip(*split, strict=True), strict=True))
+    return out
+
+
+def _forward(vlm: VLM, model: PeftModel, examples: list[Example], with_states: bool) -> Answered:
+    """What the model says at the positions that predict the answers, and its hidden states there at one layer."""
     batch = collate(examples, vlm.processor.tokenizer.pad_token_id, side="left")
     batch = {k: v.to(vlm.device) for k, v in batch.items()}
     keep = max(len(e.answer) for e in examples)
-    model.train()
-    logits, states = _forward(vlm, model, batch, keep, with_states)
-    before = before_states = None
-    if reference:
-        with torch.no_grad(), model.disable_adapter():
-            before, before_states = _forward(vlm, model, batch, keep, with_states)
-    return Said(logits, batch["labels"][:, -keep:], before, states, before_states)
-
-
-def _forward(
-    vlm: VLM, model: PeftModel, batch: dict[str, torch.Tensor], keep: int, with_states: bool
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Logits, and hidden states of one layer, at the positions that predict the last `keep` tokens."""
     with mixed_precision(vlm.device, bf16_pays(vlm.device)):
         out = model(**model_inputs(batch), logits_to_keep=keep + 1, use_cache=False, output_hidden_states=with_states)
     states = None
     if with_states:
         states = out.hidden_states[round(STATES_AT * (len(out.hidden_states) - 1))][:, -keep - 1 : -1]
-    return out.logits[:, -keep - 1 : -1], states
+    return out.logits[:, -keep - 1 : -1], batch["labels"][:, -keep:], states

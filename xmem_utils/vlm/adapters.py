@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
+
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import nn
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
 
 
 def language_linears(model: nn.Module) -> list[str]:
@@ -32,3 +36,22 @@ def adapt(model: nn.Module, rank: int) -> PeftModel:
         r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=language_linears(model), bias="none"
     )
     return get_peft_model(model, config)
+
+
+@contextlib.contextmanager
+def merged(model: PeftModel, change: Callable[[Tensor], Tensor] = lambda weight: weight) -> Iterator[PeftModel]:
+    """The model with its adapter merged into the weights, and these changed by `change`, for as long as the context is.
+
+    Afterwards base weights and adapter are what they were, to the bit (unmerging by subtraction would round).
+    """
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    kept = [layer.get_base_layer().weight.data for layer in layers]
+    try:
+        for layer, weight in zip(layers, kept, strict=True):
+            both = weight + layer.get_delta_weight("default").detach().to(weight.dtype)
+            layer.get_base_layer().weight.data = change(both)
+        with model.disable_adapter():
+            yield model
+    finally:
+        for layer, weight in zip(layers, kept, strict=True):
+            layer.get_base_layer().weight.data = weight
