@@ -67,7 +67,7 @@ def unlearning_matrix(table: pd.DataFrame, unsettled: set[str]) -> Figure:
                         alpha=1 if who == "forget" else 0.55)  # fmt: skip
         axes.set_title(f"Unlearned from {_words(unlearned)}")
         axes.set_xlim(-0.04, 1.06)
-        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=decimals))
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.set_xlabel("names recalled exactly")
         axes.axhline(len([m for m in methods if m in REFERENCES]) - 0.5, color="0.3", lw=0.8)
     hollow = plt.Line2D([], [], color="0.4", marker="o", mfc="white", ms=4, ls="none", label="hollow: retained people")
@@ -95,7 +95,7 @@ def unlearning_curves(table: pd.DataFrame) -> Figure:
                           ls="--" if forgotten and asked != unlearned else "-")  # fmt: skip
             axes.set_title(method, fontsize=9)
             axes.set_ylim(-0.04, 1.06)
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=decimals))
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
             axes.tick_params(labelsize=7)
         for axes in panels[len(methods) :]:
             axes.set_visible(False)
@@ -157,7 +157,7 @@ def unlearning_attacks(table: pd.DataFrame) -> Figure:
                 _spread(axes, y[there] + SHIFT[asked], rows[there], color=COLOURS[asked], marker=MARKERS[asked], ms=4,
                         lw=1)  # fmt: skip
             axes.axvline(0, color="0.3", lw=0.8)
-            axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=decimals))
+            axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
             if unlearned == MODALITIES[0]:
                 axes.set_title(kind)
         panels[0].set_ylabel(f"unlearned from\n{_words(unlearned)}", fontsize=9)
