@@ -9,7 +9,7 @@ from peft import PeftModel
 from transformers import AutoModelForImageTextToText
 
 from xmem_utils import paths
-from xmem_utils.memorize import Training, memorize
+from xmem_utils.memorize import Training, memorize, shuffled, steps_an_epoch
 from xmem_utils.personas.dataset import names_of, to_views
 from xmem_utils.recall import exact_match, greedy_answers, recall_of_all
 from xmem_utils.vlm.adapters import adapt, language_linears
@@ -117,6 +117,47 @@ def test_training_repeats_with_the_seed(vlm, examples):
         scores.append(exact_match(vlm, examples["test", "image"], model).logprob)
         model.unload()
     np.testing.assert_array_equal(*scores)
+
+
+def test_batches_hold_one_modality_and_every_example_once(examples):
+    mixed = [*examples["train", "image"], *examples["train", "text"]]
+    training = Training(batch_size=8, seed=3)
+    orders = []
+    for _ in range(2):
+        batches = list(shuffled(mixed, training, collate_fn=list))
+        assert len(batches) == steps_an_epoch(mixed, training.batch_size)
+        assert all(len({bool(e.inputs) for e in batch}) == 1 for batch in batches)
+        found = [id(e) for batch in batches for e in batch]
+        assert sorted(found) == sorted(map(id, mixed))
+        orders.append(found)
+    assert orders[0] == orders[1]  # the seed determines the order
+    kinds = [bool(batch[0].inputs) for batch in batches]
+    assert kinds not in (sorted(kinds), sorted(kinds, reverse=True)), "modalities take turns"
+
+
+def test_examples_of_one_modality_come_in_the_order_of_a_plain_data_loader(examples):
+    """What the stored results were trained with."""
+    texts = examples["train", "text"]
+    generator = torch.Generator().manual_seed(7)
+    plain = torch.utils.data.DataLoader(texts, batch_size=8, shuffle=True, generator=generator, collate_fn=list)
+    ours = shuffled(texts, Training(batch_size=8, seed=7), collate_fn=list)
+    for _ in range(2):
+        assert [[id(e) for e in b] for b in plain] == [[id(e) for e in b] for b in ours]
+
+
+def test_the_least_likely_fifth_of_four_tokens_is_the_least_likely_one(vlm, examples):
+    shown = examples["test", "text"][:3]
+    found = exact_match(vlm, shown)
+    for i, example in enumerate(shown):
+        ids = torch.cat([example.prompt, example.answer])[None]
+        with torch.inference_mode():
+            logits = vlm.model(input_ids=ids, token_type_ids=torch.zeros_like(ids)).logits[
+                0, len(example.prompt) - 1 : -1
+            ]
+        scores = logits.float().log_softmax(-1).gather(-1, example.answer[:, None])[:, 0]
+        assert len(scores) == 4
+        assert found.least[i] == pytest.approx(float(scores.min()), abs=1e-3)
+        assert found.logprob[i] == pytest.approx(float(scores.sum()), abs=1e-3)
 
 
 def test_a_bare_language_free_model_is_refused():

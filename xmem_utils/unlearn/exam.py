@@ -38,7 +38,7 @@ FEW = 30  # retained people asked, a view each, along the curve and under attack
 
 
 class ForgettingExam:
-    """The questions for one seed and forget set. `ask` turns a question into what is asked (a prompt's refusal)."""
+    """The questions for one seed and forget set. `preamble` stands before each (the instruction of a prompt)."""
 
     def __init__(self, study: Study, seed: int, forget: Sequence[int], preamble: str = "") -> None:
         self.vlm, self._study, self._seed, self._preamble = study.vlm, study, seed, preamble
