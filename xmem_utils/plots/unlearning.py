@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from xmem_utils.params import MODALITIES
 from xmem_utils.plots.common import COLOURS, MARKERS, MODALITY_WORDS
@@ -96,6 +96,7 @@ def unlearning_curves(table: pd.DataFrame) -> Figure:
             axes.set_title(method, fontsize=9)
             axes.set_ylim(-0.04, 1.06)
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             axes.tick_params(labelsize=7)
         for axes in panels[len(methods) :]:
             axes.set_visible(False)
@@ -134,8 +135,9 @@ def unlearning_tradeoff(table: pd.DataFrame, retained: float) -> Figure:
         axes.set_xlabel("retained names recalled (worse modality)")
         axes.set_xlim(left, 1.02)
         axes.set_ylim(-0.04, 1.06)
-        for axis, decimals in ((axes.xaxis, None), (axes.yaxis, 0)):
-            axis.set_major_formatter(PercentFormatter(1.0, decimals=decimals))
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     panels[0].set_ylabel("forgotten names recalled\n(mark: other modality; dash: unlearned)")
     panels[1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
     figure.tight_layout()

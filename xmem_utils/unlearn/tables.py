@@ -88,54 +88,53 @@ def headline(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
 
     Rows: unlearned image, text, and "either" (mean over both of the same people); last, "pooled": the mean over the
     methods that forgot at matched retention. p: paired sign-flip test; p holm: Holm's correction over methods within
-    `unlearned`. Retain change is the worse of the two asked modalities, against before.
+    `unlearned`. Retain change is the worse of the two asked modalities, against before. The verdict is "holds" when
+    the interval is above 0 and p holm (p, of the pooled) below 0.05.
     """
     people, kept = residuals(records), retain_changes(records)
     before = people[people["method"] == BEFORE].groupby("unlearned")["own"].mean()
     people = people[~people["method"].isin([BEFORE, GOLD])]
-    rows, sound = [], []
-    for unlearned in (*MODALITIES, "either"):
-        part = people if unlearned == "either" else people[people["unlearned"] == unlearned]
-        start = before.mean() if unlearned == "either" else before[unlearned]
+    rows, persons_of = [], {}
+    parts = {**{m: [m] for m in MODALITIES}, "either": list(MODALITIES)}
+    for unlearned in parts:
+        part, start = people[people["unlearned"].isin(parts[unlearned])], before[parts[unlearned]].mean()
         for method, own in part.groupby("method", sort=False):
             persons = own.groupby(["seed", "persona"])[["own", "other", "difference"]].mean()
             row = _row(persons, resamples) | {"method": method, "unlearned": unlearned}
-            change = kept[kept["method"] == method]
-            change = change if unlearned == "either" else change[change["unlearned"] == unlearned]
-            row["retain change"] = change["change"].min()
-            row["verdict"] = verdict(row, start)
+            change = kept[(kept["method"] == method) & kept["unlearned"].isin(parts[unlearned])]
+            row["retain change"], row["before"] = change["change"].min(), start
             rows.append(row)
-            if row["verdict"] not in (NOT_RETAINED, NOT_FORGOT):
-                sound.append((unlearned, method, persons))
-    for unlearned in (*MODALITIES, "either"):
-        pooled = [persons for u, _, persons in sound if u == unlearned]
-        if pooled:
-            row = _row(sum(pooled) / len(pooled), resamples)
-            row |= {"method": f"pooled ({len(pooled)} methods)", "unlearned": unlearned, "retain change": np.nan}
-            rows.append(row | {"verdict": _holds(row)})
+            persons_of[unlearned, method] = persons
     table = pd.DataFrame(rows)
-    table["p holm"] = np.nan
-    single = ~table["method"].str.startswith("pooled")
-    for _, group in table[single].groupby("unlearned"):
+    for _, group in table.groupby("unlearned"):
         table.loc[group.index, "p holm"] = multipletests(group["p"], method="holm")[1]
+    table["verdict"] = [verdict(row) for _, row in table.iterrows()]
+    pooled = []
+    for unlearned, group in table[~table["verdict"].isin(UNSAID)].groupby("unlearned", sort=False):
+        persons = sum(persons_of[unlearned, method] for method in group["method"]) / len(group)
+        row = _row(persons, resamples) | {"method": f"pooled ({len(group)} methods)", "unlearned": unlearned}
+        pooled.append(row | {"verdict": _holds(row["low"], row["high"], row["p"])})
+    table = pd.concat([table, pd.DataFrame(pooled)], ignore_index=True)
     return table[["unlearned", "method", "own", "other", "difference", "low", "high", "p", "p holm", "retain change",
                   "verdict"]]  # fmt: skip
 
 
-NOT_RETAINED, NOT_FORGOT = "cannot be said: retained people lost", "cannot be said: not forgotten"
+UNSAID = NOT_RETAINED, NOT_FORGOT = "cannot be said: retained people lost", "cannot be said: not forgotten"
+LEVEL = 0.05
 
 
-def verdict(row: dict[str, float], before: float) -> str:
-    """Whether what was unlearned in one modality is still recalled in the other, by rules fixed beforehand."""
+def verdict(row: pd.Series) -> str:
+    """Whether what was unlearned in one modality is still recalled in the other."""
     if row["retain change"] < -RETAINED - 1e-9:
         return NOT_RETAINED
-    if row["own"] > FORGOT * before:
+    if row["own"] > FORGOT * row["before"]:
         return NOT_FORGOT
-    return _holds(row)
+    return _holds(row["low"], row["high"], row["p holm"])
 
 
-def _holds(row: dict[str, float]) -> str:
-    return "holds" if row["low"] > 0 else "reversed" if row["high"] < 0 else "not shown"
+def _holds(low: float, high: float, p: float) -> str:
+    """Interval and test must agree."""
+    return "not shown" if p >= LEVEL or low <= 0 <= high else "holds" if low > 0 else "reversed"
 
 
 def _row(persons: pd.DataFrame, resamples: int) -> dict[str, float]:
@@ -262,7 +261,7 @@ def curves(runs: Iterable[Run], records: pd.DataFrame) -> pd.DataFrame:
     keys = pd.MultiIndex.from_frame(zero[["start", "who", "asked"]])
     zero = zero.assign(step=0, recall=start.reindex(keys).to_numpy())
     mean = table.groupby([*LABELS, "step", "who", "asked"], sort=False)["recall"].mean().reset_index()
-    return pd.concat([zero, mean], ignore_index=True).sort_values([*LABELS, "who", "asked", "step"])
+    return pd.concat([zero, mean], ignore_index=True).sort_values("step", kind="stable", ignore_index=True)
 
 
 def sentence(row: pd.Series) -> str:
