@@ -21,7 +21,7 @@ from accelerate.utils import GradientAccumulationPlugin, set_seed
 from peft import PeftModel
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, RandomSampler, Sampler
 from tqdm.auto import tqdm
 
 from xmem_utils import checkpoint as checkpoints
@@ -81,10 +81,10 @@ class OneModalityBatches(Sampler[list[int]]):
         """A new order each time."""
         batches = []
         for group in self._groups:
-            order = [group[i] for i in torch.randperm(len(group), generator=self._generator).tolist()]
+            order = [group[i] for i in RandomSampler(group, generator=self._generator)]
             batches += [order[k : k + self._size] for k in range(0, len(order), self._size)]
         if len(self._groups) > 1:
-            batches = [batches[i] for i in torch.randperm(len(batches), generator=self._generator).tolist()]
+            batches = [batches[i] for i in RandomSampler(batches, generator=self._generator)]
         yield from batches
 
 
