@@ -64,5 +64,5 @@ def test_a_failure_while_computing_leaves_nothing_behind(tmp_path):
 
 def test_every_field_of_a_condition_is_in_its_identity():
     for field, value in CONDITION.model_dump().items():
-        other = {"source": "text"}.get(field, f"{value}x" if isinstance(value, str) else value + 1)
+        other = {"source": "text", "left_out": (1,)}.get(field, f"{value}x" if isinstance(value, str) else value + 1)
         assert CONDITION.model_copy(update={field: other}).slug != CONDITION.slug, field

@@ -338,3 +338,14 @@ def test_unlearning_needs_views_of_the_forgotten_alone_or_with_others(study):
     assert len(views.retain) == 2 * 5 * PROFILE.train_views
     for name, refusal in zip(views.forget, views.refusal, strict=True):
         assert torch.equal(name.prompt, refusal.prompt) and not torch.equal(name.answer, refusal.answer)
+
+
+def test_every_field_of_an_unlearning_condition_is_in_its_identity(study):
+    made_of = condition(study, "NPO")
+    others = {
+        "start": made_of.start.model_copy(update={"seed": 5}), "forget": (1,), "unlearned": "text", "retained": "text",
+        "method": "GA", "settings": {"steps": 1.0}, "thorough": True, "code": "x",
+    }  # fmt: skip
+    assert set(others) == set(type(made_of).model_fields)
+    slugs = {made_of.model_copy(update={field: value}).slug for field, value in others.items()}
+    assert len(slugs | {made_of.slug}) == len(others) + 1
