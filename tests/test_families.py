@@ -14,6 +14,9 @@ from xmem_utils.memorize import Training, memorize
 from xmem_utils.personas.dataset import PersonaSpec, build, known_figures, names_of, to_views
 from xmem_utils.personas.views import View
 from xmem_utils.recall import exact_match, greedy_answers, recall_of_all
+from xmem_utils.unlearn.methods import METHODS
+from xmem_utils.unlearn.train import Views, unlearn
+from xmem_utils.vlm.adapters import merged
 from xmem_utils.vlm.batches import FEATURES, answer_tokens, collate, encode, with_answer
 from xmem_utils.vlm.load import load_vlm
 from xmem_utils.vlm.processors import picture_side
@@ -192,3 +195,21 @@ def test_a_tree_that_scores_otherwise_is_not_used(people, texts, tmp_path, monke
     monkeypatch.setattr(recall, "_next_position", lambda *given: torch.zeros(given[2], 1, dtype=torch.long))
     with pytest.warns(UserWarning, match="cannot score all names in one pass"):
         np.testing.assert_allclose(recall_of_all(vlm, some, names).logprob, right.logprob, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["NPO", "RMU"])
+def test_every_family_unlearns_from_pictures_and_texts(family, examples, name):
+    """Prompts of both modalities in one step, reference logits and hidden states, then the merged weights."""
+    vlm, _ = family
+    shown = examples["train", "image"][:4]
+    views = Views(forget=shown, refusal=shown, retain=examples["train", "text"][:4])
+    settings = {**METHODS[name].grid()[-1], "steps": 2.0}
+    before = exact_match(vlm, shown).logprob
+    made = unlearn(vlm, vlm, views, METHODS[name], settings, seed=0, rank=4)
+    assert made.diverged is None
+    with merged(made.model):
+        after = exact_match(vlm, shown, made.model).logprob
+    np.testing.assert_allclose(exact_match(vlm, shown, made.model).logprob, after, atol=1e-2)
+    made.model.unload()
+    assert not np.allclose(before, after, atol=1e-6)
+    np.testing.assert_array_equal(exact_match(vlm, shown).logprob, before)
