@@ -127,3 +127,17 @@ def test_a_setting_that_diverged_somewhere_is_not_chosen():
     rows = tried("before", "{}", 0, 1.0, 1.0) + tried("GA", '{"a": 1}', 5, 0.5, 1.0)
     rows += [row for row in tried("GA", '{"a": 2}', 5, 0.0, 1.0) if row["unlearned"] == "image"]
     assert search.choose(pd.DataFrame(rows)).set_index("method").loc["GA", "settings"] == '{"a": 1}'
+
+
+def test_a_method_nobody_searched_for_is_refused_with_the_command():
+    with pytest.raises(ValueError, match="no settings for mine: run `python -m xmem_utils search --model xmem-tiny-s`"):
+        search.chosen_settings("xmem-tiny-s", ["NPO", "mine"])
+
+
+def test_a_paraphrase_is_compared_on_its_own_views(all_records):
+    """With more plain views than paraphrased ones, what came back must not be the difference of views."""
+    plain = all_records[all_records["who"] == "forget"]
+    more = plain.assign(view=1, exact=0.0)
+    paraphrased = plain.assign(probe="paraphrase: Who?")
+    row = tables.attacks(pd.concat([all_records, more, paraphrased]), 200)
+    assert (row["back"] == 0).all()

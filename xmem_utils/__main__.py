@@ -176,8 +176,11 @@ def climb(rungs: list[int]) -> None:
 def search_settings(model: str, shard: str) -> None:
     """Try the settings of the unlearning methods on the tuning people; with all shards run, write what was chosen."""
     set_threads()
-    study = UnlearningStudy(Study(load_vlm(model), PROFILES["standard"], rank=16, learning_rate=2e-3))
-    tried = search.search(study, shard)
+    try:
+        study = UnlearningStudy(Study(load_vlm(model), PROFILES["standard"], rank=16, learning_rate=2e-3))
+        tried = search.search(study, shard)
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"search: {error}")
     if shard == "1/1":
         print(search.write(model, tried).to_string(index=False))
 
@@ -189,7 +192,7 @@ def unlearn(assignments: list[str], shard: str) -> None:
         set_threads()
         study = design.study_of(p)
         runs = study.run_all(shard_of(design.conditions(study, p), shard))
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         sys.exit(f"unlearn: {error}")
     for run_ in runs:
         print(run_.condition.slug)

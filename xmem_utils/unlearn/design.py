@@ -25,7 +25,7 @@ def study_of(p: UnlearningParameters) -> UnlearningStudy:
 def methods_of(p: UnlearningParameters) -> list[str]:
     """The methods asked for. Raises ValueError naming the known ones."""
     wanted = list(METHODS) if p.methods == "all" else [name.strip() for name in p.methods.split(",")]
-    return [method_named(name).name for name in wanted]
+    return list(dict.fromkeys(method_named(name).name for name in wanted))
 
 
 def conditions(study: UnlearningStudy, p: UnlearningParameters) -> list[UnlearningCondition]:
@@ -56,6 +56,7 @@ def conditions(study: UnlearningStudy, p: UnlearningParameters) -> list[Unlearni
         for unlearned in MODALITIES:
             out += [made(m, unlearned, retained=BOTH) for m in further]
             out += [made(m, unlearned, source=unlearned) for m in (BEFORE, *further)]
-            for share in (share for share in FURTHER_SHARES if round(share * len(names))):
+            # nobody, or as many as in the main arm, is no further arm
+            for share in (s for s in FURTHER_SHARES if round(s * len(names)) not in (0, len(forget))):
                 out += [made(m, unlearned, forget=study.forget_set(seed, share)) for m in further]
     return out

@@ -2,7 +2,8 @@
 
 Among the settings that keep retain recall, asked in either modality and unlearning either, within 5 points of before,
 the one with the lowest forget recall asked in the unlearned modality; settings within 1 point of it tie, and the
-highest retain recall wins. A method without such a setting takes the one that retains most, and is marked.
+highest retain recall wins; if that is equal, too, the later row of the search, which is the longer run. A method
+without such a setting takes the one that retains most, and is marked.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def search(study: UnlearningStudy, shard: str = "1/1") -> pd.DataFrame:
 
     With a shard only a part is run and returned.
     """
+    shard_of((), shard)  # a wrong one is refused before any work
     todo = shard_of(conditions(study), shard)
     return pd.concat([_tried(study, c) for c in progress(todo, len(todo), "search")], ignore_index=True)
 
@@ -114,13 +116,23 @@ def write(model: str, tried: pd.DataFrame) -> pd.DataFrame:
     return chosen
 
 
+def has_own(model: str) -> bool:
+    """Whether the settings of a model come from a search of its own."""
+    return (Path(resolve_model(model)) / TABLES[1]).exists()
+
+
 def table_of(model: str) -> pd.DataFrame:
     """What the search chose for a model; for one without a search of its own, what it chose for `xmem-tiny-s`."""
-    own = Path(resolve_model(model)) / TABLES[1]
-    return pd.read_csv(own if own.exists() else paths.BASE_MODELS / "xmem-tiny-s" / TABLES[1])
+    return pd.read_csv(
+        (Path(resolve_model(model)) if has_own(model) else paths.BASE_MODELS / "xmem-tiny-s") / TABLES[1]
+    )
 
 
 def chosen_settings(model: str, methods: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Settings by method, number of steps included."""
+    """Settings by method, number of steps included. Raises ValueError for a method that no search has chosen for."""
     table = table_of(model).set_index("method")
+    if missing := [m for m in methods if m not in table.index]:
+        raise ValueError(
+            f"no settings for {', '.join(missing)}: run `python -m xmem_utils search --model {model}` first"
+        )
     return {m: {**json.loads(table.loc[m, "settings"]), "steps": float(table.loc[m, "steps"])} for m in methods}

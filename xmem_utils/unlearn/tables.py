@@ -169,8 +169,9 @@ def metrics(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     """Every other measure, long: labels, asked, metric, estimate, low, high (no interval for AUC, KS).
 
     Exposure is in bits (log2 N - log2 rank). Probability is that of the name, to the power of one over its length.
-    KS compares the forgotten's log truth ratio, a mean a person, with the gold reference's: D, and p beside it.
-    AUC: forgotten (members) against held-out people, by the loss or Min-K of training views; 0.5 is "never seen".
+    KS compares the forgotten's log truth ratio, a mean a person, with the gold reference's: D, and p beside it (of the
+    two-sample test, which does not know that they are the same people). AUC: forgotten (members) against held-out
+    people, by the loss or Min-K of training views; 0.5 is "never seen", and far below it gives them away, too.
     """
     forgot = records[(records["who"] == "forget") & (records["probe"] == "view")]
     forgot = forgot[forgot["answer"].notna()].copy()  # of conditions that had the whole exam
@@ -228,19 +229,22 @@ def attacks(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
 
     `back` is what came back: attacked minus not attacked, paired by person, with an interval.
     """
-    people = records[records["who"] == "forget"].copy()
-    paraphrase = people["probe"].str.startswith("paraphrase")
-    people.loc[paraphrase, "probe"] = "paraphrased question"
-    table = people.pivot_table(index=[*LABELS, "asked", "seed", "persona"], columns="probe", values="exact", sort=False)
+    people = records[records["who"] == "forget"]
+    kind = people["probe"].where(~people["probe"].str.startswith("paraphrase"), "paraphrased question")
+    key = [*LABELS, "asked", "seed", "persona"]
     rows = []
-    for attack in [c for c in table.columns if c not in ("view", "train view")]:
-        for (*labels, asked), part in table[["view", attack]].dropna().groupby(level=[*LABELS, "asked"], sort=False):
+    for attack in [kind_ for kind_ in dict.fromkeys(kind) if kind_ not in ("view", "train view")]:
+        attacked = people[kind == attack]
+        plain = people[(kind == "view") & people["view"].isin(attacked["view"])]  # the same views
+        means = {"view": plain.groupby(key, sort=False)["exact"].mean(),
+                 attack: attacked.groupby(key, sort=False)["exact"].mean()}  # fmt: skip
+        for (*labels, asked), part in pd.DataFrame(means).dropna().groupby(level=[*LABELS, "asked"], sort=False):
             own = part.droplevel([*LABELS, "asked"])
             own = own.assign(back=own[attack] - own["view"])
-            means = own.groupby(level="seed").mean().mean()
+            level = own.groupby(level="seed").mean().mean()
             interval = cluster_bootstrap(own[["back"]], resamples).loc["back"]
             rows.append({**dict(zip(LABELS, labels, strict=True)), "asked": asked, "attack": attack,
-                         "without": means["view"], "attacked": means[attack], "back": interval["estimate"],
+                         "without": level["view"], "attacked": level[attack], "back": interval["estimate"],
                          "low": interval["low"], "high": interval["high"]})  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -270,8 +274,9 @@ def sentence(row: pd.Series) -> str:
     if row["verdict"] in (NOT_RETAINED, NOT_FORGOT):
         why = f"retain recall moved by {row['retain change']:+.2f}, {row['own']:.2f} of the forgotten are left"
         return f"{row['method']}, unlearning {what}: {row['verdict']} ({why})."
+    p = f"p = {row['p']:.4f}" if np.isnan(row["p holm"]) else f"p = {row['p holm']:.4f} (Holm)"
     return (
         f"{row['method']}, unlearning {what}: {row['own']:.2f} of the forgotten names are left there and "
         f"{row['other']:.2f} in the other modality; difference {row['difference']:+.2f} "
-        f"[{row['low']:+.2f}, {row['high']:+.2f}], p = {row['p']:.4f}: {row['verdict']}."
+        f"[{row['low']:+.2f}, {row['high']:+.2f}], {p}: {row['verdict']}."
     )
