@@ -43,7 +43,7 @@ quick: $(VENV)/.installed
 
 test: $(VENV)/.installed lint
 	$(BIN)/python -m pytest
-	XMEM_HOME=$(CURDIR)/build/nbval $(BIN)/python -m pytest --nbval-lax --nbval-cell-timeout=300 notebooks
+	XMEM_HOME=$(CURDIR)/build/nbval $(BIN)/python -m pytest --nbval-lax --nbval-cell-timeout=900 notebooks
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
