@@ -171,7 +171,7 @@ rule unlearning:
         code=package("unlearn", "stats.py", "plots"),
     output:
         drawn("05_unlearning"),
-        expand(f"{HOME}figures/unlearning_{{name}}.csv", name=["headline", "metrics"]),
+        expand(f"{HOME}figures/unlearning_{{name}}.csv", name=["headline", "metrics"] + ["arms"] * (PROFILE != "quick")),
         done=touch(f"{DONE}/05_unlearning"),
     log:
         notebook=f"{EXECUTED}/05_unlearning.ipynb",

@@ -219,44 +219,39 @@ class DataParameters(Strict):
     seed: int = Field(ge=0)
 
 
-class TrainingParameters(Strict):
-    """02_training. 0 means: as the profile says."""
+class MemorizingParameters(Strict):
+    """What every notebook takes that memorizes. 0 means: as the profile says."""
 
     profile: str
-    model: str
-    source: Literal["image", "text", "both"]
     seeds: int = Field(ge=0)
     personas: int = Field(ge=0)
-    train_views: int = Field(ge=0)
-    epochs: int = Field(ge=0)
     rank: int = Field(ge=1)
     learning_rate: float = Field(gt=0)
+
+
+class TrainingParameters(MemorizingParameters):
+    """02_training."""
+
+    model: str
+    source: Literal["image", "text", "both"]
+    train_views: int = Field(ge=0)
+    epochs: int = Field(ge=0)
     people: str
     dose: bool
     shard: str
 
 
-class GapParameters(Strict):
-    """03_gap_analysis. 0 means: as the profile says."""
+class GapParameters(MemorizingParameters):
+    """03_gap_analysis."""
 
-    profile: str
     model: str
-    seeds: int = Field(ge=0)
-    personas: int = Field(ge=0)
-    rank: int = Field(ge=1)
-    learning_rate: float = Field(gt=0)
     people: str
 
 
-class CapabilityParameters(Strict):
-    """04_capability. 0 means: as the profile says."""
+class CapabilityParameters(MemorizingParameters):
+    """04_capability."""
 
-    profile: str
     models: str
-    seeds: int = Field(ge=0)
-    personas: int = Field(ge=0)
-    rank: int = Field(ge=1)
-    learning_rate: float = Field(gt=0)
 
     @property
     def model_list(self) -> list[str]:
@@ -272,19 +267,14 @@ class CapabilityParameters(Strict):
         return models
 
 
-class UnlearningParameters(Strict):
-    """05_unlearning. 0 means: as the profile says."""
+class UnlearningParameters(MemorizingParameters):
+    """05_unlearning."""
 
-    profile: str
     model: str
     methods: str
     forget_share: float = Field(gt=0, lt=1)
     forget: str
     arms: bool
-    seeds: int = Field(ge=0)
-    personas: int = Field(ge=0)
-    rank: int = Field(ge=1)
-    learning_rate: float = Field(gt=0)
     people: str
 
 

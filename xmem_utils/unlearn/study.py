@@ -100,8 +100,8 @@ class UnlearningStudy:
             run = self.study.run(condition)
             check_memorized(run)
             vlm = load_vlm(condition.model, self.study.vlm.device)
-            merged = PeftModel.from_pretrained(vlm.model, run.adapter).merge_and_unload()
-            self._start = condition, replace(vlm, model=merged)
+            memorized = PeftModel.from_pretrained(vlm.model, run.adapter).merge_and_unload()
+            self._start = condition, replace(vlm, model=memorized)
         return self._start[1]
 
     def _exam(self, seed: int, forget: tuple[int, ...], asks: bool) -> ForgettingExam:

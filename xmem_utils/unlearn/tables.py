@@ -24,12 +24,13 @@ def collect(runs: Iterable[Run]) -> pd.DataFrame:
     """All records of some runs, with what identifies the condition as columns."""
     parts = []
     for run in runs:
-        c = run.condition
-        parts.append(run.records.assign(
-            start=c.start.source, seed=c.start.seed, unlearned=c.unlearned, retained=c.retained,
-            share=share(c), method=c.method,
-        ))  # fmt: skip
+        parts.append(run.records.assign(**_labels(run.condition)))
     return pd.concat(parts, ignore_index=True)
+
+
+def _labels(c: UnlearningCondition) -> dict[str, object]:
+    return {"start": c.start.source, "unlearned": c.unlearned, "retained": c.retained, "share": share(c),
+            "method": c.method, "seed": c.start.seed}  # fmt: skip
 
 
 def share(condition: UnlearningCondition) -> float:
@@ -238,7 +239,8 @@ def attacks(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
         plain = people[(kind == "view") & people["view"].isin(attacked["view"])]  # the same views
         means = {"view": plain.groupby(key, sort=False)["exact"].mean(),
                  attack: attacked.groupby(key, sort=False)["exact"].mean()}  # fmt: skip
-        for (*labels, asked), part in pd.DataFrame(means).dropna().groupby(level=[*LABELS, "asked"], sort=False):
+        both = pd.concat(means, axis=1, join="inner")
+        for (*labels, asked), part in both.groupby(level=[*LABELS, "asked"], sort=False):
             own = part.droplevel([*LABELS, "asked"])
             own = own.assign(back=own[attack] - own["view"])
             level = own.groupby(level="seed").mean().mean()
@@ -253,11 +255,8 @@ def curves(runs: Iterable[Run], records: pd.DataFrame) -> pd.DataFrame:
     """Recall along unlearning, mean over seeds: labels, step, who, asked, recall; step 0 is before."""
     parts = []
     for run in runs:
-        c = run.condition
-        if c.method in (BEFORE, GOLD) or run.curve.empty:
-            continue
-        parts.append(run.curve.assign(start=c.start.source, seed=c.start.seed, unlearned=c.unlearned,
-                                      retained=c.retained, share=share(c), method=c.method))  # fmt: skip
+        if not run.curve.empty:  # references have none
+            parts.append(run.curve.assign(**_labels(run.condition)))
     table = pd.concat(parts, ignore_index=True)
     start = records[(records["method"] == BEFORE) & (records["probe"] == "view") & (records["view"] == 0)]
     start = start[start["who"].isin(["forget", "retain"])].groupby(["start", "who", "asked"])["exact"].mean()
