@@ -173,6 +173,14 @@ def climb(rungs: list[int]) -> None:
         print(capability.rung_folder(known))
 
 
+def practise_hops() -> None:
+    """Train the base of the multi-hop study from the committed one."""
+    from xmem_utils.base import build as bases
+
+    set_threads()
+    print(bases.practise_hops())
+
+
 def search_settings(model: str, shard: str) -> None:
     """Try the settings of the unlearning methods on the tuning people; with all shards run, write what was chosen."""
     set_threads()
@@ -237,6 +245,9 @@ def main() -> None:
     tuning.add_argument("--model", default="xmem-tiny-s")
     ladder = commands.add_parser("knowledge", help="pretrain and measure the knowledge ladder (notebook 04)")
     ladder.add_argument("--rungs", type=int, nargs="+", help="figures named in both modalities (default: all rungs)")
+    commands.add_parser(
+        "hops", help="pretrain the base model of the multi-hop study (notebook 06), from the committed one"
+    )
     forgetting = commands.add_parser("unlearn", help="run conditions of notebook 05 into the store")
     forgetting.add_argument("-p", metavar="NAME=VALUE", action="append", default=[], help="a parameter of the notebook")
     forgetting.add_argument("--shard", default="1/1", help="k/n: only a part")
@@ -262,6 +273,8 @@ def main() -> None:
         benchmark(arguments.model)
     elif arguments.command == "knowledge":
         climb(arguments.rungs or list(KNOWN))
+    elif arguments.command == "hops":
+        practise_hops()
     elif arguments.command == "unlearn":
         unlearn(arguments.p, arguments.shard)
     elif arguments.command == "search":

@@ -13,6 +13,7 @@ FILES = ("checkpoint.py", "experiment.py", "memorize.py", "recall.py", "vlm/adap
          "vlm/load.py", "vlm/precision.py", "vlm/processors.py", "vlm/prompts.py")  # fmt: skip
 UNLEARNING = (*FILES, "perception.py", *(f"unlearn/{name}.py" for name in
               ("attacks", "exam", "losses", "methods", "people", "study", "train")))  # fmt: skip
+MULTIHOP = (*FILES, *(f"multihop/{name}.py" for name in ("arms", "exam", "people", "study")))
 LIBRARIES = ("torch", "transformers", "peft", "accelerate")
 
 

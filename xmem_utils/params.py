@@ -100,6 +100,13 @@ class Condition(Strict):
         return f"{name}-{_digest(self)}"
 
 
+class MultihopCondition(Condition):
+    """Everything that determines one model that learned names from views and facts about names, and its records."""
+
+    together: int = Field(ge=2)  # further people whose name and fact are learned together, from one view
+    practised: int = Field(ge=2)  # further people on whom composing is practised
+
+
 class UnlearningCondition(Strict):
     """Everything that determines one model that unlearned, and its records."""
 
@@ -278,6 +285,13 @@ class UnlearningParameters(MemorizingParameters):
     people: str
 
 
+class MultihopParameters(MemorizingParameters):
+    """06_multihop."""
+
+    model: str
+    longer: int = Field(ge=0)
+
+
 class BaseModelParameters(Strict):
     """00_base_model."""
 
@@ -292,6 +306,7 @@ NOTEBOOKS: dict[str, type[Strict]] = {
     "03_gap_analysis": GapParameters,
     "04_capability": CapabilityParameters,
     "05_unlearning": UnlearningParameters,
+    "06_multihop": MultihopParameters,
 }
 
 

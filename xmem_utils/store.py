@@ -24,7 +24,7 @@ from filelock import FileLock
 from safetensors import SafetensorError
 
 from xmem_utils import code, paths
-from xmem_utils.params import Condition, UnlearningCondition
+from xmem_utils.params import Condition, MultihopCondition, UnlearningCondition
 from xmem_utils.processes import is_main, several, told
 
 
@@ -35,7 +35,7 @@ class Adapter(Protocol):
         """Write what `peft.PeftModel.from_pretrained` reads."""
 
 
-AnyCondition = Condition | UnlearningCondition
+AnyCondition = Condition | MultihopCondition | UnlearningCondition
 Compute = Callable[[AnyCondition], tuple[Adapter, pd.DataFrame, pd.DataFrame]]
 
 
@@ -166,14 +166,16 @@ def listing(verify: bool = False, root: Path | None = None) -> pd.DataFrame:
     """What the store holds, a row a run: name, MiB, age in hours, recall asked in either modality, state.
 
     State is "whole", "stale" (made by other code, so never read again), or what is damaged; without
-    `verify` files are not read, and "not checked" stands for the first. Recall is that of everybody, or, after
-    unlearning, of the forgotten.
+    `verify` files are not read, and "not checked" stands for the first. Recall of names is that of everybody; after
+    unlearning, of the forgotten; in two hops, of the study's people.
     """
     rows = []
     root = root or paths.RUNS
-    folders = [f for place in (root, root / paths.UNLEARNED.name) for f in sorted(place.glob("[!.]*")) if f.is_dir()]
-    current = {code.fingerprint(), code.fingerprint(code.UNLEARNING)}
-    for folder in (f for f in folders if f.name != paths.UNLEARNED.name):
+    kinds = [paths.UNLEARNED.name, paths.MULTIHOP.name]
+    places = [root, *(root / kind for kind in kinds)]
+    folders = [f for place in places for f in sorted(place.glob("[!.]*")) if f.is_dir()]
+    current = {code.fingerprint(), code.fingerprint(code.UNLEARNING), code.fingerprint(code.MULTIHOP)}
+    for folder in (f for f in folders if f.name not in kinds):
         files = [f for f in folder.rglob("*") if f.is_file()]
         row: dict[str, object] = {
             "run": str(folder.relative_to(root)),
@@ -184,8 +186,11 @@ def listing(verify: bool = False, root: Path | None = None) -> pd.DataFrame:
         try:
             made = json.loads((folder / "condition.json").read_text())["code"]
             records = pd.read_parquet(folder / "records.parquet")
-            shown = records[records["probe"] == "view"]
-            shown = shown[shown["who"] == "forget"] if "who" in shown else shown
+            if "arm" in records:
+                shown = records[(records["arm"] == "hop 1") & (records["group"] == "study")]
+            else:
+                shown = records[records["probe"] == "view"]
+                shown = shown[shown["who"] == "forget"] if "who" in shown else shown
             row |= shown.groupby("asked")["exact"].mean().add_prefix("recall asked in ").to_dict()
             whole = "whole" if verify else "not checked"
             row["state"] = problem or (whole if made in current else "stale")

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from xmem_utils.base.figures import Figures
 from xmem_utils.personas.attributes import AXES, AXIS_NAMES, AXIS_SIZES
 from xmem_utils.personas.descriptions import DISTRACTORS, describe
-from xmem_utils.personas.names import FACTS
+from xmem_utils.personas.names import FACTS, sample_names
 from xmem_utils.vlm import prompts
 from xmem_utils.vlm.tiny import BOI, BOS, EOI, EOS, IMAGE, IMAGE_TOKENS, MODEL, USER
 
@@ -137,6 +137,66 @@ class Curriculum:
             name, value = self.figures.names[figure], self.figures.facts[fact][figure]
             turns.append((asked[rng.integers(len(asked))].format(name=name), value))
         return *self.chat("", turns), -1
+
+    # -- kinds that the model of the multi-hop study practises beyond these -----------------------
+
+    def _told(self, fact: str, names: list[str], rng: np.random.Generator) -> tuple[str, list[str]]:
+        """Lines in random order that give each name a value of its own, made up for this chat; and the values."""
+        values = [str(v) for v in rng.choice(FACTS[fact], size=len(names), replace=False)]
+        told = [prompts.FACT_LINES[fact].format(name=n, value=v) for n, v in zip(names, values, strict=True)]
+        return " ".join(told[i] for i in rng.permutation(len(told))), values
+
+    def _about(self, fact: str, name: str, value: str, rng: np.random.Generator) -> tuple[str, str]:
+        """A composed question and its answer: direct, or name first and then the fact."""
+        if rng.random() < 0.5:
+            return prompts.COMPOSED_QUESTIONS[fact], value
+        return prompts.STEPWISE_QUESTIONS[fact], prompts.STEPWISE_ANSWER.format(name=name, value=value)
+
+    def introduced(self, image: bool, rng: np.random.Generator) -> Chat:
+        """ "Here is X.", and X's facts, beside a view of a stranger or (half of the text chats) of nobody.
+
+        The view says nothing, so the facts must be found by the name. Composed questions are asked of those whom
+        they are not withheld for.
+        """
+        pool = np.flatnonzero(self.figures.composed)
+        figure = int(pool[rng.integers(len(pool))])
+        name, facts = self.figures.names[figure], [list(FACTS)[i] for i in rng.permutation(len(FACTS))]
+        turns = [self._about(fact, name, self.figures.facts[fact][figure], rng) for fact in facts]
+        lead = prompts.INTRODUCTIONS[rng.integers(len(prompts.INTRODUCTIONS))].format(name=name)
+        turns[0] = (f"{lead} {turns[0][0]}", turns[0][1])
+        vector, view = self._anyone(image, rng)
+        text = None if image else "" if rng.random() < 0.5 else describe(vector, rng, None)
+        return *self.chat(text, turns), view
+
+    def stated(self, image: bool, rng: np.random.Generator) -> Chat:
+        """Facts about four names, no view: the answer says the name again, and then the fact."""
+        turns = []
+        for figure in rng.integers(len(self.figures), size=4):
+            fact, name = list(FACTS)[rng.integers(len(FACTS))], self.figures.names[figure]
+            answer = prompts.STEPWISE_ANSWER.format(name=name, value=self.figures.facts[fact][figure])
+            turns.append((prompts.STATED_QUESTIONS[fact].format(name=name), answer))
+        return *self.chat("", turns), -1
+
+    def lookup(self, image: bool, rng: np.random.Generator) -> Chat:
+        """A view of a figure and facts told in the prompt, made up anew: the figure's among up to three others'."""
+        figure, view = self._figure(image, rng, self._pools[image])
+        fact, name = list(FACTS)[rng.integers(len(FACTS))], self.figures.names[figure]
+        others = [self.figures.names[i] for i in rng.integers(len(self.figures), size=rng.integers(4))]
+        told, values = self._told(fact, [name, *dict.fromkeys(o for o in others if o != name)], rng)
+        question, answer = self._about(fact, name, values[0], rng)
+        text = None if image else describe(self.figures.vectors[figure], rng, None)
+        return *self.chat(text, [(f"{told} {question}", answer)]), view
+
+    def recital(self, image: bool, rng: np.random.Generator) -> Chat:
+        """Facts told of made-up names, asked back one by one, then said again in another order; no view."""
+        fact, names = list(FACTS)[rng.integers(len(FACTS))], sample_names(int(rng.integers(2, 5)), rng)
+        told, values = self._told(fact, names, rng)
+        asked, turns = prompts.FACT_QUESTIONS[fact], []
+        for i in rng.permutation(len(names))[:2]:
+            turns.append((asked[rng.integers(len(asked))].format(name=names[i]), values[i]))
+        turns[0] = (f"{told} {turns[0][0]}", turns[0][1])
+        again = [prompts.FACT_LINES[fact].format(name=names[i], value=values[i]) for i in rng.permutation(len(names))]
+        return *self.chat("", [*turns, (prompts.CAPTION, " ".join(again))]), -1
 
     @cached_property
     def _pools(self) -> dict[bool, np.ndarray]:

@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 
 from xmem_utils.personas.attributes import AXIS_NAMES, sample_vectors
-from xmem_utils.personas.names import FACTS, sample_facts, sample_names
+from xmem_utils.personas.names import FACTS, SYLLABLES_PER_NAME, sample_facts, sample_names
 
 # Figures named in one modality only are the alignment probe: asked in the other, they show how far
 # naming carries over between modalities before any study persona is involved.
 GROUPS = ("both", "text only", "image only")
+HEARD_OF = "heard of"  # known by name and facts alone, from the text that the multi-hop model trains on
 UNNAMED = "unnamed"  # in pretraining seen, never named: the knowledge ladder's rungs below the default
 FIGURE_DISTANCE = 2  # axes; the space is too small for thousands of people three axes apart
 
@@ -90,6 +91,22 @@ def with_known(figures: Figures, known: int, apart_from: tuple[np.ndarray, list[
         names=(*figures.names, *sample_names(n, rng, frozenset(figures.names) | frozenset(names))),
         vectors=np.concatenate([figures.vectors, more]),
         group=np.concatenate([group, np.full(n, "both", dtype=object)]),
+        facts={fact: (*values, *facts[fact]) for fact, values in figures.facts.items()},
+        composed=np.concatenate([figures.composed, np.arange(n) % 3 != 2]),
+    )
+
+
+def with_hearsay(figures: Figures, n: int, seed: int) -> Figures:
+    """The same figures, and `n` more who have names and facts but are never shown.
+
+    Their names are a syllable longer than all others, so no study persona can have one.
+    """
+    rng = np.random.default_rng([seed, 7])
+    facts = sample_facts(n, rng)
+    return Figures(
+        names=(*figures.names, *sample_names(n, rng, count=SYLLABLES_PER_NAME + 1)),
+        vectors=np.concatenate([figures.vectors, np.zeros((n, figures.vectors.shape[1]), figures.vectors.dtype)]),
+        group=np.concatenate([figures.group, np.full(n, HEARD_OF, dtype=object)]),
         facts={fact: (*values, *facts[fact]) for fact, values in figures.facts.items()},
         composed=np.concatenate([figures.composed, np.arange(n) % 3 != 2]),
     )

@@ -244,6 +244,8 @@ def train_chat(
     for step in range(progress.step, recipe.steps):
         phase = recipe.phase_at(step)
         for image, plan in ((True, phase.image), (False, phase.text)):
+            if not plan:
+                continue
             with mixed_precision(CPU, bf16):
                 loss = answer_loss(model, curriculum.batch(step, image, plan), bank)
             loss.backward()

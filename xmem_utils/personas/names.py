@@ -25,16 +25,21 @@ FACTS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
-def sample_names(n: int, rng: np.random.Generator, exclude: frozenset[str] = frozenset()) -> list[str]:
-    """Draw `n` distinct names of three consonant-vowel syllables, e.g. "Tavelo".
+def sample_names(
+    n: int,
+    rng: np.random.Generator,
+    exclude: frozenset[str] = frozenset(),
+    count: int = SYLLABLES_PER_NAME,
+) -> list[str]:
+    """Draw `n` distinct names of `count` consonant-vowel syllables, e.g. "Tavelo".
 
-    Every name has six letters and, with the tokenizer of `xmem-tiny`, exactly three tokens, so no
+    Every study name has six letters and, with the tokenizer of `xmem-tiny`, exactly three tokens, so no
     name is easier to recall because it is shorter. Names in `exclude` are not drawn.
     """
     names: list[str] = []
     seen = set(exclude)
     while len(names) < n:
-        syllables = rng.integers(0, len(SYLLABLES), size=SYLLABLES_PER_NAME)
+        syllables = rng.integers(0, len(SYLLABLES), size=count)
         name = "".join(SYLLABLES[i] for i in syllables).capitalize()
         if name not in seen:
             seen.add(name)

@@ -76,32 +76,35 @@ def end_tokens(vlm: VLM) -> set[int]:
 
 
 def encode(
-    vlm: VLM, views: Sequence[View], question: str = WHO, answers: Sequence[str] | None = None, features: bool = True
+    vlm: VLM,
+    views: Sequence[View],
+    question: str | Sequence[str] = WHO,
+    answers: Sequence[str] | None = None,
+    features: bool = True,
 ) -> list[Example]:
-    """One example a view, asking `question`; `answers` defaults to the views' names.
+    """One example a view, asking `question` (one for all, or one each); `answers` defaults to the views' names.
 
     The vision tower and projector are frozen throughout the study, so each picture passes them here, once,
     and not again in every epoch and evaluation (`features=False` leaves the pixels in).
     """
     answers = [view.name for view in views] if answers is None else answers
     known = dict(zip(dict.fromkeys(answers), answer_tokens(vlm, list(dict.fromkeys(answers))), strict=True))
-    tokenizer, image_template = vlm.processor.tokenizer, None
+    tokenizer, image_templates = vlm.processor.tokenizer, {}
+    questions = [question] * len(views) if isinstance(question, str) else question
     takes = inspect.signature(vlm.model.forward).parameters
     examples = []
-    for view, answer in zip(views, answers, strict=True):
+    for view, asked, answer in zip(views, questions, answers, strict=True):
         if view.modality == "image":
-            if image_template is None:
-                image_template = vlm.processor.apply_chat_template(
-                    messages(view, question), add_generation_prompt=True, tokenize=False
+            if asked not in image_templates:
+                image_templates[asked] = vlm.processor.apply_chat_template(
+                    messages(view, asked), add_generation_prompt=True, tokenize=False
                 )
             # add_special_tokens=False: the chat template has written the special tokens already
             fields = vlm.processor(
-                text=[image_template], images=[[view.content]], return_tensors="pt", add_special_tokens=False
+                text=[image_templates[asked]], images=[[view.content]], return_tensors="pt", add_special_tokens=False
             )
         else:
-            text = vlm.processor.apply_chat_template(
-                messages(view, question), add_generation_prompt=True, tokenize=False
-            )
+            text = vlm.processor.apply_chat_template(messages(view, asked), add_generation_prompt=True, tokenize=False)
             fields = tokenizer([text], return_tensors="pt", add_special_tokens=False)
             if "token_type_ids" in vlm.processor.model_input_names:
                 fields["token_type_ids"] = torch.zeros_like(fields["input_ids"])

@@ -1,0 +1,138 @@
+"""The arms: what is asked about a view, word for word, and what would be the right answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from xmem_utils.multihop.people import PRACTISED, STUDY, TEST_VIEWS, TOGETHER, Cast
+from xmem_utils.personas.names import FACTS
+from xmem_utils.personas.views import View
+from xmem_utils.vlm import prompts
+
+HOP_1, HOP_2 = "hop 1", "hop 2"  # view -> name; name -> fact, in words that were not taught
+DIRECT, STEPWISE, CHAIN = "direct", "step by step", "forced chain"
+FOUR, FOUR_STEPWISE = "one fact of four", "one fact of four, step by step"  # told in the prompt
+TOLD, NAMED = "fact in context", "name in context"
+COMPOSED = (DIRECT, STEPWISE, CHAIN, FOUR, FOUR_STEPWISE)  # need the name of the person shown
+CONTROLS = (NAMED, TOLD)  # need hop 2 alone, or no hop
+ALONE = (HOP_1, HOP_2, DIRECT, STEPWISE, FOUR, FOUR_STEPWISE, NAMED, TOLD)  # each a question that can be asked at once
+REVERSE_NAME, REVERSE_FACT = "reverse, from the name", "reverse, from the fact"
+
+LINES = 4  # people of whom a prompt tells a fact, one of them the person shown
+CANDIDATES = 4  # views to choose from in the reverse arms
+PRACTICE_VIEWS = 2  # views of each practised person that composing is practised on
+TAUGHT = {fact: questions[:-1] for fact, questions in prompts.FACT_QUESTIONS.items()}  # and prompts.STATED_QUESTIONS
+HELD_OUT = {fact: questions[-1] for fact, questions in prompts.FACT_QUESTIONS.items()}
+
+# What each arm's prompt tells: the name of the person shown, the fact asked for. Tests hold prompts against it.
+TELLS = {
+    HOP_1: (False, False), HOP_2: (True, False), DIRECT: (False, False), STEPWISE: (False, False),
+    FOUR: (True, True), FOUR_STEPWISE: (True, True), NAMED: (True, False), TOLD: (True, True),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question about one view (an empty text view: about a name alone), and the right answer."""
+
+    arm: str
+    view: View
+    fact: str  # "" when a name is asked for
+    question: str
+    answer: str
+
+
+def chance(arm: str) -> float:
+    """What blind guessing gives: among a fact's values, among the lines told, or among the views to choose from."""
+    if arm in (FOUR, FOUR_STEPWISE):
+        return 1 / LINES
+    if arm in (REVERSE_NAME, REVERSE_FACT):
+        return 1 / CANDIDATES
+    return 1 / max(map(len, FACTS.values()))
+
+
+def no_view(person: int, name: str, split: str) -> View:
+    """Stands where nothing is shown."""
+    return View(person, name, "text", split, 0, "")
+
+
+def others(cast: Cast, person: int, fact: str, count: int, salt: int = 0) -> list[int]:
+    """`count` people of the same group with different values of a fact, all unlike the person's."""
+    group = cast.groups[cast.group_of()[person]]
+    rng = np.random.default_rng([cast.seed, 32, person, list(FACTS).index(fact), salt])
+    values, chosen = {cast.facts[fact][person]}, []
+    for i in rng.permutation(np.asarray(group)):
+        if len(chosen) < count and cast.facts[fact][i] not in values:
+            values.add(cast.facts[fact][i])
+            chosen.append(int(i))
+    if len(chosen) < count:
+        raise ValueError(f"only {len(chosen)} people differ in {fact} from {cast.names[person]}, {count} are needed")
+    return chosen
+
+
+def lines(cast: Cast, person: int, fact: str, salt: int = 0) -> str:
+    """What a prompt tells of a person and some others, in an order that gives nobody away."""
+    people = [person, *others(cast, person, fact, LINES - 1, salt)]
+    rng = np.random.default_rng([cast.seed, 33, person, list(FACTS).index(fact), salt])
+    told = [prompts.FACT_LINES[fact].format(name=cast.names[i], value=cast.facts[fact][i]) for i in people]
+    return " ".join(told[i] for i in rng.permutation(len(told)))
+
+
+def ask(cast: Cast, arm: str, view: View, fact: str) -> Asked:
+    """One question. Raises ValueError for an arm that is no question of its own (forced chain, reverse)."""
+    name, value = cast.names[view.persona], cast.facts[fact][view.persona] if fact else ""
+    direct, stepwise = prompts.COMPOSED_QUESTIONS.get(fact, ""), prompts.STEPWISE_QUESTIONS.get(fact, "")
+    both = prompts.STEPWISE_ANSWER.format(name=name, value=value)
+    if arm == HOP_1:
+        return Asked(arm, view, "", prompts.WHO, name)
+    if arm == HOP_2:
+        return Asked(arm, no_view(view.persona, name, view.split), fact, HELD_OUT[fact].format(name=name), value)
+    if arm == DIRECT:
+        return Asked(arm, view, fact, direct, value)
+    if arm == STEPWISE:
+        return Asked(arm, view, fact, stepwise, both)
+    if arm == TOLD:
+        return Asked(arm, view, fact, f"{prompts.FACT_LINES[fact].format(name=name, value=value)} {direct}", value)
+    if arm in (FOUR, FOUR_STEPWISE):
+        told = lines(cast, view.persona, fact, view.index)
+        ending = (direct, value) if arm == FOUR else (stepwise, both)
+        return Asked(arm, view, fact, f"{told} {ending[0]}", ending[1])
+    if arm == NAMED:
+        introduction = prompts.INTRODUCTIONS[view.index % len(prompts.INTRODUCTIONS)].format(name=name)
+        return Asked(arm, view, fact, f"{introduction} {direct}", value)
+    raise ValueError(f"{arm!r} is no question that can be asked at once")
+
+
+def exam_questions(cast: Cast, arm: str, group: str, modality: str, count: int = TEST_VIEWS) -> list[Asked]:
+    """An arm's questions about the test views of a group: every fact, or none where a name is asked for."""
+    facts = ("",) if arm == HOP_1 else tuple(FACTS)
+    views = cast.views("test", modality, group, 1 if arm == HOP_2 else count)
+    return [ask(cast, arm, view, fact) for view in views for fact in facts]
+
+
+def taught(cast: Cast, source: str) -> Iterator[Asked]:
+    """What is learned: names from source views, facts about names in text; together for some; and some practice.
+
+    Nobody of the study is in a question that shows a view and asks for, or tells, a fact.
+    """
+    for group in (STUDY, PRACTISED):
+        for view in cast.views("train", source, group):
+            yield ask(cast, HOP_1, view, "")
+        for person in cast.groups[group]:
+            name = cast.names[person]
+            for fact, questions in TAUGHT.items():
+                value = cast.facts[fact][person]
+                stated = prompts.STEPWISE_ANSWER.format(name=name, value=value)
+                worded = [*((question, value) for question in questions), (prompts.STATED_QUESTIONS[fact], stated)]
+                for question, answer in worded:
+                    yield Asked(HOP_2, no_view(person, name, "train"), fact, question.format(name=name), answer)
+    for view in cast.views("train", source, TOGETHER):
+        for fact in FACTS:
+            yield ask(cast, STEPWISE, view, fact)
+    for view in cast.views("train", source, PRACTISED, PRACTICE_VIEWS):
+        for fact in FACTS:
+            for arm in (DIRECT, STEPWISE, FOUR, FOUR_STEPWISE, NAMED, TOLD):
+                yield ask(cast, arm, view, fact)

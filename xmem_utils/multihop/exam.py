@@ -1,0 +1,148 @@
+"""What a model answers to every arm: one row a question.
+
+Columns: group, arm, persona, asked (modality of the view; "none" where only a name is given), view, fact, exact,
+choice (is the right value the likeliest of its kind?), and where the model writes a name first, wrote (is it the
+right one?) and own (is the fact that of the person it named?).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from torch import nn
+
+from xmem_utils.multihop import arms
+from xmem_utils.multihop.arms import ALONE, HOP_1, HOP_2, Asked
+from xmem_utils.multihop.people import Cast
+from xmem_utils.params import MODALITIES
+from xmem_utils.personas.names import FACTS
+from xmem_utils.recall import exact_match, greedy_answers, recall_of_all
+from xmem_utils.vlm.batches import Example, encode
+from xmem_utils.vlm.load import VLM
+
+COLUMNS = ["group", "arm", "persona", "asked", "view", "fact", "exact", "choice", "wrote", "own"]
+
+
+def encoded(vlm: VLM, asked: Sequence[Asked]) -> list[Example]:
+    """Questions as tokens, with their answers."""
+    return encode(vlm, [a.view for a in asked], [a.question for a in asked], [a.answer for a in asked])
+
+
+class MultihopExam:
+    """The questions about some groups of one cast, tokenised once."""
+
+    def __init__(self, vlm: VLM, cast: Cast, groups: Sequence[str]) -> None:
+        self.vlm, self.cast = vlm, cast
+        self.questions = {
+            (group, arm, m): arms.exam_questions(cast, arm, group, m)
+            for group in groups
+            for arm in ALONE
+            for m in (MODALITIES if arm != HOP_2 else MODALITIES[:1])
+        }
+        self.examples = {key: encoded(vlm, asked) for key, asked in self.questions.items()}
+
+    def records(self, model: nn.Module | None = None) -> pd.DataFrame:
+        """All arms."""
+        parts = []
+        for (group, arm, modality), asked in self.questions.items():
+            examples = self.examples[group, arm, modality]
+            if arm == HOP_1:
+                parts += self._names(model, group, modality, asked, examples)
+            elif arm in (arms.STEPWISE, arms.FOUR_STEPWISE):
+                parts.append(self._written(model, group, modality, asked, examples))
+            else:
+                parts += self._values(model, group, arm, modality, asked, examples)
+        return pd.concat(parts, ignore_index=True).reindex(columns=COLUMNS)
+
+    def _frame(self, group: str, arm: str, modality: str, asked: Sequence[Asked], **columns) -> pd.DataFrame:
+        return pd.DataFrame({
+            "group": group, "arm": arm, "persona": [a.view.persona for a in asked],
+            "asked": "none" if arm == HOP_2 else modality, "view": [a.view.index for a in asked],
+            "fact": [a.fact for a in asked], **columns,
+        })  # fmt: skip
+
+    def _names(self, model, group, modality, asked, examples) -> list[pd.DataFrame]:
+        """Hop 1, what follows when its answer is fed back as a question, and which view a name belongs to."""
+        people = sorted(self.cast.groups[group])
+        column = {person: i for i, person in enumerate(people)}
+        recall = recall_of_all(self.vlm, examples, [self.cast.names[p] for p in people], model)
+        mine = [column[a.view.persona] for a in asked]
+        exact = recall.exact[np.arange(len(asked)), mine].astype(float)
+        reverse = self._reverse(group, modality, asked, recall.logprob, column)
+        return [self._frame(group, HOP_1, modality, asked, exact=exact), reverse,
+                self._chain(model, group, modality, asked, examples)]  # fmt: skip
+
+    def _chain(self, model, group, modality, asked, examples) -> pd.DataFrame:
+        said, facts = greedy_answers(self.vlm, examples, model), self.cast.facts
+        rows = [
+            Asked(arms.CHAIN, a.view, fact, arms.HELD_OUT[fact].format(name=name), facts[fact][a.view.persona])
+            for a, name in zip(asked, said, strict=True) for fact in FACTS
+        ]  # fmt: skip
+        named = [name for name in said for _ in FACTS]
+        # the question is about a name alone: nobody is shown
+        again = encode(self.vlm, [arms.no_view(a.view.persona, "", "test") for a in rows], [a.question for a in rows],
+                       [a.answer for a in rows])  # fmt: skip
+        exact = exact_match(self.vlm, again, model).exact.astype(float)
+        wrote = [float(name == self.cast.names[a.view.persona]) for name, a in zip(named, rows, strict=True)]
+        return self._frame(group, arms.CHAIN, modality, rows, exact=exact, wrote=wrote)
+
+    def _reverse(self, group, modality, asked, logprob, column) -> pd.DataFrame:
+        """Whose view is it? Right when the true one makes the name likelier than the views of three arms.others."""
+        row = {(a.view.persona, a.view.index): i for i, a in enumerate(asked)}
+        exact = []
+        for a in asked:
+            shown = [a.view.persona, *arms.others(self.cast, a.view.persona, next(iter(FACTS)), arms.CANDIDATES - 1)]
+            scores = [logprob[row[p, a.view.index], column[a.view.persona]] for p in shown]
+            exact.append(float(scores[0] > max(scores[1:])))
+        return self._frame(group, arms.REVERSE_NAME, modality, asked, exact=exact)
+
+    def _values(self, model, group, arm, modality, asked, examples) -> list[pd.DataFrame]:
+        """Arms answered with a value alone, each kind of fact scored among all its values."""
+        parts = []
+        for fact, values in FACTS.items():
+            rows = [i for i, a in enumerate(asked) if a.fact == fact]
+            mine = [values.index(asked[i].answer) for i in rows]
+            recall = recall_of_all(self.vlm, [examples[i] for i in rows], values, model)
+            here = [asked[i] for i in rows]
+            exact = recall.exact[np.arange(len(rows)), mine].astype(float)
+            choice = (recall.logprob.argmax(1) == mine).astype(float)
+            parts.append(self._frame(group, arm, modality, here, exact=exact, choice=choice))
+            if arm == arms.DIRECT:
+                parts.append(self._reverse_fact(group, modality, fact, here, recall.logprob, mine))
+        return parts
+
+    def _reverse_fact(self, group, modality, fact, asked, logprob, mine) -> pd.DataFrame:
+        row = {(a.view.persona, a.view.index): i for i, a in enumerate(asked)}
+        exact = []
+        for a, value in zip(asked, mine, strict=True):
+            shown = [a.view.persona, *arms.others(self.cast, a.view.persona, fact, arms.CANDIDATES - 1)]
+            scores = [logprob[row[p, a.view.index], value] for p in shown]
+            exact.append(float(scores[0] > max(scores[1:])))
+        return self._frame(group, arms.REVERSE_FACT, modality, asked, exact=exact)
+
+    def _written(self, model, group, modality, asked, examples) -> pd.DataFrame:
+        """Arms in which the model writes the name and then the fact, decoded."""
+        number = {name: person for person, name in enumerate(self.cast.names)}
+        said = greedy_answers(self.vlm, examples, model)
+        exact, wrote, own = [], [], []
+        for a, text in zip(asked, said, strict=True):
+            name, _, value = text.partition(", ")
+            exact.append(float(text == a.answer))
+            wrote.append(float(name == self.cast.names[a.view.persona]))
+            own.append(float(name in number and self.cast.facts[a.fact][number[name]] == value))
+        return self._frame(group, asked[0].arm, modality, asked, exact=exact, wrote=wrote, own=own)
+
+    def curve_point(self, model: nn.Module, group: str) -> dict[tuple[str, str], float]:
+        """Exact match by (arm, asked modality) along the training: first test views, the first kind of fact."""
+        first = next(iter(FACTS))
+        out = {}
+        for (own, arm, modality), asked in self.questions.items():
+            if own != group or arm not in (HOP_1, HOP_2, arms.DIRECT, arms.STEPWISE):
+                continue
+            examples = [e for a, e in zip(asked, self.examples[own, arm, modality], strict=True)
+                        if a.view.index == 0 and a.fact in ("", first)]  # fmt: skip
+            asked_in = "none" if arm == HOP_2 else modality
+            out[arm, asked_in] = float(exact_match(self.vlm, examples, model).exact.mean())
+        return out

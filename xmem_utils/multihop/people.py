@@ -1,0 +1,96 @@
+"""Who takes part in a multi-hop study, and what is true of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from xmem_utils.base.figures import Figures
+from xmem_utils.experiment import persona_spec
+from xmem_utils.params import MODALITIES, Profile
+from xmem_utils.personas.dataset import load_personas, names_of, to_views
+from xmem_utils.personas.descriptions import describe
+from xmem_utils.personas.names import FACTS, sample_facts
+from xmem_utils.personas.portraits import draw
+from xmem_utils.personas.views import View
+
+# The study's people learn name and facts apart. Of the others, some learn them together, from one view, and the
+# rest are the ones whom composing is practised on.
+STUDY, TOGETHER, PRACTISED = "study", "together", "practised"
+WITHHELD, ASKED = "figures, withheld", "figures, practised"  # public figures: composed questions in pretraining
+TEST_VIEWS = 2  # of each person, in each modality: there are many questions
+FIGURES = 60  # public figures of a group
+
+
+@dataclass(frozen=True)
+class Cast:
+    """People by number, their facts by kind, and their views by modality; `groups` says who is what."""
+
+    names: Sequence[str]
+    facts: Mapping[str, Sequence[str]]
+    groups: Mapping[str, Sequence[int]]
+    train: Mapping[str, Sequence[View]]
+    test: Mapping[str, Sequence[View]]
+    fingerprint: str
+    seed: int
+
+    def group_of(self) -> dict[int, str]:
+        """Person -> group."""
+        return {person: group for group, people in self.groups.items() for person in people}
+
+    def views(self, split: str, modality: str, group: str, count: int | None = None) -> list[View]:
+        """The first `count` views of each person of a group (default: all)."""
+        people = set(self.groups[group])
+        every = self.train[modality] if split == "train" else self.test[modality]
+        return [v for v in every if v.persona in people and (count is None or v.index < count)]
+
+
+def further(personas: int) -> int:
+    """How many people join the study's, in each of the two other groups."""
+    return max(4, personas // 5)
+
+
+def cast_of(profile: Profile, seed: int, side: int) -> Cast:
+    """The people of a seed, portraits of `side` px; facts are drawn anew, balanced within each group."""
+    more = further(profile.personas)
+    spec = replace(
+        persona_spec(profile, seed, side),
+        personas=profile.personas + 2 * more, train_views=profile.train_views,
+    )  # fmt: skip
+    dataset, fingerprint = load_personas(spec)
+    rng = np.random.default_rng([seed, 30])
+    facts: dict[str, list[str]] = {fact: [] for fact in FACTS}
+    groups, start = {}, 0
+    for group, size in ((STUDY, profile.personas), (TOGETHER, more), (PRACTISED, more)):
+        groups[group], start = range(start, start + size), start + size
+        for fact, values in sample_facts(size, rng).items():
+            facts[fact] += values
+    return Cast(
+        names_of(dataset),
+        facts,
+        groups,
+        {m: to_views(dataset, "train", m) for m in MODALITIES},
+        {m: to_views(dataset, "test", m, TEST_VIEWS) for m in MODALITIES},
+        fingerprint,
+        seed,
+    )
+
+
+def figures_cast(figures: Figures, side: int, seed: int = 0) -> Cast:
+    """Public figures named in both modalities, with new views: composed questions were practised on some of them."""
+    rng = np.random.default_rng([seed, 31])
+    both = figures.where("both")
+    groups = {
+        WITHHELD: both[~figures.composed[both]][:FIGURES].tolist(),
+        ASKED: both[figures.composed[both]][:FIGURES].tolist(),
+    }
+    test: dict[str, list[View]] = {m: [] for m in MODALITIES}
+    for person in (p for people in groups.values() for p in people):
+        for index in range(TEST_VIEWS):
+            for m in MODALITIES:
+                vector = figures.vectors[person]
+                content = draw(vector, rng, None, side) if m == "image" else describe(vector, rng, None)
+                test[m].append(View(person, figures.names[person], m, "test", index, content))
+    return Cast(figures.names, figures.facts, groups, {m: [] for m in MODALITIES}, test, "", seed)

@@ -1,0 +1,110 @@
+"""From a multi-hop condition to its run: two hops learned apart, every arm asked, the store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import pandas as pd
+from peft import PeftModel
+
+from xmem_utils import code, paths, store
+from xmem_utils.base.figures import Figures
+from xmem_utils.checkpoint import WholeAdapter
+from xmem_utils.memorize import Training, memorize, steps_an_epoch
+from xmem_utils.multihop.arms import taught
+from xmem_utils.multihop.exam import MultihopExam, encoded
+from xmem_utils.multihop.people import PRACTISED, STUDY, TOGETHER, Cast, cast_of, figures_cast, further
+from xmem_utils.params import MODALITIES, MultihopCondition, Profile, resolve
+from xmem_utils.progress import progress
+from xmem_utils.vlm.load import VLM
+from xmem_utils.vlm.processors import picture_side
+from xmem_utils.vlm.prompts import WHO
+
+CURVE = (0.1, 0.25, 0.5, 0.75, 1.0)  # shares of the training at which the hops and two arms are asked
+
+
+class MultihopStudy:
+    """Runs multi-hop conditions on one model; what the store has is not computed again."""
+
+    def __init__(self, vlm: VLM, profile: Profile, rank: int, learning_rate: float) -> None:
+        self.vlm, self.profile = vlm, profile
+        self.rank, self.learning_rate = rank, learning_rate
+        self.cast, self.exam = cache(self._cast), cache(self._exam)
+
+    def _cast(self, seed: int) -> Cast:
+        return cast_of(self.profile, seed, picture_side(self.vlm.processor))
+
+    def _exam(self, seed: int) -> MultihopExam:
+        return MultihopExam(self.vlm, self.cast(seed), (STUDY, TOGETHER, PRACTISED))
+
+    def condition(self, source: str, seed: int, longer: int = 1) -> MultihopCondition:
+        """One condition, trained `longer` times as many epochs as the profile says."""
+        more = further(self.profile.personas)
+        return resolve(
+            MultihopCondition,
+            model=self.vlm.name,
+            weights=self.vlm.fingerprint,
+            data=self.cast(seed).fingerprint,
+            personas=self.profile.personas,
+            together=more,
+            practised=more,
+            source=source,
+            seed=seed,
+            train_views=self.profile.train_views,
+            epochs=self.profile.epochs * longer,
+            rank=self.rank,
+            learning_rate=self.learning_rate,
+            batch_size=32,
+            question=WHO,
+            code=code.fingerprint(code.MULTIHOP),
+        )
+
+    def conditions(self, longer: int = 0) -> list[MultihopCondition]:
+        """Source by source for every seed; with `longer`, the first seed also that many times as long."""
+        every = [self.condition(source, seed) for seed in self.profile.seeds for source in MODALITIES]
+        if longer > 1:
+            every += [self.condition(source, self.profile.seeds[0], longer) for source in MODALITIES]
+        return every
+
+    def run_all(self, conditions: Sequence[MultihopCondition]) -> list[store.Run]:
+        """The runs of some conditions, with one progress bar over them."""
+        return list(progress(map(self.run, conditions), len(conditions), "multi-hop"))
+
+    def run(self, condition: MultihopCondition) -> store.Run:
+        """The run of a condition, trained now if need be."""
+        trained: list[PeftModel] = []
+        try:
+            return store.get(condition, lambda c: self._compute(c, trained), paths.MULTIHOP)
+        finally:
+            for model in trained:
+                model.unload()  # leaves the base model as it was
+
+    def _compute(
+        self, condition: MultihopCondition, trained: list[PeftModel]
+    ) -> tuple[WholeAdapter, pd.DataFrame, pd.DataFrame]:
+        exam = self.exam(condition.seed)
+        examples = encoded(self.vlm, list(taught(self.cast(condition.seed), condition.source)))
+        an_epoch = steps_an_epoch(examples, condition.batch_size)
+        checks = {max(1, round(share * condition.epochs * an_epoch)) for share in CURVE}
+        curve = []
+
+        def on_step(model: PeftModel, step: int, loss: float) -> None:
+            if step in checks:
+                for (arm, asked), recall in exam.curve_point(model, STUDY).items():
+                    curve.append({"epoch": step / an_epoch, "arm": arm, "asked": asked, "recall": recall})
+
+        training = Training(
+            epochs=condition.epochs, batch_size=condition.batch_size, learning_rate=condition.learning_rate,
+            rank=condition.rank, seed=condition.seed,
+        )  # fmt: skip
+        trained.append(memorize(self.vlm, examples, training, on_step, progress=False))
+        return WholeAdapter(trained[0]), exam.records(trained[0]), pd.DataFrame(curve)
+
+    def figures(self) -> pd.DataFrame | None:
+        """All arms about public figures, before anything is memorized; None for a model whose figures are not known."""
+        file = paths.BASE_MODELS / self.vlm.name / "figures.parquet"
+        if not file.is_file():
+            return None
+        cast = figures_cast(Figures.load(file), picture_side(self.vlm.processor))
+        return MultihopExam(self.vlm, cast, tuple(cast.groups)).records()
