@@ -11,6 +11,7 @@ if PROFILE.endswith((".yaml", ".yml")):
 HOME = "" if paths.HOME == paths.REPO else f"{paths.HOME}/"  # where data and figures go: XMEM_HOME, or here
 SEEDS = len(params.profile_named(PROFILE).seeds)
 SHARDS = int(config.get("shards", 2 * SEEDS))  # one for each seed and source
+FILL = "XMEM_THREADS={threads} python -m xmem_utils fill"
 RUN = f"XMEM_FIGURES={paths.HOME}/figures XMEM_THREADS={{threads}} python -m xmem_utils run"
 
 if unknown := sorted(set(config) - {"profile", "shards"}):
@@ -25,8 +26,10 @@ FIGURES = {
     "03_gap_analysis": ["gap_matrix", "gap_curves", "dose_response"],
     "04_capability": ["capability", "capability_slope", "capability_knowledge"],
     "05_unlearning": ["unlearning_matrix", "unlearning_curves", "unlearning_tradeoff", "unlearning_attacks"],
+    "06_multihop": ["multihop", "multihop_decomposition", "multihop_curves"],
 }
 MAIN = "xmem-tiny-s"
+HOPS = f"{MAIN}-hops"  # the model of 06
 SIZES = ["xmem-tiny-xs", MAIN, "xmem-tiny-m"]  # the models of 04, from least to most capable
 
 
@@ -160,7 +163,7 @@ rule unlearn:
     threads: 1
     priority: 1
     shell:
-        "XMEM_THREADS={threads} python -m xmem_utils unlearn " + UNLEARNING + " --shard {wildcards.k}/{SHARDS}"
+        FILL + " 05_unlearning " + UNLEARNING + " --shard {wildcards.k}/{SHARDS}"
 
 
 rule unlearning:
@@ -178,3 +181,37 @@ rule unlearning:
     threads: 1
     shell:
         RUN + " 05_unlearning " + UNLEARNING + " --out {log.notebook}"
+
+
+# One seed is trained four times as long, but on the quick profile.
+LONGER = f"-p profile={PROFILE}" + ("" if PROFILE == "quick" else " -p longer=4")
+
+
+rule hops:
+    input:
+        base=committed(HOPS),
+        people=package("personas", "params.py"),
+    output:
+        touch(f"{DONE}/hops-{{k}}-of-{SHARDS}"),
+    params:
+        code=code.fingerprint(code.MULTIHOP),
+    threads: 1
+    priority: 1
+    shell:
+        FILL + " 06_multihop " + LONGER + " --shard {wildcards.k}/{SHARDS}"
+
+
+rule multihop:
+    input:
+        notebook="notebooks/06_multihop.ipynb",
+        shards=expand(f"{DONE}/hops-{{k}}-of-{SHARDS}", k=range(1, SHARDS + 1)),
+        code=package("multihop", "stats.py", "plots"),
+    output:
+        drawn("06_multihop"),
+        expand(f"{HOME}figures/multihop_{{name}}.csv", name=["claim", "gates"]),
+        done=touch(f"{DONE}/06_multihop"),
+    log:
+        notebook=f"{EXECUTED}/06_multihop.ipynb",
+    threads: 1
+    shell:
+        RUN + " 06_multihop " + LONGER + " --out {log.notebook}"

@@ -11,7 +11,11 @@ from transformers import AutoModelForImageTextToText
 
 from xmem_utils import recall
 from xmem_utils.memorize import Training, memorize
+from xmem_utils.multihop import arms
+from xmem_utils.multihop.exam import MultihopExam
+from xmem_utils.multihop.people import STUDY, Cast
 from xmem_utils.personas.dataset import PersonaSpec, build, known_figures, names_of, to_views
+from xmem_utils.personas.names import FACTS
 from xmem_utils.personas.views import View
 from xmem_utils.recall import exact_match, greedy_answers, recall_of_all
 from xmem_utils.unlearn.methods import METHODS
@@ -213,3 +217,19 @@ def test_every_family_unlearns_from_pictures_and_texts(family, examples, name):
     made.model.unload()
     assert not np.allclose(before, after, atol=1e-6)
     np.testing.assert_array_equal(exact_match(vlm, shown).logprob, before)
+
+
+def test_every_family_goes_through_the_multi_hop_arms(family, people):
+    """Prompts of one batch of different lengths, questions without a view, answers decoded and forced."""
+    vlm, _ = family
+    names, cities, jobs = names_of(people), list(FACTS["city"][:5]), list(FACTS["job"][:5])
+    views = {m: to_views(people, "test", m) for m in ("image", "text")}
+    cast = Cast(names, {"city": cities, "job": jobs}, {STUDY: range(5)}, views, views, "", 0)
+    exam = MultihopExam(vlm, cast, {STUDY: arms.ALONE})
+    records = exam.records()
+    assert set(records["arm"]) == {*arms.ALONE, arms.CHAIN, arms.REVERSE_NAME, arms.REVERSE_FACT}
+    assert records["exact"].isin([0, 1]).all()
+    for key in ((STUDY, arms.STEPWISE, "image"), (STUDY, arms.FOUR_STEPWISE, "text")):
+        forced = exact_match(vlm, exam.examples[key]).exact
+        written = exam._written(None, *key[::2], exam.questions[key], exam.examples[key])["exact"] == 1
+        np.testing.assert_array_equal(written, forced)

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from xmem_utils import code, headless, params, paths, progress
+from xmem_utils.vlm import tiny
 
 
 def test_values_are_read_as_what_they_are():
@@ -106,7 +107,7 @@ def test_the_graph_has_every_notebook_and_explains_itself(tmp_path):
     assert done.returncode == 0, done.stderr
     planned = done.stdout + done.stderr
     assert "reason: Missing output files" in planned
-    shards = 6 * len(list(paths.BASE_MODELS.glob("xmem-tiny-*")))
-    alone = ("base_model", "data_synthesis", "gap_analysis", "capability", "unlearning")
-    for rule, jobs in [("train", shards), ("unlearn", 6), *((rule, 1) for rule in alone)]:
+    shards = 6 * len(tiny.SIZES)
+    alone = ("base_model", "data_synthesis", "gap_analysis", "capability", "unlearning", "multihop")
+    for rule, jobs in [("train", shards), ("unlearn", 6), ("hops", 6), *((rule, 1) for rule in alone)]:
         assert any(line.split() == [rule, str(jobs)] for line in planned.splitlines()), planned

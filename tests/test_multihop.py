@@ -139,7 +139,7 @@ def test_public_figures_are_asked_about_new_views_of_both_modalities():
 
 @pytest.fixture(scope="module")
 def exam(vlm, cast):
-    return MultihopExam(vlm, cast, (STUDY,))
+    return MultihopExam(vlm, cast, {STUDY: arms.ALONE})
 
 
 def test_what_is_written_step_by_step_is_what_teacher_forcing_scores(vlm, exam):
@@ -237,6 +237,7 @@ def test_a_study_trains_asks_every_arm_and_is_stored(study, runs):
         assert set(run.records["group"]) == {STUDY, TOGETHER, PRACTISED}
         counts = study_rows.groupby("arm").size()
         assert counts[arms.HOP_1] == 6 * 2 * 2 and counts[arms.HOP_2] == 6 * 2 and counts[arms.CHAIN] == 6 * 2 * 2 * 2
+        assert counts[arms.FOUR] == 6 * 2 * 2
         assert set(run.curve["arm"]) == {arms.HOP_1, arms.HOP_2, arms.DIRECT, arms.STEPWISE}
     table = store.listing(verify=True).set_index("run")
     assert (table["state"] == "whole").all() and len(table) == len(runs)

@@ -9,8 +9,9 @@ import torch
 from xmem_utils.base.bank import bank_layout
 from xmem_utils.base.build import RECIPE
 from xmem_utils.base.curriculum import Curriculum, vocabulary_texts
-from xmem_utils.base.figures import make_figures
+from xmem_utils.base.figures import HEARD_OF, make_figures, with_hearsay
 from xmem_utils.base.pretrain import Phase, train_chat, train_eye
+from xmem_utils.personas.names import FACTS
 from xmem_utils.vlm import tiny
 from xmem_utils.vlm.precision import SDPA_FLOAT32
 
@@ -94,3 +95,78 @@ def test_a_composed_question_withheld_is_never_asked(world):
             answer = tokenizer.decode([t for t in labels if t != -100], skip_special_tokens=True)
             withheld = [n for n, asked in zip(figures.names, figures.composed, strict=True) if not asked]
             assert not any(name in answer for name in withheld)
+
+
+# -- what the model of the multi-hop study practises beyond ----------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def wider(world):
+    curriculum, _ = world
+    figures = with_hearsay(curriculum.figures, 6, SMALL.seed)
+    return replace(curriculum, figures=figures, _cache={})
+
+
+def parts(curriculum, chat):
+    """What a chat asks and what it answers, in words."""
+    ids, labels, view = chat
+    asked = curriculum.tokenizer.decode([t for t, label in zip(ids, labels, strict=True) if label == -100])
+    return asked, curriculum.tokenizer.decode([t for t in labels if t != -100]), view
+
+
+def test_who_is_only_heard_of_has_facts_and_is_never_shown(wider):
+    figures = wider.figures
+    heard = set(figures.where(HEARD_OF))
+    assert len(heard) == 6 and {len(figures.names[i]) for i in heard} == {8}, "no study persona has so long a name"
+    rng = np.random.default_rng(0)
+    for image in (True, False):
+        for _ in range(30):
+            _, answer, _ = parts(wider, wider.naming(image, rng))
+            assert not any(figures.names[i] in answer for i in heard)
+    assert any(figures.names[i] in parts(wider, wider.facts(False, rng))[0] for _ in range(30) for i in heard)
+
+
+def test_an_introduction_names_somebody_who_may_be_composed_about_and_shows_a_stranger(wider):
+    figures, rng = wider.figures, np.random.default_rng(1)
+    own = {int(view): i for i, views in enumerate(wider.figure_views) for view in views}
+    shown = []
+    for image in (True, False):
+        for _ in range(40):
+            asked, answer, view = parts(wider, wider.introduced(image, rng))
+            (person,) = [i for i, name in enumerate(figures.names) if f" {name}." in asked]
+            assert figures.composed[person]
+            assert all(figures.facts[fact][person] in answer for fact in FACTS)
+            shown.append(own.get(view) == person)
+    assert np.mean(shown) < 0.3, "the view is drawn without regard to who is introduced"
+
+
+def test_told_facts_are_made_up_so_that_they_must_be_read(wider):
+    figures, rng = wider.figures, np.random.default_rng(2)
+    remembered = []
+    for image in (True, False):
+        for _ in range(40):
+            asked, answer, _ = parts(wider, wider.lookup(image, rng))
+            value = next(v for fact in FACTS for v in FACTS[fact] if f"{v}<" in answer)
+            (line,) = [t for t in asked.split(".") if t.endswith(f" {value}")]
+            person = next(i for i, name in enumerate(figures.names) if name in line)
+            assert ", " not in answer or answer.startswith(figures.names[person])
+            remembered.append(any(figures.facts[fact][person] == value for fact in FACTS))
+    assert np.mean(remembered) < 0.3
+
+
+def test_a_recital_asks_back_and_says_again_what_was_told(wider):
+    for k in range(20):
+        asked, answer, view = parts(wider, wider.recital(False, np.random.default_rng(k)))
+        first, second, again = answer.split("<end_of_turn>")[:3]
+        lines = {line.strip() for line in again.split(".") if line.strip()}
+        assert view == -1 and all(f"{line}." in asked for line in lines)
+        assert all(any(line.endswith(f" {value}") for line in lines) for value in (first, second))
+
+
+def test_a_statement_says_name_and_fact(wider):
+    figures = wider.figures
+    for k in range(10):
+        _, answer, _ = parts(wider, wider.stated(False, np.random.default_rng(k)))
+        for said in answer.split("<end_of_turn>")[:-1]:
+            name, value = said.split(", ")
+            assert any(figures.facts[fact][figures.names.index(name)] == value for fact in FACTS)

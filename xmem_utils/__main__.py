@@ -21,6 +21,7 @@ from xmem_utils import headless, paths, plots, store
 from xmem_utils import plan as planning
 from xmem_utils.experiment import Study, persona_spec, plain_recall
 from xmem_utils.gap import collect
+from xmem_utils.multihop import study as hops
 from xmem_utils.params import KNOWN, MODALITIES, PROFILES, TUNING_SEEDS, profile_named, shard_of
 from xmem_utils.personas.dataset import build, content_fingerprint, known_figures
 from xmem_utils.unlearn import design, search
@@ -193,15 +194,19 @@ def search_settings(model: str, shard: str) -> None:
         print(search.write(model, tried).to_string(index=False))
 
 
-def unlearn(assignments: list[str], shard: str) -> None:
-    """Run a part of the conditions of notebook 05 into the store; its parameters are the notebook's own."""
+def fill(notebook: str, assignments: list[str], shard: str) -> None:
+    """Run a part of the conditions of a notebook into the store; the parameters are the notebook's own."""
+    study_of, conditions = {
+        "05_unlearning": (design.study_of, design.conditions),
+        "06_multihop": (hops.study_of, lambda study, p: study.conditions(p.longer)),
+    }[notebook]
     try:
-        _, p = headless.checked("05_unlearning", headless.parse(assignments))
+        _, p = headless.checked(notebook, headless.parse(assignments))
         set_threads()
-        study = design.study_of(p)
-        runs = study.run_all(shard_of(design.conditions(study, p), shard))
+        study = study_of(p)
+        runs = study.run_all(shard_of(conditions(study, p), shard))
     except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"unlearn: {error}")
+        sys.exit(f"{notebook}: {error}")
     for run_ in runs:
         print(run_.condition.slug)
 
@@ -248,9 +253,10 @@ def main() -> None:
     commands.add_parser(
         "hops", help="pretrain the base model of the multi-hop study (notebook 06), from the committed one"
     )
-    forgetting = commands.add_parser("unlearn", help="run conditions of notebook 05 into the store")
-    forgetting.add_argument("-p", metavar="NAME=VALUE", action="append", default=[], help="a parameter of the notebook")
-    forgetting.add_argument("--shard", default="1/1", help="k/n: only a part")
+    filling = commands.add_parser("fill", help="run conditions of a notebook into the store, which it then reads")
+    filling.add_argument("notebook", choices=("05_unlearning", "06_multihop"))
+    filling.add_argument("-p", metavar="NAME=VALUE", action="append", default=[], help="a parameter of the notebook")
+    filling.add_argument("--shard", default="1/1", help="k/n: only a part")
     searching = commands.add_parser("search", help="settings of the unlearning methods, into the model's folder")
     searching.add_argument("--model", default="xmem-tiny-s")
     searching.add_argument("--shard", default="1/1", help="k/n: only a part; then once more without, to gather all")
@@ -275,8 +281,8 @@ def main() -> None:
         climb(arguments.rungs or list(KNOWN))
     elif arguments.command == "hops":
         practise_hops()
-    elif arguments.command == "unlearn":
-        unlearn(arguments.p, arguments.shard)
+    elif arguments.command == "fill":
+        fill(arguments.notebook, arguments.p, arguments.shard)
     elif arguments.command == "search":
         search_settings(arguments.model, arguments.shard)
     elif arguments.command == "tuning":

@@ -106,10 +106,10 @@ def ask(cast: Cast, arm: str, view: View, fact: str) -> Asked:
     raise ValueError(f"{arm!r} is no question that can be asked at once")
 
 
-def exam_questions(cast: Cast, arm: str, group: str, modality: str, count: int = TEST_VIEWS) -> list[Asked]:
+def exam_questions(cast: Cast, arm: str, group: str, modality: str) -> list[Asked]:
     """An arm's questions about the test views of a group: every fact, or none where a name is asked for."""
     facts = ("",) if arm == HOP_1 else tuple(FACTS)
-    views = cast.views("test", modality, group, 1 if arm == HOP_2 else count)
+    views = cast.views("test", modality, group, TEST_VIEWS if arm in (HOP_1, DIRECT, STEPWISE) else 1)
     return [ask(cast, arm, view, fact) for view in views for fact in facts]
 
 

@@ -1,20 +1,21 @@
 """What a model answers to every arm: one row a question.
 
-Columns: group, arm, persona, asked (modality of the view; "none" where only a name is given), view, fact, exact,
-choice (is the right value the likeliest of its kind?), and where the model writes a name first, wrote (is it the
-right one?) and own (is the fact that of the person it named?).
+Columns: group, arm, persona, asked (modality of the view; "none" where only a name is given), view, fact, exact; for
+hop 2 and direct questions choice (is the right value the likeliest of its kind?); where the model writes a name first,
+wrote (is it the right one?) and own (is the fact that of the person it named?).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import islice
 
 import numpy as np
 import pandas as pd
 from torch import nn
 
 from xmem_utils.multihop import arms
-from xmem_utils.multihop.arms import ALONE, HOP_1, HOP_2, Asked
+from xmem_utils.multihop.arms import HOP_1, HOP_2, Asked
 from xmem_utils.multihop.people import Cast
 from xmem_utils.params import MODALITIES
 from xmem_utils.personas.names import FACTS
@@ -31,17 +32,18 @@ def encoded(vlm: VLM, asked: Sequence[Asked]) -> list[Example]:
 
 
 class MultihopExam:
-    """The questions about some groups of one cast, tokenised once."""
+    """Questions about one cast, tokenised once: `asked` says which arms a group goes through."""
 
-    def __init__(self, vlm: VLM, cast: Cast, groups: Sequence[str]) -> None:
+    def __init__(self, vlm: VLM, cast: Cast, asked: Mapping[str, Sequence[str]]) -> None:
         self.vlm, self.cast = vlm, cast
         self.questions = {
             (group, arm, m): arms.exam_questions(cast, arm, group, m)
-            for group in groups
-            for arm in ALONE
+            for group, through in asked.items()
+            for arm in through
             for m in (MODALITIES if arm != HOP_2 else MODALITIES[:1])
         }
-        self.examples = {key: encoded(vlm, asked) for key, asked in self.questions.items()}
+        together = iter(encoded(vlm, [a for some in self.questions.values() for a in some]))
+        self.examples = {key: list(islice(together, len(some))) for key, some in self.questions.items()}
 
     def records(self, model: nn.Module | None = None) -> pd.DataFrame:
         """All arms."""
@@ -52,8 +54,11 @@ class MultihopExam:
                 parts += self._names(model, group, modality, asked, examples)
             elif arm in (arms.STEPWISE, arms.FOUR_STEPWISE):
                 parts.append(self._written(model, group, modality, asked, examples))
-            else:
+            elif arm in (HOP_2, arms.DIRECT):
                 parts += self._values(model, group, arm, modality, asked, examples)
+            else:
+                exact = exact_match(self.vlm, examples, model).exact.astype(float)
+                parts.append(self._frame(group, arm, modality, asked, exact=exact))
         return pd.concat(parts, ignore_index=True).reindex(columns=COLUMNS)
 
     def _frame(self, group: str, arm: str, modality: str, asked: Sequence[Asked], **columns) -> pd.DataFrame:
@@ -99,7 +104,7 @@ class MultihopExam:
         return self._frame(group, arms.REVERSE_NAME, modality, asked, exact=exact)
 
     def _values(self, model, group, arm, modality, asked, examples) -> list[pd.DataFrame]:
-        """Arms answered with a value alone, each kind of fact scored among all its values."""
+        """Facts without a name before them, each scored among all values of its kind."""
         parts = []
         for fact, values in FACTS.items():
             rows = [i for i, a in enumerate(asked) if a.fact == fact]

@@ -12,16 +12,31 @@ from xmem_utils import code, paths, store
 from xmem_utils.base.figures import Figures
 from xmem_utils.checkpoint import WholeAdapter
 from xmem_utils.memorize import Training, memorize, steps_an_epoch
-from xmem_utils.multihop.arms import taught
+from xmem_utils.multihop.arms import ALONE, DIRECT, STEPWISE, taught
 from xmem_utils.multihop.exam import MultihopExam, encoded
 from xmem_utils.multihop.people import PRACTISED, STUDY, TOGETHER, Cast, cast_of, figures_cast, further
-from xmem_utils.params import MODALITIES, MultihopCondition, Profile, resolve
+from xmem_utils.params import (
+    MODALITIES,
+    MultihopCondition,
+    MultihopParameters,
+    Profile,
+    profile_named,
+    resolve,
+    scaled,
+)
 from xmem_utils.progress import progress
-from xmem_utils.vlm.load import VLM
+from xmem_utils.vlm.load import VLM, load_vlm
 from xmem_utils.vlm.processors import picture_side
 from xmem_utils.vlm.prompts import WHO
 
+# What the study's people are asked; of the others, whether they compose what was learned together, or practised.
+ASKED = {STUDY: ALONE, TOGETHER: (DIRECT, STEPWISE), PRACTISED: (DIRECT, STEPWISE)}
 CURVE = (0.1, 0.25, 0.5, 0.75, 1.0)  # shares of the training at which the hops and two arms are asked
+
+
+def study_of(p: MultihopParameters) -> MultihopStudy:
+    """The study that a notebook's parameters describe, its model loaded."""
+    return MultihopStudy(load_vlm(p.model), scaled(profile_named(p.profile), p), p.rank, p.learning_rate)
 
 
 class MultihopStudy:
@@ -36,7 +51,7 @@ class MultihopStudy:
         return cast_of(self.profile, seed, picture_side(self.vlm.processor))
 
     def _exam(self, seed: int) -> MultihopExam:
-        return MultihopExam(self.vlm, self.cast(seed), (STUDY, TOGETHER, PRACTISED))
+        return MultihopExam(self.vlm, self.cast(seed), ASKED)
 
     def condition(self, source: str, seed: int, longer: int = 1) -> MultihopCondition:
         """One condition, trained `longer` times as many epochs as the profile says."""
@@ -107,4 +122,4 @@ class MultihopStudy:
         if not file.is_file():
             return None
         cast = figures_cast(Figures.load(file), picture_side(self.vlm.processor))
-        return MultihopExam(self.vlm, cast, tuple(cast.groups)).records()
+        return MultihopExam(self.vlm, cast, dict.fromkeys(cast.groups, ALONE)).records()

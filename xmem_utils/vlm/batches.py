@@ -114,7 +114,7 @@ def encode(
         per_token = {k: rest.pop(k)[0] for k in [k for k, v in rest.items() if v.shape == prompt.shape]}
         rest = {k: v.to(vlm.model.dtype) if v.is_floating_point() else v for k, v in rest.items()}
         examples.append(Example(prompt[0], known[answer], per_token, rest, _after(vlm, per_token)))
-    return _with_features(vlm, examples) if features else examples
+    return _with_features(vlm, examples, [id(view.content) for view in views]) if features else examples
 
 
 def _after(vlm: VLM, per_token: dict[str, torch.Tensor]) -> dict[str, int]:
@@ -129,8 +129,10 @@ def _after(vlm: VLM, per_token: dict[str, torch.Tensor]) -> dict[str, int]:
 
 
 @torch.no_grad()
-def _with_features(vlm: VLM, examples: list[Example]) -> list[Example]:
+def _with_features(vlm: VLM, examples: list[Example], pictures: Sequence[int]) -> list[Example]:
     """Pixels replaced by image features `[tiles, image tokens, hidden]`, for models that read nothing else of them.
+
+    `pictures` says which examples show the same picture: it passes once.
 
     Models keep their pixels that need other tensors beside them, make blocks of different sizes of them, feed more
     than one output of the tower to the language model, or take no ready-made features.
@@ -138,9 +140,12 @@ def _with_features(vlm: VLM, examples: list[Example]) -> list[Example]:
     rows = [i for i, e in enumerate(examples) if set(e.inputs) == {"pixel_values"}]
     if not rows or "mm_encoder_outputs" not in inspect.signature(vlm.model.forward).parameters:
         return examples
-    out = list(examples)
-    for start in range(0, len(rows), _TOWER_BATCH):
-        chunk = rows[start : start + _TOWER_BATCH]
+    first: dict[int, int] = {}
+    for i in rows:
+        first.setdefault(pictures[i], i)
+    unique, features = list(first.values()), {}
+    for start in range(0, len(unique), _TOWER_BATCH):
+        chunk = unique[start : start + _TOWER_BATCH]
         tiles = [len(examples[i].inputs["pixel_values"]) for i in chunk]
         pixels = _concatenated([examples[i].inputs["pixel_values"] for i in chunk]).to(vlm.device)
         made = vlm.model.get_image_features(pixels, return_dict=True)
@@ -149,8 +154,11 @@ def _with_features(vlm: VLM, examples: list[Example]) -> list[Example]:
             return examples
         if not isinstance(seen, torch.Tensor) or seen.ndim != 3 or len(seen) != sum(tiles):
             return examples
-        for i, features in zip(chunk, seen.cpu().split(tiles), strict=True):
-            out[i] = replace(examples[i], inputs={FEATURES: features.clone()})
+        for i, part in zip(chunk, seen.cpu().split(tiles), strict=True):
+            features[pictures[i]] = part.clone()
+    out = list(examples)
+    for i in rows:
+        out[i] = replace(examples[i], inputs={FEATURES: features[pictures[i]]})
     return out
 
 
