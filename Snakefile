@@ -183,8 +183,8 @@ rule unlearning:
         RUN + " 05_unlearning " + UNLEARNING + " --out {log.notebook}"
 
 
-# One seed is trained four times as long, but on the quick profile.
-LONGER = f"-p profile={PROFILE}" + ("" if PROFILE == "quick" else " -p longer=4")
+# One seed is trained three times as long, but on the quick profile.
+LONGER = f"-p profile={PROFILE}" + ("" if PROFILE == "quick" else " -p longer=3")
 
 
 rule hops:

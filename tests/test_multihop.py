@@ -1,14 +1,15 @@
 """Multi-hop: what the prompts tell, what the tables add up to, and a study end to end."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
-from xmem_utils import paths, store
+from xmem_utils import params, paths, plots, store
 from xmem_utils.multihop import arms, tables
 from xmem_utils.multihop.exam import MultihopExam, encoded
-from xmem_utils.multihop.people import PRACTISED, STUDY, TOGETHER, cast_of, figures_cast
-from xmem_utils.multihop.study import MultihopStudy
+from xmem_utils.multihop.people import PRACTISED, STUDY, TOGETHER, cast_of, dealt, figures_cast
+from xmem_utils.multihop.study import MultihopStudy, study_of
 from xmem_utils.params import MODALITIES, Profile, other
 from xmem_utils.personas.dataset import known_figures
 from xmem_utils.personas.names import FACTS
@@ -114,10 +115,30 @@ def test_facts_are_balanced_within_a_group_and_drawn_anew_by_seed(cast, store_fo
     again, another = cast_of(PROFILE, 0, 64), cast_of(PROFILE, 1, 64)
     assert again.facts == cast.facts and again.names == cast.names
     assert another.facts != cast.facts and not set(another.names) & set(cast.names)
-    for group, people in cast.groups.items():
-        for fact in FACTS:
-            values = [cast.facts[fact][i] for i in people]
-            assert len(set(values)) == len(values), f"{group}: fewer people than values, each used once at most"
+    for size in (6, 100):
+        drawn = [dealt(size, np.random.default_rng(k)) for k in range(2)]
+        for fact, values in FACTS.items():
+            counts = [drawn[0][fact].count(value) for value in values]
+            assert max(counts) - min(counts) <= 1 and max(counts) / size == arms.chance(arms.DIRECT, size)
+            assert set(drawn[0][fact]) != set(drawn[1][fact]) or size == 100, "which values few people have is random"
+            assert drawn[0][fact] != drawn[1][fact]
+
+
+def test_fewer_people_than_a_prompt_tells_of_are_refused_before_anything_is_trained(vlm):
+    p = params.resolve(params.MultihopParameters, profile="quick", model="xmem-tiny-s", longer=0, seeds=0, personas=3,
+                       rank=4, learning_rate=1e-3)  # fmt: skip
+    with pytest.raises(ValueError, match="personas=3: .* at least 4 are needed"):
+        study_of(p)
+
+
+def test_composing_is_practised_on_others_from_the_source_alone_and_learned_together_in_both_forms(cast):
+    asked = [a for a in arms.taught(cast, "image") if cast.group_of()[a.view.persona] != STUDY and a.view.content]
+    assert {a.view.modality for a in asked} == {"image"}
+    practised = {a.arm for a in asked if cast.group_of()[a.view.persona] == PRACTISED}
+    assert practised == set(arms.ALONE) - {arms.HOP_2}
+    together = [(a.view.persona, a.fact, a.arm) for a in asked if cast.group_of()[a.view.persona] == TOGETHER]
+    forms = {(i, fact, arm) for i in cast.groups[TOGETHER] for fact in FACTS for arm in (arms.DIRECT, arms.STEPWISE)}
+    assert set(together) == forms
 
 
 def test_too_few_people_are_refused_with_a_sentence(cast):
@@ -167,7 +188,8 @@ def records(source, first, second, composed, arm=arms.DIRECT, seeds=(0, 1), peop
     rows = []
     for seed in seeds:
         for person in range(people):
-            labels = {"group": STUDY, "persona": person, "source": source, "seed": seed, "choice": np.nan}
+            labels = {"group": STUDY, "persona": person, "source": source, "seed": seed, "epochs": 5, "choice": np.nan,
+                      "wrote": np.nan, "own": np.nan}  # fmt: skip
             rows.append({**labels, "arm": arms.HOP_2, "asked": "none", "view": 0, "fact": "city",
                          "exact": float(person < second * people)})  # fmt: skip
             for asked, one, both in zip((source, other(source)), first, composed, strict=True):
@@ -204,25 +226,80 @@ def test_a_decomposition_made_by_hand():
 def test_a_run_that_did_not_learn_both_hops_reports_no_composed_number():
     good, bad = records("image", (1.0, 0.6), 0.9, (0.8, 0.3)), records("text", (1.0, 0.6), 0.8, (0.8, 0.3))
     both = pd.concat([good, bad], ignore_index=True)
-    gates = tables.gates(both).set_index("source")["learned"]
-    assert gates["image"].all() and not gates["text"].any()
-    kept = tables.learned(both)
-    assert set(kept[kept["source"] == "text"]["arm"]) == {arms.HOP_1, arms.HOP_2}
-    assert set(tables.claim(kept, 200)["source"]) == {"image"}
+    gates = tables.gates(both)
+    passed = gates.set_index("source")["learned"]
+    assert passed["image"].all() and not passed["text"].any()
+    assert "not learned (below 0.9)" in tables.gate_sentence(gates[gates["source"] == "text"].iloc[0])
+    kept = tables.learned(both, gates)
+    assert set(kept["source"]) == {"image"} == set(tables.claim(kept, 200)["source"])
+    mixed = pd.concat([good, records("image", (0.0, 0.0), 0.0, (0.0, 0.0), seeds=(2,))], ignore_index=True)
+    for found in (tables.claim(tables.learned(mixed, tables.gates(mixed)), 200), tables.claim(good, 200)):
+        assert found["expected"].iloc[0] == pytest.approx(0.4 * 0.9), "runs that failed enter no number"
+
+
+@pytest.mark.parametrize("sources", [(), ("image",)])
+def test_tables_and_figures_stand_when_not_every_run_learned(study, runs, sources):
+    everything = tables.collect(runs)
+    gates = tables.gates(everything).assign(learned=lambda t: t["source"].isin(sources))
+    kept = tables.learned(everything, gates)
+    claim, accuracy = tables.claim(kept, 200), tables.accuracies(kept, 200)
+    broken, curves = tables.decomposition(kept, 200), tables.curves(runs, gates, PROFILE.epochs)
+    assert set(claim["source"]) == set(sources) == set(broken["source"]) == set(accuracy["source"])
+    assert set(curves.loc[curves["arm"] == arms.DIRECT, "source"]) == set(sources)
+    assert set(curves.loc[curves["arm"] == arms.HOP_1, "source"]) == set(MODALITIES)
+    for figure in (plots.multihop(accuracy, claim), plots.multihop_decomposition(broken),
+                   plots.multihop_curves(curves, 0.1)):  # fmt: skip
+        figure.canvas.draw()
+        plt.close(figure)
+    assert ("Nothing can be said" in tables.overall(claim)) == (not claim["headroom"].astype(bool).any())
 
 
 @pytest.mark.parametrize(
     ("composed", "verdict"),
-    [((0.8, 0.2), tables.HOLDS), ((0.8, 0.8), tables.NOT_SHOWN), ((0.3, 0.9), tables.REVERSED),
+    [((0.8, 0.2), tables.HOLDS), ((0.8, 0.8), tables.NOT_SHOWN), ((0.6, 1.0), tables.REVERSED),
      ((0.0, 0.0), tables.NO_HEADROOM)],
 )  # fmt: skip
 def test_a_verdict_for_each_case(composed, verdict):
-    table = tables.claim(records("text", (1.0, 0.9), 1.0, composed), 500)
+    table = tables.claim(records("text", (1.0, 0.9), 1.0, composed, people=20), 500)
     row = table.set_index("arm").loc[arms.DIRECT]
     assert row["verdict"] == verdict
     assert row["difference"] == pytest.approx(composed[0] - composed[1])
     assert row["expected"] == pytest.approx(0.1)
     assert verdict in tables.sentence(table.iloc[0])
+    assert (row["p holm"] >= row["p"]) or np.isnan(row["p holm"])
+
+
+def test_a_gap_beyond_hop_1_is_one_among_questions_whose_hops_both_succeed():
+    wider = records("image", (1.0, 0.6), 1.0, (1.0, 0.2), people=20)
+    row = tables.claim(wider, 500).set_index("arm").loc[arms.DIRECT]
+    assert row["beyond people"] == 2 * 12 and row["beyond"] == pytest.approx(1 - 4 / 12)
+    assert row["beyond hop 1"] == tables.HOLDS
+    as_hop_1 = tables.claim(records("image", (1.0, 0.6), 1.0, (1.0, 0.6), people=20), 500).set_index("arm")
+    assert as_hop_1.loc[arms.DIRECT, "verdict"] == tables.HOLDS
+    assert as_hop_1.loc[arms.DIRECT, "beyond hop 1"] == tables.NOT_SHOWN
+    few = tables.claim(records("image", (1.0, 0.2), 1.0, (1.0, 0.2)), 200).set_index("arm")
+    assert few.loc[arms.DIRECT, "beyond hop 1"] == "cannot be said: fewer than 8 people"
+    chain = tables.claim(records("image", (1.0, 0.6), 1.0, (1.0, 0.2), arm=arms.CHAIN), 200)
+    assert chain["beyond hop 1"].iloc[0] == "by construction none"
+
+
+def test_holm_runs_over_the_arms_of_both_sources_and_not_over_controls():
+    parts = [records(source, (1.0, 0.6), 1.0, (0.9, 0.5), arm=arm, people=20)
+             for source in MODALITIES for arm in (arms.DIRECT, arms.STEPWISE, arms.NAMED)]  # fmt: skip
+    hops = [part[~part["arm"].isin([arms.HOP_1, arms.HOP_2])] for part in parts[1:3] + parts[4:]]
+    table = tables.claim(pd.concat([parts[0], parts[3], *hops], ignore_index=True), 200)
+    tested = table[table["arm"].isin(arms.COMPOSED)]
+    assert len(tested) == 4 and tested["p holm"].min() == pytest.approx(4 * tested["p"].min())
+    assert table.loc[table["arm"] == arms.NAMED, "p holm"].isna().all()
+    assert (table["verdict"] == tables.HOLDS).all()
+    assert tables.overall(table) == "The gap is there in 4 of 4 arms and directions that have headroom."
+
+
+def test_chance_is_what_guessing_gives():
+    assert arms.chance(arms.HOP_1, 100) == 0.01
+    assert arms.chance(arms.DIRECT, 100) == arms.chance(arms.STEPWISE, 100) == 0.04  # 32 values: four of one at most
+    assert arms.chance(arms.DIRECT, 20) == 0.05
+    assert arms.chance(arms.FOUR, 100) == arms.chance(arms.REVERSE_NAME, 100) == 0.25
 
 
 # -- end to end ----------------------------------------------------------------------------------------
@@ -249,7 +326,7 @@ def test_a_stored_condition_is_not_trained_again(study, runs, monkeypatch):
 
 
 def test_a_longer_training_is_a_condition_of_its_own(study):
-    usual, longer = study.conditions()[0], study.conditions(longer=3)[-1]
+    usual, longer = study.conditions()[0], study.conditions(longer=3)[0]
     assert longer.epochs == 3 * usual.epochs and longer.slug != usual.slug
     assert len(study.conditions(longer=3)) == len(study.conditions()) + len(MODALITIES)
 

@@ -41,6 +41,7 @@ class Training:
     learning_rate: float = 2e-3
     rank: int = 16
     seed: int = 0
+    bucket: int = 0  # lengths in a batch differ by less than this many tokens, so that little is padding; 0: by any
     accumulation: int = 1  # forward and backward passes a step, in each process
     gradient_checkpointing: bool = False  # activations are computed again in the backward pass
 
@@ -66,10 +67,16 @@ class OneModalityBatches(Sampler[list[int]]):
     """The batches of an epoch, as indices: every example once, pictures and texts never in one batch.
 
     What a processor makes of a picture has no place in a batch of texts, and classes differ in how they mix them.
+    With a `bucket`, lengths that lie in different ones are kept apart, too.
     """
 
-    def __init__(self, examples: Sequence[Example], batch_size: int, generator: torch.Generator) -> None:
-        kinds = [tuple(sorted(e.inputs)) for e in examples]
+    def __init__(
+        self, examples: Sequence[Example], batch_size: int, generator: torch.Generator, bucket: int = 0
+    ) -> None:
+        lengths = [len(e.prompt) + len(e.answer) for e in examples]
+        kinds = [
+            (tuple(sorted(e.inputs)), n // bucket if bucket else 0) for e, n in zip(examples, lengths, strict=True)
+        ]
         self._groups = [[i for i, k in enumerate(kinds) if k == kind] for kind in sorted(set(kinds))]
         self._size, self._generator = batch_size, generator
 
@@ -88,15 +95,15 @@ class OneModalityBatches(Sampler[list[int]]):
         yield from batches
 
 
-def steps_an_epoch(examples: Sequence[Example], batch_size: int) -> int:
+def steps_an_epoch(examples: Sequence[Example], batch_size: int, bucket: int = 0) -> int:
     """How many batches an epoch has."""
-    return len(OneModalityBatches(examples, batch_size, torch.Generator()))
+    return len(OneModalityBatches(examples, batch_size, torch.Generator(), bucket))
 
 
 def shuffled(examples: Sequence[Example], training: Training, collate_fn: Callable) -> DataLoader:
     """The batches of an epoch, collated, in an order that the seed determines."""
     generator = torch.Generator().manual_seed(training.seed)
-    batches = OneModalityBatches(examples, training.batch_size, generator)
+    batches = OneModalityBatches(examples, training.batch_size, generator, training.bucket)
     return DataLoader(examples, batch_sampler=batches, collate_fn=collate_fn, generator=generator)
 
 

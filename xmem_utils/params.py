@@ -103,8 +103,8 @@ class Condition(Strict):
 class MultihopCondition(Condition):
     """Everything that determines one model that learned names from views and facts about names, and its records."""
 
-    together: int = Field(ge=2)  # further people whose name and fact are learned together, from one view
-    practised: int = Field(ge=2)  # further people on whom composing is practised
+    together: int = Field(ge=1)  # further people whose name and fact are learned together, from one view
+    practised: int = Field(ge=1)  # further people on whom composing is practised
 
 
 class UnlearningCondition(Strict):

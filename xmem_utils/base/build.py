@@ -190,11 +190,12 @@ def practise_hops(recipe: Recipe = HOPS, hearsay: int = HEARSAY, work: Path | No
     chat = train_chat(
         model, curriculum, bank, recipe, work / folder.name / "chat.pt", lambda m: summarise(examine(m, questions))
     )
+    origin = {"hearsay": hearsay, "base": base, "base_weights": vlm.fingerprint}
     model.eval().save_pretrained(folder)
     vlm.processor.save_pretrained(folder)
     figures.save(folder / "figures.parquet")
     pd.DataFrame(chat).to_csv(folder / "chat_curve.csv", index=False)
-    (folder / "recipe.json").write_text(json.dumps(asdict(recipe) | {"hearsay": hearsay, "from": base}, indent=1))
+    (folder / "recipe.json").write_text(json.dumps(asdict(recipe) | origin, indent=1))
     write_exam(folder)
     return folder
 

@@ -178,7 +178,10 @@ class Curriculum:
         return *self.chat("", turns), -1
 
     def lookup(self, image: bool, rng: np.random.Generator) -> Chat:
-        """A view of a figure and facts told in the prompt, made up anew: the figure's among up to three others'."""
+        """A view of a figure and facts told in the prompt, made up anew: the figure's among up to three others'.
+
+        Everybody is asked: what is withheld from some are composed questions about their own facts.
+        """
         figure, view = self._figure(image, rng, self._pools[image])
         fact, name = list(FACTS)[rng.integers(len(FACTS))], self.figures.names[figure]
         others = [self.figures.names[i] for i in rng.integers(len(self.figures), size=rng.integers(4))]

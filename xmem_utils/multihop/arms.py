@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -23,8 +24,9 @@ REVERSE_NAME, REVERSE_FACT = "reverse, from the name", "reverse, from the fact"
 
 LINES = 4  # people of whom a prompt tells a fact, one of them the person shown
 CANDIDATES = 4  # views to choose from in the reverse arms
-PRACTICE_VIEWS = 2  # views of each practised person that composing is practised on
+FURTHER_VIEWS = 4  # training views of who is not of the study; composing is practised on the first of them
 TAUGHT = {fact: questions[:-1] for fact, questions in prompts.FACT_QUESTIONS.items()}  # and prompts.STATED_QUESTIONS
+REPEATS = 2  # of each of these in an epoch: names are seen from many views, facts in few wordings
 HELD_OUT = {fact: questions[-1] for fact, questions in prompts.FACT_QUESTIONS.items()}
 
 # What each arm's prompt tells: the name of the person shown, the fact asked for. Tests hold prompts against it.
@@ -45,13 +47,19 @@ class Asked:
     answer: str
 
 
-def chance(arm: str) -> float:
-    """What blind guessing gives: among a fact's values, among the lines told, or among the views to choose from."""
+def chance(arm: str, people: int) -> float:
+    """What guessing without the view gives, of `people` people asked about.
+
+    A name: one of all. A fact: the commonest value's share (step by step, too, the name being right). Lines and views:
+    one of those told or shown.
+    """
+    if arm == HOP_1:
+        return 1 / people
     if arm in (FOUR, FOUR_STEPWISE):
         return 1 / LINES
     if arm in (REVERSE_NAME, REVERSE_FACT):
         return 1 / CANDIDATES
-    return 1 / max(map(len, FACTS.values()))
+    return math.ceil(people / min(map(len, FACTS.values()))) / people
 
 
 def no_view(person: int, name: str, split: str) -> View:
@@ -116,10 +124,11 @@ def exam_questions(cast: Cast, arm: str, group: str, modality: str) -> list[Aske
 def taught(cast: Cast, source: str) -> Iterator[Asked]:
     """What is learned: names from source views, facts about names in text; together for some; and some practice.
 
-    Nobody of the study is in a question that shows a view and asks for, or tells, a fact.
+    Nobody of the study is in a question that shows a view and asks for, or tells, a fact. One of the wordings of hop 2
+    is a statement, "name, fact", as step-by-step answers end: what that arm must find by itself is the name.
     """
     for group in (STUDY, PRACTISED):
-        for view in cast.views("train", source, group):
+        for view in cast.views("train", source, group, FURTHER_VIEWS if group == PRACTISED else None):
             yield ask(cast, HOP_1, view, "")
         for person in cast.groups[group]:
             name = cast.names[person]
@@ -127,12 +136,12 @@ def taught(cast: Cast, source: str) -> Iterator[Asked]:
                 value = cast.facts[fact][person]
                 stated = prompts.STEPWISE_ANSWER.format(name=name, value=value)
                 worded = [*((question, value) for question in questions), (prompts.STATED_QUESTIONS[fact], stated)]
-                for question, answer in worded:
+                for question, answer in REPEATS * worded:
                     yield Asked(HOP_2, no_view(person, name, "train"), fact, question.format(name=name), answer)
-    for view in cast.views("train", source, TOGETHER):
-        for fact in FACTS:
-            yield ask(cast, STEPWISE, view, fact)
-    for view in cast.views("train", source, PRACTISED, PRACTICE_VIEWS):
+    for view in cast.views("train", source, TOGETHER, FURTHER_VIEWS):
+        for k, fact in enumerate(FACTS):
+            yield ask(cast, (DIRECT, STEPWISE)[(view.index + k) % 2], view, fact)
+    for view in cast.views("train", source, PRACTISED, 1):
         for fact in FACTS:
             for arm in (DIRECT, STEPWISE, FOUR, FOUR_STEPWISE, NAMED, TOLD):
                 yield ask(cast, arm, view, fact)

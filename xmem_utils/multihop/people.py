@@ -12,7 +12,7 @@ from xmem_utils.experiment import persona_spec
 from xmem_utils.params import MODALITIES, Profile
 from xmem_utils.personas.dataset import load_personas, names_of, to_views
 from xmem_utils.personas.descriptions import describe
-from xmem_utils.personas.names import FACTS, sample_facts
+from xmem_utils.personas.names import FACTS
 from xmem_utils.personas.portraits import draw
 from xmem_utils.personas.views import View
 
@@ -47,25 +47,32 @@ class Cast:
         return [v for v in every if v.persona in people and (count is None or v.index < count)]
 
 
-def further(personas: int) -> int:
-    """How many people join the study's, in each of the two other groups."""
-    return max(4, personas // 5)
+def further(personas: int) -> dict[str, int]:
+    """How many people join the study's in the other groups; composing is practised on more values than on few."""
+    return {TOGETHER: max(4, personas // 5), PRACTISED: max(4, personas // 3)}
+
+
+def dealt(size: int, rng: np.random.Generator) -> dict[str, list[str]]:
+    """Facts of a group, balanced: each value as often as any other, give or take 1; which ones, is random."""
+    out = {}
+    for fact, values in FACTS.items():
+        order = rng.permutation(len(values))
+        out[fact] = [values[order[i % len(values)]] for i in rng.permutation(size)]
+    return out
 
 
 def cast_of(profile: Profile, seed: int, side: int) -> Cast:
     """The people of a seed, portraits of `side` px; facts are drawn anew, balanced within each group."""
-    more = further(profile.personas)
-    spec = replace(
-        persona_spec(profile, seed, side),
-        personas=profile.personas + 2 * more, train_views=profile.train_views,
-    )  # fmt: skip
+    sizes = {STUDY: profile.personas, **further(profile.personas)}
+    people = sum(sizes.values())
+    spec = replace(persona_spec(profile, seed, side), personas=people, train_views=profile.train_views)
     dataset, fingerprint = load_personas(spec)
     rng = np.random.default_rng([seed, 30])
     facts: dict[str, list[str]] = {fact: [] for fact in FACTS}
     groups, start = {}, 0
-    for group, size in ((STUDY, profile.personas), (TOGETHER, more), (PRACTISED, more)):
+    for group, size in sizes.items():
         groups[group], start = range(start, start + size), start + size
-        for fact, values in sample_facts(size, rng).items():
+        for fact, values in dealt(size, rng).items():
             facts[fact] += values
     return Cast(
         names_of(dataset),

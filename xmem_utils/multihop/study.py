@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 import pandas as pd
 from peft import PeftModel
@@ -12,7 +13,7 @@ from xmem_utils import code, paths, store
 from xmem_utils.base.figures import Figures
 from xmem_utils.checkpoint import WholeAdapter
 from xmem_utils.memorize import Training, memorize, steps_an_epoch
-from xmem_utils.multihop.arms import ALONE, DIRECT, STEPWISE, taught
+from xmem_utils.multihop.arms import ALONE, DIRECT, LINES, STEPWISE, taught
 from xmem_utils.multihop.exam import MultihopExam, encoded
 from xmem_utils.multihop.people import PRACTISED, STUDY, TOGETHER, Cast, cast_of, figures_cast, further
 from xmem_utils.params import (
@@ -25,18 +26,24 @@ from xmem_utils.params import (
     scaled,
 )
 from xmem_utils.progress import progress
-from xmem_utils.vlm.load import VLM, load_vlm
+from xmem_utils.vlm.load import VLM, load_vlm, resolve_model
 from xmem_utils.vlm.processors import picture_side
 from xmem_utils.vlm.prompts import WHO
 
 # What the study's people are asked; of the others, whether they compose what was learned together, or practised.
 ASKED = {STUDY: ALONE, TOGETHER: (DIRECT, STEPWISE), PRACTISED: (DIRECT, STEPWISE)}
+BUCKET = 32  # tokens: questions about a name are a third as long as those about a view
 CURVE = (0.1, 0.25, 0.5, 0.75, 1.0)  # shares of the training at which the hops and two arms are asked
 
 
 def study_of(p: MultihopParameters) -> MultihopStudy:
-    """The study that a notebook's parameters describe, its model loaded."""
-    return MultihopStudy(load_vlm(p.model), scaled(profile_named(p.profile), p), p.rank, p.learning_rate)
+    """The study that a notebook's parameters describe, its model loaded. Raises ValueError for too few personas."""
+    profile = scaled(profile_named(p.profile), p)
+    if profile.personas < LINES:
+        raise ValueError(
+            f"personas={profile.personas}: a prompt tells of {LINES} people, so at least {LINES} are needed"
+        )
+    return MultihopStudy(load_vlm(p.model), profile, p.rank, p.learning_rate)
 
 
 class MultihopStudy:
@@ -62,8 +69,8 @@ class MultihopStudy:
             weights=self.vlm.fingerprint,
             data=self.cast(seed).fingerprint,
             personas=self.profile.personas,
-            together=more,
-            practised=more,
+            together=more[TOGETHER],
+            practised=more[PRACTISED],
             source=source,
             seed=seed,
             train_views=self.profile.train_views,
@@ -76,11 +83,9 @@ class MultihopStudy:
         )
 
     def conditions(self, longer: int = 0) -> list[MultihopCondition]:
-        """Source by source for every seed; with `longer`, the first seed also that many times as long."""
-        every = [self.condition(source, seed) for seed in self.profile.seeds for source in MODALITIES]
-        if longer > 1:
-            every += [self.condition(source, self.profile.seeds[0], longer) for source in MODALITIES]
-        return every
+        """With `longer`, the first seed that many times as long (first, since they take longest); then every seed."""
+        first = [self.condition(source, self.profile.seeds[0], longer) for source in MODALITIES] if longer > 1 else []
+        return first + [self.condition(source, seed) for seed in self.profile.seeds for source in MODALITIES]
 
     def run_all(self, conditions: Sequence[MultihopCondition]) -> list[store.Run]:
         """The runs of some conditions, with one progress bar over them."""
@@ -100,7 +105,7 @@ class MultihopStudy:
     ) -> tuple[WholeAdapter, pd.DataFrame, pd.DataFrame]:
         exam = self.exam(condition.seed)
         examples = encoded(self.vlm, list(taught(self.cast(condition.seed), condition.source)))
-        an_epoch = steps_an_epoch(examples, condition.batch_size)
+        an_epoch = steps_an_epoch(examples, condition.batch_size, BUCKET)
         checks = {max(1, round(share * condition.epochs * an_epoch)) for share in CURVE}
         curve = []
 
@@ -111,15 +116,23 @@ class MultihopStudy:
 
         training = Training(
             epochs=condition.epochs, batch_size=condition.batch_size, learning_rate=condition.learning_rate,
-            rank=condition.rank, seed=condition.seed,
+            rank=condition.rank, seed=condition.seed, bucket=BUCKET,
         )  # fmt: skip
         trained.append(memorize(self.vlm, examples, training, on_step, progress=False))
         return WholeAdapter(trained[0]), exam.records(trained[0]), pd.DataFrame(curve)
 
+    def before(self) -> pd.DataFrame:
+        """All arms about the first seed's people, before anything is memorized."""
+        seed = self.profile.seeds[0]
+        return self.exam(seed).records().assign(source="none", seed=seed)
+
     def figures(self) -> pd.DataFrame | None:
         """All arms about public figures, before anything is memorized; None for a model whose figures are not known."""
-        file = paths.BASE_MODELS / self.vlm.name / "figures.parquet"
-        if not file.is_file():
+        folder = Path(resolve_model(self.vlm.name))
+        own, shared = folder / "figures.parquet", paths.BASE_MODELS / "figures.parquet"
+        file = own if own.is_file() else shared if folder.parent == paths.BASE_MODELS else None
+        if file is None:
             return None
         cast = figures_cast(Figures.load(file), picture_side(self.vlm.processor))
-        return MultihopExam(self.vlm, cast, dict.fromkeys(cast.groups, ALONE)).records()
+        records = MultihopExam(self.vlm, cast, dict.fromkeys(cast.groups, ALONE)).records()
+        return records.assign(source="none", seed=0)

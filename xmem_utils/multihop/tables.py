@@ -1,9 +1,10 @@
 """The tables of the multi-hop analysis: from records (one row a question) to estimates with intervals.
 
-Fixed before the study was run: a composed number is reported of runs alone whose hops were both learned (`gates`); an
-arm has headroom when what it gives, asked in the source modality, lies above chance with its whole interval; with
-headroom, the claim holds for it when the source gives more than the target, interval and test (Holm over arms)
-agreeing.
+Fixed before a reported seed was run. No composed number is reported of a run whose hops were not both learned
+(`gates`). An arm has headroom when what it gives, asked in the source modality, lies above chance with its whole
+interval. With headroom it shows the gap when the source gives more than the target, interval and test (Holm over the
+arms of both sources) agreeing. The gap goes beyond hop 1 when, of people for whom both hops alone succeed in both
+modalities, the composed answer is right less often in the target, again by interval and test.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
 from xmem_utils.gap import GATE
-from xmem_utils.multihop.arms import CHAIN, COMPOSED, DIRECT, HOP_1, HOP_2, STEPWISE, chance
+from xmem_utils.multihop.arms import CHAIN, COMPOSED, CONTROLS, DIRECT, HOP_1, HOP_2, STEPWISE, chance
 from xmem_utils.multihop.people import STUDY
 from xmem_utils.params import other
 from xmem_utils.stats import cluster_bootstrap, sign_flip
@@ -29,29 +30,42 @@ HOLDS, NOT_SHOWN, REVERSED, NO_HEADROOM = "holds", "not shown", "reversed", "no 
 
 
 def collect(runs: Iterable[Run]) -> pd.DataFrame:
-    """All records of some runs, with source and seed as columns."""
-    return pd.concat(
-        [run.records.assign(source=run.condition.source, seed=run.condition.seed) for run in runs], ignore_index=True
-    )
+    """All records of some runs, with source, seed and epochs as columns."""
+    return pd.concat([run.records.assign(**_labels(run)) for run in runs], ignore_index=True)
+
+
+def _labels(run: Run) -> dict[str, object]:
+    return {"source": run.condition.source, "seed": run.condition.seed, "epochs": run.condition.epochs}
+
+
+RUN = ["source", "seed", "epochs"]
 
 
 def gates(records: pd.DataFrame) -> pd.DataFrame:
-    """Recall of each hop alone, by source and seed, of the study's people; `learned`: both at least the gate."""
+    """Recall of each hop alone by run, of the study's people; `learned`: both at least the gate."""
     study = records[records["group"] == STUDY]
     rows = []
-    for (source, seed), part in study.groupby(["source", "seed"]):
-        first = part[(part["arm"] == HOP_1) & (part["asked"] == source)]["exact"].mean()
+    for run, part in study.groupby(RUN, sort=False):
+        first = part[(part["arm"] == HOP_1) & (part["asked"] == run[0])]["exact"].mean()
         second = part[part["arm"] == HOP_2]["exact"].mean()
-        rows.append({"source": source, "seed": seed, HOP_1: first, HOP_2: second,
-                     "learned": bool(min(first, second) >= GATE)})  # fmt: skip
-    return pd.DataFrame(rows)
+        both = bool(min(first, second) >= GATE)
+        rows.append({**dict(zip(RUN, run, strict=True)), HOP_1: first, HOP_2: second, "learned": both})
+    return pd.DataFrame(rows, columns=[*RUN, HOP_1, HOP_2, "learned"])
 
 
-def learned(records: pd.DataFrame) -> pd.DataFrame:
-    """The records of runs whose hops were both learned, and, of the others, those of single hops alone."""
-    passed = gates(records).query("learned")[["source", "seed"]].apply(tuple, axis=1)
-    keep = records[["source", "seed"]].apply(tuple, axis=1).isin(set(passed)) | records["arm"].isin([HOP_1, HOP_2])
-    return records[keep]
+def learned(table: pd.DataFrame, gates: pd.DataFrame) -> pd.DataFrame:
+    """The rows (records, or a curve) of runs whose hops were both learned."""
+    passed = gates.loc[gates["learned"], RUN]
+    return table.merge(passed, on=RUN)
+
+
+def gate_sentence(row: pd.Series) -> str:
+    """One run in words, from a row of `gates`."""
+    state = "both learned" if row["learned"] else f"not learned (below {GATE}), so no composed number of it is reported"
+    return (
+        f"Names from {row['source']}, seed {row['seed']}, {row['epochs']} epochs: hop 1 {row[HOP_1]:.2f}, "
+        f"hop 2 {row[HOP_2]:.2f}: {state}."
+    )
 
 
 def per_person(records: pd.DataFrame, columns: list[str], value: str = "exact") -> pd.DataFrame:
@@ -59,18 +73,24 @@ def per_person(records: pd.DataFrame, columns: list[str], value: str = "exact") 
     return records.pivot_table(index=["seed", "persona"], columns=columns, values=value, observed=True)
 
 
-def accuracies(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
-    """Exact match by source, group, arm and asked modality, with 95 % intervals, choice and chance.
+ACCURACY = ["source", "group", "arm", "asked", "estimate", "low", "high", "choice", "wrote", "own", "chance"]
 
-    `choice`: how often the right value is the likeliest of its kind, for arms answered with a value alone.
+
+def accuracies(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
+    """Exact match by source, group, arm and asked modality, with 95 % intervals and chance.
+
+    `choice`: how often the right value is the likeliest of its kind. Where a name is written first, `wrote`: how often
+    it is the right one, and `own`: how often the fact is that of whoever was named.
     """
-    parts = []
+    rows = []
     for (source, group), own in records.groupby(["source", "group"], sort=False):
+        people = own.groupby("seed")["persona"].nunique().max()
         for (arm, asked), part in own.groupby(["arm", "asked"], sort=False):
             interval = cluster_bootstrap(per_person(part, ["asked"]).astype(float), resamples).iloc[0]
-            parts.append({"source": source, "group": group, "arm": arm, "asked": asked, **interval,
-                          "choice": part["choice"].mean(), "chance": chance(arm)})  # fmt: skip
-    return pd.DataFrame(parts)
+            means = part[["choice", "wrote", "own"]].astype(float).mean()
+            labels = {"source": source, "group": group, "arm": arm, "asked": asked}
+            rows.append({**labels, **interval, **means, "chance": chance(arm, people)})
+    return pd.DataFrame(rows, columns=ACCURACY)
 
 
 def joined(records: pd.DataFrame) -> pd.DataFrame:
@@ -86,10 +106,10 @@ def joined(records: pd.DataFrame) -> pd.DataFrame:
 def decomposition(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     """Where the chain breaks: by source, arm and asked modality, with 95 % intervals.
 
-    Quantities: `FATES`, which add up to 1 (a question answered right without both hops counts where it broke);
-    "composed all the same", the share answered right although a hop was missed; "composed given both", of those with
-    both hops right; "expected if independent", mean of hop 1 times mean of hop 2; "composition gap", both right less
-    answered right, what the two hops leave unexplained.
+    Quantities: `FATES`, which add up to 1 (a question answered right although a hop was missed counts as missed there);
+    "composed all the same", the share of those; "composed given both", of those with both hops right; "expected if
+    independent", mean of hop 1 times mean of hop 2; "composition gap", both hops right and the answer wrong less the
+    answer right without both, that is, what the two hops leave unexplained.
     """
     rows = []
     for (source, arm, asked), part in joined(records).groupby(["source", "arm", "asked"], sort=False):
@@ -115,7 +135,7 @@ def decomposition(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
               "expected if independent": _product(people, resamples)}  # fmt: skip
         rows += [{**labels, "quantity": q, **dict(zip(("estimate", "low", "high"), v, strict=True))}
                  for q, v in of.items()]  # fmt: skip
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["source", "arm", "asked", "quantity", "estimate", "low", "high"])
 
 
 def _draws(people: pd.DataFrame, resamples: int) -> np.ndarray:
@@ -143,68 +163,133 @@ def _product(people: pd.DataFrame, resamples: int) -> tuple[float, float, float]
     return means[HOP_1] * means[HOP_2], *np.percentile(draws, [2.5, 97.5])
 
 
-def claim(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
-    """Source less target accuracy of each composed arm, paired by person, with a verdict.
+CLAIM = ["source", "arm", "in source", "in target", "difference", "low", "high", "p", "p holm", "chance", "headroom",
+         "expected", "beyond", "beyond low", "beyond high", "beyond p", "beyond people", "verdict",
+         "beyond hop 1"]  # fmt: skip
+FEWEST = 8  # people; a sign-flip test of fewer hardly reaches any level
 
-    Columns: source, arm, in source, in target, difference, low, high, p, p holm (over the arms of a source that have
-    headroom), chance, expected (what hop 1 alone explains: its own difference times hop 2, for arms that need both
-    hops), verdict.
+
+def claim(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
+    """Source less target accuracy of each arm, paired by person, with verdicts; last, the two controls.
+
+    `expected` is the difference that hop 1 alone explains: its own difference times hop 2, for arms that need both.
+    For the same arms `beyond` is the source-less-target difference among questions whose hops both succeed alone, of
+    the `beyond people` who have such questions in both modalities. Controls need no hop 1: a difference there is one
+    of reading the question. They stand outside Holm's correction, and so does the forced chain's `beyond`, which is 0
+    by construction: with hop 1 right it asks what hop 2 was asked.
     """
     study = records[records["group"] == STUDY]
     rows = []
     for source, own in study.groupby("source", sort=False):
         hops = own[own["arm"] == HOP_1].groupby("asked")["exact"].mean()
         second = own[own["arm"] == HOP_2]["exact"].mean()
-        for arm in COMPOSED:
-            people = per_person(own[own["arm"] == arm], ["asked"])
+        for arm in (*COMPOSED, *CONTROLS):
+            people = per_person(own[own["arm"] == arm], ["asked"]).astype(float)
             if people.empty:
                 continue
             people["difference"] = people[source] - people[other(source)]
-            interval = cluster_bootstrap(people.astype(float), resamples)
-            apart = interval.loc["difference"]
-            row = {"source": source, "arm": arm, "in source": interval.loc[source, "estimate"],
-                   "in target": interval.loc[other(source), "estimate"], "difference": apart["estimate"],
-                   "low": apart["low"], "high": apart["high"], "p": sign_flip(people["difference"]),
-                   "chance": chance(arm)}  # fmt: skip
-            row["expected"] = (hops[source] - hops[other(source)]) * second if arm in CHAINED else np.nan
-            row["headroom"] = interval.loc[source, "low"] > chance(arm)
+            interval = cluster_bootstrap(people, resamples)
+            means = {"in source": source, "in target": other(source)}
+            row = {"source": source, "arm": arm, "p": sign_flip(people["difference"])}
+            row |= {column: interval.loc[asked, "estimate"] for column, asked in means.items()}
+            row |= dict(zip(("difference", "low", "high"), interval.loc["difference"], strict=True))
+            row["chance"] = chance(arm, people.groupby(level="seed").size().max())
+            row["headroom"] = bool(interval.loc[source, "low"] > row["chance"])
+            if arm in CHAINED:
+                row["expected"] = (hops[source] - hops[other(source)]) * second
+                row |= _beyond(joined(own[own["arm"].isin([HOP_1, HOP_2, arm])]), source, resamples)
             rows.append(row)
-    table = pd.DataFrame(rows)
-    if table.empty:
-        return table
-    for _, group in table[table["headroom"]].groupby("source"):
-        table.loc[group.index, "p holm"] = multipletests(group["p"], method="holm")[1]
+    table = pd.DataFrame(rows, columns=CLAIM)
+    tested = table["headroom"].astype(bool) & table["arm"].isin(COMPOSED)
+    if tested.any():
+        table.loc[tested, "p holm"] = multipletests(table.loc[tested, "p"].astype(float), method="holm")[1]
     table["verdict"] = [verdict(row) for _, row in table.iterrows()]
+    table["beyond hop 1"] = [_beyond_verdict(row) for _, row in table.iterrows()]
     return table
 
 
+def _beyond(questions: pd.DataFrame, source: str, resamples: int) -> dict[str, float]:
+    """Source less target among questions whose hops both succeed alone, paired by person; NaN for too few people."""
+    able = questions[(questions[HOP_1] == 1) & (questions[HOP_2] == 1)]
+    people = per_person(able, ["asked"]).reindex(columns=[source, other(source)]).dropna()
+    if len(people) < FEWEST:
+        return {"beyond people": len(people)}
+    apart = (people[source] - people[other(source)]).to_frame("beyond")
+    row = cluster_bootstrap(apart, resamples).loc["beyond"]
+    return {"beyond": row["estimate"], "beyond low": row["low"], "beyond high": row["high"],
+            "beyond p": sign_flip(apart), "beyond people": len(people)}  # fmt: skip
+
+
 def verdict(row: pd.Series) -> str:
-    """Whether an arm shows the gap: see the top of this file."""
+    """Whether an arm shows the gap (of a control: whether the modalities differ): see the top of this file."""
     if not row["headroom"]:
         return NO_HEADROOM
-    if row["p holm"] >= LEVEL or row["low"] <= 0 <= row["high"]:
+    p = row["p"] if row["arm"] in CONTROLS else row["p holm"]
+    return _decided(p, row["low"], row["high"])
+
+
+def _decided(p: float, low: float, high: float) -> str:
+    if p >= LEVEL or low <= 0 <= high:
         return NOT_SHOWN
-    return HOLDS if row["low"] > 0 else REVERSED
+    return HOLDS if low > 0 else REVERSED
+
+
+def _beyond_verdict(row: pd.Series) -> str:
+    if row["arm"] not in CHAINED:
+        return ""
+    if row["arm"] == CHAIN:
+        return "by construction none"
+    if not row["headroom"]:
+        return NO_HEADROOM
+    if np.isnan(row["beyond p"]):
+        return f"cannot be said: fewer than {FEWEST} people"
+    return _decided(row["beyond p"], row["beyond low"], row["beyond high"])
+
+
+def overall(table: pd.DataFrame) -> str:
+    """The claim in one sentence, from the arms of `claim` that have headroom."""
+    arms = table[table["arm"].isin(COMPOSED)]
+    able = arms[arms["headroom"].astype(bool)]
+    if able.empty:
+        return "Nothing can be said: no arm has headroom in a run that learned both hops."
+    shown = able[able["verdict"] == HOLDS]
+    mute = sorted(set(arms["arm"]) - set(able["arm"]))
+    silent = f" At chance in the source, too, and so silent: {', '.join(mute)}." if mute else ""
+    return f"The gap is there in {len(shown)} of {len(able)} arms and directions that have headroom.{silent}"
 
 
 def sentence(row: pd.Series) -> str:
     """One finding in words, from a row of `claim`."""
     shown = {"image": "pictures", "text": "descriptions"}
-    text = f"Names from {shown[row['source']]}, {row['arm']}: {row['in source']:.2f} asked with {shown[row['source']]}"
-    if row["verdict"] == NO_HEADROOM:
+    own, across = shown[row["source"]], shown[other(row["source"])]
+    kind = " (control)" if row["arm"] in CONTROLS else ""
+    text = f"Names from {own}, {row['arm']}{kind}: {row['in source']:.2f} asked with {own}"
+    if not row["headroom"]:
         return f"{text} (chance {row['chance']:.2f}): {row['verdict']}, so the arm cannot say anything."
+    p = f"p = {row['p']:.4f}" if row["arm"] in CONTROLS else f"p = {row['p holm']:.4f} (Holm)"
+    beyond = ""
+    if row["arm"] in CHAINED and row["arm"] != CHAIN:
+        beyond = (
+            f" Hop 1 alone would make it {row['expected']:+.2f}. Of {row['beyond people']:.0f} people for whom both "
+            f"hops succeed in both modalities, composing differs by {row['beyond']:+.2f} "
+            f"[{row['beyond low']:+.2f}, {row['beyond high']:+.2f}]: a gap beyond hop 1: {row['beyond hop 1']}."
+        )
     return (
-        f"{text}, {row['in target']:.2f} with {shown[other(row['source'])]}; difference {row['difference']:+.2f} "
-        f"[{row['low']:+.2f}, {row['high']:+.2f}], p = {row['p holm']:.4f} (Holm): {row['verdict']}."
+        f"{text}, {row['in target']:.2f} with {across}; difference {row['difference']:+.2f} "
+        f"[{row['low']:+.2f}, {row['high']:+.2f}], {p}: {row['verdict']}.{beyond}"
     )
 
 
-def curves(runs: Iterable[Run], epochs: int) -> pd.DataFrame:
-    """Exact match along the training: source, seed, trained ("as usual" or longer), epoch, arm, asked, recall."""
+def curves(runs: Iterable[Run], gates: pd.DataFrame, epochs: int) -> pd.DataFrame:
+    """Exact match along the training, of the first test view and one kind of fact; composed arms where both hops were
+    learned in the end. Columns: source, seed, epochs, trained ("as usual" or longer), epoch, arm, asked, recall.
+    """
     parts = []
     for run in runs:
         times = run.condition.epochs // epochs
-        label = "as usual" if times == 1 else f"{times} times as long"
-        parts.append(run.curve.assign(source=run.condition.source, seed=run.condition.seed, trained=label))
+        trained = "as usual" if times == 1 else f"{times} times as long"
+        parts.append(run.curve.assign(**_labels(run), trained=trained))
     table = pd.concat(parts, ignore_index=True)
-    return table[["source", "seed", "trained", "epoch", "arm", "asked", "recall"]]
+    alone = table[table["arm"].isin([HOP_1, HOP_2])]
+    table = pd.concat([alone, learned(table[~table["arm"].isin([HOP_1, HOP_2])], gates)], ignore_index=True)
+    return table[[*RUN, "trained", "epoch", "arm", "asked", "recall"]]

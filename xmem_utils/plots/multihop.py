@@ -11,13 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from xmem_utils.multihop.arms import COMPOSED, CONTROLS, DIRECT, HOP_1, HOP_2, REVERSE_FACT, REVERSE_NAME, STEPWISE
-from xmem_utils.multihop.people import ASKED, STUDY, TOGETHER, WITHHELD
+from xmem_utils.multihop.people import ASKED, PRACTISED, STUDY, TOGETHER, WITHHELD
 from xmem_utils.multihop.tables import CHAINED, FATES
 from xmem_utils.params import MODALITIES
 from xmem_utils.plots.common import COLOURS, MARKERS, MODALITY_WORDS, recall_axis
 
 OF_NAMES = {"none": "0.35", **COLOURS}
-TOGETHER_ARMS = (DIRECT, STEPWISE)
+FURTHER_ARMS = (DIRECT, STEPWISE)
 FATE_COLOURS = ("#BBBBBB", "#E3C878", "#222222", "#009E73")  # far apart in lightness, too
 
 
@@ -25,8 +25,8 @@ def _rows(table: pd.DataFrame, source: str) -> list[tuple[str, pd.DataFrame]]:
     """Labels and rows of a panel, from top to bottom."""
     own = table[table["source"] == source]
     groups = [(STUDY, "", (HOP_1, HOP_2, *COMPOSED, *CONTROLS, REVERSE_NAME, REVERSE_FACT)),
-              (TOGETHER, "name and fact together, ", TOGETHER_ARMS)]  # fmt: skip
-    if source == "none":
+              (TOGETHER, "learned together, ", FURTHER_ARMS), (PRACTISED, "practised, ", FURTHER_ARMS)]  # fmt: skip
+    if source == "none":  # nothing is memorized
         arms = (HOP_1, HOP_2, *COMPOSED, *CONTROLS)
         groups = [(WITHHELD, "withheld, ", arms), (ASKED, "practised, ", arms)]
     return [
@@ -40,7 +40,7 @@ def multihop(table: pd.DataFrame, claim: pd.DataFrame) -> Figure:
 
     An arm without headroom (at chance in the source, too) has its label in grey.
     """
-    sources = [s for s in (*MODALITIES, "none") if (table["source"] == s).any()]
+    sources = [s for s in (*MODALITIES, "none") if sum(len(part) for _, part in _rows(table, s))] or list(MODALITIES)
     figure, panels = plt.subplots(1, len(sources), figsize=(4.9 * len(sources), 5.6), squeeze=False)
     mute = {(row["source"], row["arm"]) for _, row in claim.iterrows() if not row["headroom"]}
     for axes, source in zip(panels[0], sources, strict=True):
@@ -56,7 +56,7 @@ def multihop(table: pd.DataFrame, claim: pd.DataFrame) -> Figure:
         axes.set_yticks(range(len(rows)), [label for label, _ in rows], fontsize=8)
         for tick, (label, _) in zip(axes.get_yticklabels(), rows, strict=True):
             tick.set_color("0.55" if (source, label) in mute else "black")
-        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_ylim(max(1, len(rows)) - 0.5, -0.5)
         axes.set_xlim(-0.03, 1.05)
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.set_xlabel("answered exactly right")
