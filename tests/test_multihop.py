@@ -127,7 +127,7 @@ def test_facts_are_balanced_within_a_group_and_drawn_anew_by_seed(cast, store_fo
 def test_fewer_people_than_a_prompt_tells_of_are_refused_before_anything_is_trained(vlm):
     p = params.resolve(params.MultihopParameters, profile="quick", model="xmem-tiny-s", longer=0, seeds=0, personas=3,
                        rank=4, learning_rate=1e-3)  # fmt: skip
-    with pytest.raises(ValueError, match="personas=3: .* at least 4 are needed"):
+    with pytest.raises(ValueError, match=r"personas=3: .* at least 4 are needed"):
         study_of(p)
 
 

@@ -22,6 +22,8 @@ from xmem_utils import plan as planning
 from xmem_utils.experiment import Study, persona_spec, plain_recall
 from xmem_utils.gap import collect
 from xmem_utils.multihop import study as hops
+from xmem_utils.multihop.tables import accuracies
+from xmem_utils.multihop.tables import collect as collect_hops
 from xmem_utils.params import KNOWN, MODALITIES, PROFILES, TUNING_SEEDS, profile_named, shard_of
 from xmem_utils.personas.dataset import build, content_fingerprint, known_figures
 from xmem_utils.unlearn import design, search
@@ -175,11 +177,16 @@ def climb(rungs: list[int]) -> None:
 
 
 def practise_hops() -> None:
-    """Train the base of the multi-hop study from the committed one."""
+    """Train the base of the multi-hop study from the committed one, and put it to the study with tuning people."""
     from xmem_utils.base import build as bases
 
     set_threads()
-    print(bases.practise_hops())
+    folder = bases.practise_hops()
+    study = hops.MultihopStudy(load_vlm(folder.name), PROFILES["standard"], rank=16, learning_rate=2e-3)
+    runs = study.run_all([study.condition(source, TUNING_SEEDS[0]) for source in MODALITIES])
+    table = accuracies(collect_hops(runs), PROFILES["standard"].resamples)
+    table.to_csv(folder / "tuning.csv", index=False, float_format="%.4f")
+    print(folder)
 
 
 def search_settings(model: str, shard: str) -> None:
