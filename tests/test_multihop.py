@@ -172,12 +172,12 @@ def test_what_is_written_step_by_step_is_what_teacher_forcing_scores(vlm, exam):
 
 
 def test_the_true_view_wins_the_reverse_question_when_its_name_is_likelier(exam, cast):
-    key = (STUDY, arms.HOP_1, "image")
-    asked = exam.questions[key]
-    column = {person: i for i, person in enumerate(cast.groups[STUDY])}
-    knows = np.array([[float(a.view.persona == p) for p in column] for a in asked])
+    asked = exam.questions[STUDY, arms.HOP_1, "image"]
+    mine = [list(cast.groups[STUDY]).index(a.view.persona) for a in asked]
+    knows = np.array([[float(own == column) for column in range(len(cast.groups[STUDY]))] for own in mine])
     for scores, expected in ((knows, 1.0), (-knows, 0.0), (0 * knows, 0.0)):  # a tie is no answer
-        assert (exam._reverse(STUDY, "image", asked, scores, column)["exact"] == expected).all()
+        records = exam._reverse(arms.REVERSE_NAME, STUDY, "image", "city", asked, scores, mine)
+        assert (records["exact"] == expected).all()
 
 
 # -- tables --------------------------------------------------------------------------------------------

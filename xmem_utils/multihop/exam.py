@@ -75,7 +75,8 @@ class MultihopExam:
         recall = recall_of_all(self.vlm, examples, [self.cast.names[p] for p in people], model)
         mine = [column[a.view.persona] for a in asked]
         exact = recall.exact[np.arange(len(asked)), mine].astype(float)
-        reverse = self._reverse(group, modality, asked, recall.logprob, column)
+        first = next(iter(FACTS))
+        reverse = self._reverse(arms.REVERSE_NAME, group, modality, first, asked, recall.logprob, mine)
         return [self._frame(group, HOP_1, modality, asked, exact=exact), reverse,
                 self._chain(model, group, modality, asked, examples)]  # fmt: skip
 
@@ -93,15 +94,19 @@ class MultihopExam:
         wrote = [float(name == self.cast.names[a.view.persona]) for name, a in zip(named, rows, strict=True)]
         return self._frame(group, arms.CHAIN, modality, rows, exact=exact, wrote=wrote)
 
-    def _reverse(self, group, modality, asked, logprob, column) -> pd.DataFrame:
-        """Whose view is it? Right when the true one makes the name likelier than the views of three arms.others."""
+    def _reverse(self, arm, group, modality, fact, asked, logprob, mine) -> pd.DataFrame:
+        """Whose view is it? Right when the true one makes the answer likelier than the views of three others do.
+
+        `logprob` `[questions, answers]`; `mine` is the column of each question's own answer. The others have another
+        value of `fact`.
+        """
         row = {(a.view.persona, a.view.index): i for i, a in enumerate(asked)}
         exact = []
-        for a in asked:
-            shown = [a.view.persona, *arms.others(self.cast, a.view.persona, next(iter(FACTS)), arms.CANDIDATES - 1)]
-            scores = [logprob[row[p, a.view.index], column[a.view.persona]] for p in shown]
+        for a, answer in zip(asked, mine, strict=True):
+            shown = [a.view.persona, *arms.others(self.cast, a.view.persona, fact, arms.CANDIDATES - 1)]
+            scores = [logprob[row[p, a.view.index], answer] for p in shown]
             exact.append(float(scores[0] > max(scores[1:])))
-        return self._frame(group, arms.REVERSE_NAME, modality, asked, exact=exact)
+        return self._frame(group, arm, modality, asked, exact=exact)
 
     def _values(self, model, group, arm, modality, asked, examples) -> list[pd.DataFrame]:
         """Facts without a name before them, each scored among all values of its kind."""
@@ -115,17 +120,9 @@ class MultihopExam:
             choice = (recall.logprob.argmax(1) == mine).astype(float)
             parts.append(self._frame(group, arm, modality, here, exact=exact, choice=choice))
             if arm == arms.DIRECT:
-                parts.append(self._reverse_fact(group, modality, fact, here, recall.logprob, mine))
+                reverse = self._reverse(arms.REVERSE_FACT, group, modality, fact, here, recall.logprob, mine)
+                parts.append(reverse)
         return parts
-
-    def _reverse_fact(self, group, modality, fact, asked, logprob, mine) -> pd.DataFrame:
-        row = {(a.view.persona, a.view.index): i for i, a in enumerate(asked)}
-        exact = []
-        for a, value in zip(asked, mine, strict=True):
-            shown = [a.view.persona, *arms.others(self.cast, a.view.persona, fact, arms.CANDIDATES - 1)]
-            scores = [logprob[row[p, a.view.index], value] for p in shown]
-            exact.append(float(scores[0] > max(scores[1:])))
-        return self._frame(group, arms.REVERSE_FACT, modality, asked, exact=exact)
 
     def _written(self, model, group, modality, asked, examples) -> pd.DataFrame:
         """Arms in which the model writes the name and then the fact, decoded."""
