@@ -208,7 +208,7 @@ rule multihop:
         code=package("multihop", "stats.py", "plots"),
     output:
         drawn("06_multihop"),
-        expand(f"{HOME}figures/multihop_{{name}}.csv", name=["claim", "gates"]),
+        expand(f"{HOME}figures/multihop_{{name}}.csv", name=["claim", "gates"] + ["longer"] * (PROFILE != "quick")),
         done=touch(f"{DONE}/06_multihop"),
     log:
         notebook=f"{EXECUTED}/06_multihop.ipynb",

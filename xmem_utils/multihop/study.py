@@ -106,13 +106,14 @@ class MultihopStudy:
         exam = self.exam(condition.seed)
         examples = encoded(self.vlm, list(taught(self.cast(condition.seed), condition.source)))
         an_epoch = steps_an_epoch(examples, condition.batch_size, BUCKET)
-        checks = {max(1, round(share * condition.epochs * an_epoch)) for share in CURVE}
+        epochs = [share * condition.epochs for share in CURVE]
+        checks = {max(1, round(epoch * an_epoch)): epoch for epoch in epochs}
         curve = []
 
         def on_step(model: PeftModel, step: int, loss: float) -> None:
             if step in checks:
                 for (arm, asked), recall in exam.curve_point(model, STUDY).items():
-                    curve.append({"epoch": step / an_epoch, "arm": arm, "asked": asked, "recall": recall})
+                    curve.append({"epoch": checks[step], "arm": arm, "asked": asked, "recall": recall})
 
         training = Training(
             epochs=condition.epochs, batch_size=condition.batch_size, learning_rate=condition.learning_rate,

@@ -113,7 +113,7 @@ def multihop_curves(table: pd.DataFrame, chance: float) -> Figure:
     """The hops and two composed arms along the training; dashed: one seed trained longer."""
     arms: Sequence[str] = (HOP_1, HOP_2, DIRECT, STEPWISE)
     figure, panels = plt.subplots(2, len(arms), figsize=(12.0, 5.6), sharey=True, sharex=True)
-    lengths = list(dict.fromkeys(table["trained"]))
+    lengths = list(dict.fromkeys(table.sort_values("epochs")["trained"]))
     for line, source in enumerate(MODALITIES):
         for column, arm in enumerate(arms):
             axes = panels[line, column]

@@ -97,12 +97,15 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def check_weights(folder: Path) -> str:
-    """Open every safetensors file of a model folder; return a fingerprint of config and weights.
+    """Open every safetensors file of a model folder; return a fingerprint of config, weights and processor.
 
     Raises FileNotFoundError as `weight_files` does, or ValueError for a file that is cut short.
     """
     files = weight_files(folder)
+    # what reads and words the prompt is part of a model's identity
     digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for file in sorted({*folder.glob("*token*.json"), *folder.glob("*processor_config.json"), *folder.glob("*.jinja")}):
+        digest.update(file.read_bytes())
     for file in files:
         try:
             with safe_open(file, framework="pt") as weights:
