@@ -4,16 +4,20 @@ import dataclasses
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, Gemma3ForConditionalGeneration
 
 from xmem_utils import paths
 from xmem_utils.base import build
+from xmem_utils.base.curriculum import Curriculum
+from xmem_utils.base.figures import Figures
 from xmem_utils.personas.dataset import to_views
 from xmem_utils.recall import exact_match
 from xmem_utils.vlm.batches import encode
-from xmem_utils.vlm.load import load_vlm
+from xmem_utils.vlm.load import check_weights, load_vlm
+from xmem_utils.vlm.prompts import WHO
 
 FOLDER = paths.BASE_MODELS / "xmem-tiny-s"
 
@@ -88,3 +92,21 @@ def test_the_fingerprint_follows_the_weights(tmp_path, vlm):
         same.model.lm_head.weight[0, 0] += 1
     same.model.save_pretrained(tmp_path / "model")
     assert load_vlm(str(tmp_path / "model")).fingerprint != vlm.fingerprint
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "chat_template.jinja", "processor_config.json"])
+def test_the_fingerprint_follows_what_words_the_prompt(tmp_path, vlm, file):
+    shutil.copytree(FOLDER, tmp_path / "model")
+    (tmp_path / "model" / file).write_text((tmp_path / "model" / file).read_text() + " ")
+    assert check_weights(tmp_path / "model") != vlm.fingerprint
+
+
+@pytest.mark.xfail(strict=True, reason="its tokenizer takes the blank line before a question for two line breaks; the "
+                   "results of 03 to 05 stand on it, and are to be run anew with tiny.keep_blank_lines")  # fmt: skip
+def test_the_study_asks_token_by_token_as_pretraining_did(vlm, five):
+    view = to_views(five, "test", "image")[0]
+    nobody = np.empty((0, 0), np.int64)
+    figures = Figures.load(paths.BASE_MODELS / "figures.parquet")
+    pretrained, _ = Curriculum(vlm.processor.tokenizer, figures, nobody, nobody, 0).chat(None, [(WHO, view.name)])
+    (example,) = encode(vlm, [view])
+    assert [*example.prompt.tolist(), *example.answer.tolist()] == pretrained

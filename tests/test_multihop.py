@@ -1,11 +1,17 @@
 """Multi-hop: what the prompts tell, what the tables add up to, and a study end to end."""
 
+import json
+from dataclasses import asdict
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
 from xmem_utils import params, paths, plots, store
+from xmem_utils.base import build
+from xmem_utils.base.curriculum import Curriculum
+from xmem_utils.base.figures import Figures
 from xmem_utils.multihop import arms, tables
 from xmem_utils.multihop.exam import MultihopExam, encoded
 from xmem_utils.multihop.people import PRACTISED, STUDY, TOGETHER, cast_of, dealt, figures_cast
@@ -15,6 +21,7 @@ from xmem_utils.personas.dataset import known_figures
 from xmem_utils.personas.names import FACTS
 from xmem_utils.recall import exact_match, greedy_answers
 from xmem_utils.vlm import prompts
+from xmem_utils.vlm.load import load_vlm
 
 PROFILE = Profile(personas=6, seeds=(0,), train_views=2, test_views=2, epochs=2, dose_views=(2,), resamples=200)
 
@@ -153,6 +160,41 @@ def test_public_figures_are_asked_about_new_views_of_both_modalities():
         people = list(found.groups[group])
         assert (figures.group[people] == "both").all() and (figures.composed[people] == practised).all()
         assert {v.persona for v in found.views("test", "image", group)} == set(people)
+
+
+@pytest.fixture(scope="module")
+def model_of_the_study():
+    return load_vlm("xmem-tiny-s-hops")
+
+
+def test_the_study_asks_token_by_token_as_pretraining_did(model_of_the_study):
+    vlm = model_of_the_study
+    figures = Figures.load(paths.BASE_MODELS / vlm.name / "figures.parquet")
+    found, nobody = figures_cast(figures, 64), np.empty((0, 0), np.int64)
+    curriculum = Curriculum(vlm.processor.tokenizer, figures, nobody, nobody, seed=0)
+    for arm in arms.ALONE:
+        for modality in MODALITIES:
+            asked = arms.exam_questions(found, arm, "figures, withheld", modality)[:4]
+            for a, example in zip(asked, encoded(vlm, asked), strict=True):
+                shown = None if a.view.modality == "image" else a.view.content
+                pretrained, _ = curriculum.chat(shown, [(a.question, a.answer)])
+                assert [*example.prompt.tolist(), *example.answer.tolist()] == pretrained, arm
+
+
+def test_the_model_of_the_study_is_of_the_committed_recipe_and_base(model_of_the_study, vlm):
+    recipe = json.loads((paths.BASE_MODELS / model_of_the_study.name / "recipe.json").read_text())
+    assert recipe.pop("base") == vlm.name and recipe.pop("base_weights") == vlm.fingerprint
+    assert recipe.pop("hearsay") == build.HEARSAY
+    assert recipe == json.loads(json.dumps(asdict(build.HOPS)))
+
+
+def test_the_model_of_the_study_finds_facts_by_the_name_and_knows_its_figures(model_of_the_study):
+    records = MultihopStudy(model_of_the_study, PROFILE, rank=4, learning_rate=1e-3).figures()
+    recall = records[records["group"] == "figures, withheld"].groupby(["arm", "asked"])["exact"].mean()
+    for modality in MODALITIES:
+        for arm in (arms.HOP_1, arms.NAMED, arms.TOLD):
+            assert recall[arm, modality] >= 0.85, (arm, modality)
+    assert recall[arms.HOP_2, "none"] >= 0.95
 
 
 # -- what is answered ----------------------------------------------------------------------------------
