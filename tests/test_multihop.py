@@ -265,6 +265,17 @@ def test_a_decomposition_made_by_hand():
     assert found["image", "composed given both"] == pytest.approx(8 / 9)
 
 
+def test_the_fact_is_also_counted_among_answers_that_name_the_right_person():
+    made = records("text", (1.0, 0.5), 1.0, (0.8, 0.4), arm=arms.STEPWISE)
+    asked_source = made["asked"] == "text"
+    made.loc[made["arm"] == arms.STEPWISE, "wrote"] = np.where(asked_source, 1.0, made["persona"] < 5)[
+        made["arm"] == arms.STEPWISE
+    ]
+    found = tables.decomposition(made, 200).set_index(["asked", "quantity"])["estimate"]
+    assert found["text", "fact given the name"] == pytest.approx(0.8)
+    assert found["image", "fact given the name"] == pytest.approx(0.8)
+
+
 def test_a_run_that_did_not_learn_both_hops_reports_no_composed_number():
     good, bad = records("image", (1.0, 0.6), 0.9, (0.8, 0.3)), records("text", (1.0, 0.6), 0.8, (0.8, 0.3))
     both = pd.concat([good, bad], ignore_index=True)

@@ -4,7 +4,9 @@ Fixed before a reported seed was run. No composed number is reported of a run wh
 (`gates`). An arm has headroom when what it gives, asked in the source modality, lies above chance with its whole
 interval. With headroom it shows the gap when the source gives more than the target, interval and test (Holm over the
 arms of both sources) agreeing. The gap goes beyond hop 1 when, of people for whom both hops alone succeed in both
-modalities, the composed answer is right less often in the target, again by interval and test.
+modalities, the composed answer is right less often in the target, again by interval and test. Added after the first
+results, since picking questions by a hop 1 that wavers in the target favours the source: how often the fact is right
+once the right name is written (`decomposition`).
 """
 
 from __future__ import annotations
@@ -26,7 +28,12 @@ LEVEL = 0.05
 CHAINED = (DIRECT, STEPWISE, CHAIN)  # arms that need both hops
 # what can become of a question that needs both, as shares that add up to 1
 FATES = ("hop 1 missed", "hop 2 missed", "both right, not composed", "composed")
-HOLDS, NOT_SHOWN, REVERSED, NO_HEADROOM = "holds", "not shown", "reversed", "no headroom: at chance in the source, too"
+HOLDS, NOT_SHOWN, REVERSED, NO_HEADROOM = (
+    "holds",
+    "not shown",
+    "reversed",
+    "no headroom: not above chance in the source",
+)
 
 
 def collect(runs: Iterable[Run]) -> pd.DataFrame:
@@ -109,7 +116,8 @@ def decomposition(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     Quantities: `FATES`, which add up to 1 (a question answered right although a hop was missed counts as missed there);
     "composed all the same", the share of those; "composed given both", of those with both hops right; "expected if
     independent", mean of hop 1 times mean of hop 2; "composition gap", both hops right and the answer wrong less the
-    answer right without both, that is, what the two hops leave unexplained.
+    answer right without both, that is, what the two hops leave unexplained; "fact given the name", of answers in which
+    the model wrote the right name first (or, in the forced chain, had given it).
     """
     rows = []
     for (source, arm, asked), part in joined(records).groupby(["source", "arm", "asked"], sort=False):
@@ -125,6 +133,8 @@ def decomposition(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
             "both": both,
             HOP_1: part[HOP_1],
             HOP_2: part[HOP_2],
+            "named": part["wrote"] == 1,
+            "named and right": (part["wrote"] == 1) & right,
         }
         people = part[["seed", "persona"]].assign(**{k: v.astype(float) for k, v in columns.items()})
         people = people.groupby(["seed", "persona"]).mean()
@@ -133,6 +143,8 @@ def decomposition(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
         rows += [{**labels, "quantity": quantity, **values} for quantity, values in intervals.iterrows()]
         of = {"composed given both": _ratio(people, FATES[3], "both", resamples),
               "expected if independent": _product(people, resamples)}  # fmt: skip
+        if arm != DIRECT:
+            of["fact given the name"] = _ratio(people, "named and right", "named", resamples)
         rows += [{**labels, "quantity": q, **dict(zip(("estimate", "low", "high"), v, strict=True))}
                  for q, v in of.items()]  # fmt: skip
     return pd.DataFrame(rows, columns=["source", "arm", "asked", "quantity", "estimate", "low", "high"])
@@ -254,7 +266,7 @@ def overall(table: pd.DataFrame) -> str:
         return "Nothing can be said: no arm has headroom in a run that learned both hops."
     shown = able[able["verdict"] == HOLDS]
     mute = sorted(set(arms["arm"]) - set(able["arm"]))
-    silent = f" At chance in the source, too, and so silent: {', '.join(mute)}." if mute else ""
+    silent = f" Not above chance in the source, and so silent: {', '.join(mute)}." if mute else ""
     return f"The gap is there in {len(shown)} of {len(able)} arms and directions that have headroom.{silent}"
 
 
@@ -269,11 +281,17 @@ def sentence(row: pd.Series) -> str:
     p = f"p = {row['p']:.4f}" if row["arm"] in CONTROLS else f"p = {row['p holm']:.4f} (Holm)"
     beyond = ""
     if row["arm"] in CHAINED and row["arm"] != CHAIN:
-        beyond = (
-            f" Hop 1 alone would make it {row['expected']:+.2f}. Of {row['beyond people']:.0f} people for whom both "
-            f"hops succeed in both modalities, composing differs by {row['beyond']:+.2f} "
-            f"[{row['beyond low']:+.2f}, {row['beyond high']:+.2f}]: a gap beyond hop 1: {row['beyond hop 1']}."
-        )
+        beyond = f" Hop 1 alone would make it {row['expected']:+.2f}."
+        if np.isnan(row["beyond"]):
+            beyond += (
+                f" Only {row['beyond people']:.0f} people have both hops in both modalities: too few to look beyond."
+            )
+        else:
+            beyond += (
+                f" Of {row['beyond people']:.0f} people who have both hops in both modalities, composing differs by "
+                f"{row['beyond']:+.2f} [{row['beyond low']:+.2f}, {row['beyond high']:+.2f}]; "
+                f"a gap beyond hop 1: {row['beyond hop 1']}."
+            )
     return (
         f"{text}, {row['in target']:.2f} with {across}; difference {row['difference']:+.2f} "
         f"[{row['low']:+.2f}, {row['high']:+.2f}], {p}: {row['verdict']}.{beyond}"

@@ -38,7 +38,7 @@ def _rows(table: pd.DataFrame, source: str) -> list[tuple[str, pd.DataFrame]]:
 def multihop(table: pd.DataFrame, claim: pd.DataFrame) -> Figure:
     """Every arm by asked modality, with intervals and chance; last, public figures before anything is memorized.
 
-    An arm without headroom (at chance in the source, too) has its label in grey.
+    An arm without headroom  has its label in grey.
     """
     sources = [s for s in (*MODALITIES, "none") if sum(len(part) for _, part in _rows(table, s))] or list(MODALITIES)
     figure, panels = plt.subplots(1, len(sources), figsize=(4.9 * len(sources), 5.6), squeeze=False)
@@ -67,7 +67,7 @@ def multihop(table: pd.DataFrame, claim: pd.DataFrame) -> Figure:
                for m in MODALITIES]  # fmt: skip
     handles += [plt.Line2D([], [], color="0.35", marker="D", ls="none", label="a name alone"),
                 plt.Line2D([], [], color="0.45", ls=":", label="chance"),
-                plt.Line2D([], [], ls="none", label="grey label: at chance in the source, too")]  # fmt: skip
+                plt.Line2D([], [], ls="none", label="grey label: not above chance in the source")]  # fmt: skip
     figure.tight_layout()
     figure.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=5)
     return figure
@@ -93,7 +93,7 @@ def multihop_decomposition(table: pd.DataFrame) -> Figure:
             axes.errorbar([x], expected["estimate"], yerr=[e.clip(lower=0) for e in error], marker="D", ms=5,
                           mec="white", mew=0.6, color="#CC0000", capsize=3, zorder=4)  # fmt: skip
         places = [k + 0.35 * (k // 2) for k in range(len(bars))]
-        axes.set_xticks(places, [f"{'pictures' if asked == 'image' else 'texts'}" for _, asked in bars], fontsize=8)
+        axes.set_xticks(places, ["pictures" if asked == "image" else "texts" for _, asked in bars], fontsize=8)
         for k, arm in enumerate(CHAINED):
             axes.annotate(arm, (np.mean(places[2 * k : 2 * k + 2]), 0), xycoords=("data", "axes fraction"),
                           xytext=(0, -28), textcoords="offset points", ha="center", fontsize=9)  # fmt: skip
