@@ -290,7 +290,7 @@ def sentence(row: pd.Series) -> str:
             beyond += (
                 f" Of {row['beyond people']:.0f} people who have both hops in both modalities, composing differs by "
                 f"{row['beyond']:+.2f} [{row['beyond low']:+.2f}, {row['beyond high']:+.2f}]; "
-                f"a gap beyond hop 1: {row['beyond hop 1']}."
+                f"a gap beyond hop 1, by the rule fixed beforehand: {row['beyond hop 1']}."
             )
     return (
         f"{text}, {row['in target']:.2f} with {across}; difference {row['difference']:+.2f} "
