@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from xmem_utils.params import other
-from xmem_utils.stats import cluster_bootstrap, sign_flip, transfer_ratio
+from xmem_utils.stats import cluster_bootstrap, resampled_means, sign_flip, transfer_ratio
 from xmem_utils.store import Run
 
 GATE = 0.9  # source recall below which a run counts as "not memorized"
@@ -97,11 +97,7 @@ def gaps(trained: pd.DataFrame, base: pd.DataFrame, resamples: int) -> pd.DataFr
 
 def _ratio(source_moved: pd.Series, target_moved: pd.Series, resamples: int) -> dict[str, float]:
     both = pd.DataFrame({"source": source_moved, "target": target_moved}).astype(float)
-    rng = np.random.default_rng(0)
-    sums = np.zeros((resamples, 2))
-    for _, group in both.groupby(level="seed"):
-        counts = rng.multinomial(len(group), np.full(len(group), 1 / len(group)), size=resamples)
-        sums += counts @ group.to_numpy() / len(group)
+    sums = resampled_means(both, resamples)
     draws = sums[:, 1] / np.where(sums[:, 0] > 0, sums[:, 0], np.nan)
     low, high = np.nanpercentile(draws, [2.5, 97.5])
     means = both.groupby(level="seed").mean().mean()

@@ -17,18 +17,23 @@ def cluster_bootstrap(
     persona's views, so differences of columns are paired. Each seed keeps its number of personas and
     counts the same. Returns a frame with the columns estimate, low, high (NaN for a column with NaN).
     """
+    groups = [group.to_numpy(float) for _, group in values.groupby(level="seed", sort=True)]
+    estimates = sum(group.mean(0) for group in groups) / len(groups)
+    tail = (1 - level) / 2 * 100
+    low, high = np.percentile(resampled_means(values, resamples, seed), [tail, 100 - tail], axis=0)
+    return pd.DataFrame({"estimate": estimates, "low": low, "high": high}, index=values.columns)
+
+
+def resampled_means(values: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+    """Column means `[resamples, columns]` with personas resampled within seeds: the draws of `cluster_bootstrap`."""
     rng = np.random.default_rng(seed)
     sums = np.zeros((resamples, values.shape[1]))
-    estimates = np.zeros(values.shape[1])
     groups = [group.to_numpy(float) for _, group in values.groupby(level="seed", sort=True)]
     for group in groups:
         # a resample is a count per persona: one matrix product instead of resamples x personas look-ups
         counts = rng.multinomial(len(group), np.full(len(group), 1 / len(group)), size=resamples)
         sums += counts @ group / len(group)
-        estimates += group.mean(0)
-    tail = (1 - level) / 2 * 100
-    low, high = np.percentile(sums / len(groups), [tail, 100 - tail], axis=0)
-    return pd.DataFrame({"estimate": estimates / len(groups), "low": low, "high": high}, index=values.columns)
+    return sums / len(groups)
 
 
 def sign_flip(differences: pd.DataFrame | pd.Series | np.ndarray, flips: int = RESAMPLES, seed: int = 0) -> float:

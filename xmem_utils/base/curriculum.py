@@ -153,7 +153,7 @@ class Curriculum:
         return prompts.STEPWISE_QUESTIONS[fact], prompts.STEPWISE_ANSWER.format(name=name, value=value)
 
     def introduced(self, image: bool, rng: np.random.Generator) -> Chat:
-        """ "Here is X.", and X's facts, beside a view of a stranger or (half of the text chats) of nobody.
+        """ "Here is X.", and X's facts, beside a view of anybody or (half of the text chats) of nobody.
 
         The view says nothing, so the facts must be found by the name. Composed questions are asked of those whom
         they are not withheld for.

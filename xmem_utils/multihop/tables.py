@@ -21,7 +21,7 @@ from xmem_utils.gap import GATE
 from xmem_utils.multihop.arms import CHAIN, COMPOSED, CONTROLS, DIRECT, HOP_1, HOP_2, STEPWISE, chance
 from xmem_utils.multihop.people import STUDY
 from xmem_utils.params import other
-from xmem_utils.stats import cluster_bootstrap, sign_flip
+from xmem_utils.stats import cluster_bootstrap, resampled_means, sign_flip
 from xmem_utils.store import Run
 
 LEVEL = 0.05
@@ -150,28 +150,18 @@ def decomposition(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["source", "arm", "asked", "quantity", "estimate", "low", "high"])
 
 
-def _draws(people: pd.DataFrame, resamples: int) -> np.ndarray:
-    """Means of the columns over resampled people, seeds counting the same: `[resamples, columns]`."""
-    rng, sums = np.random.default_rng(0), 0.0
-    groups = [group.to_numpy(float) for _, group in people.groupby(level="seed", sort=True)]
-    for group in groups:
-        counts = rng.multinomial(len(group), np.full(len(group), 1 / len(group)), size=resamples)
-        sums = sums + counts @ group / len(group)
-    return sums / len(groups)
-
-
 def _ratio(people: pd.DataFrame, above: str, below: str, resamples: int) -> tuple[float, float, float]:
     means = people[[above, below]].groupby(level="seed").mean().mean()
     if means[below] == 0:
         return float("nan"), float("nan"), float("nan")
-    draws = _draws(people[[above, below]], resamples)
+    draws = resampled_means(people[[above, below]], resamples)
     shares = draws[:, 0] / np.where(draws[:, 1] > 0, draws[:, 1], np.nan)
     return means[above] / means[below], *np.nanpercentile(shares, [2.5, 97.5])
 
 
 def _product(people: pd.DataFrame, resamples: int) -> tuple[float, float, float]:
     means = people[[HOP_1, HOP_2]].groupby(level="seed").mean().mean()
-    draws = _draws(people[[HOP_1, HOP_2]], resamples).prod(1)
+    draws = resampled_means(people[[HOP_1, HOP_2]], resamples).prod(1)
     return means[HOP_1] * means[HOP_2], *np.percentile(draws, [2.5, 97.5])
 
 
