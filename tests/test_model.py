@@ -101,8 +101,6 @@ def test_the_fingerprint_follows_what_words_the_prompt(tmp_path, vlm, file):
     assert check_weights(tmp_path / "model") != vlm.fingerprint
 
 
-@pytest.mark.xfail(strict=True, reason="its tokenizer takes the blank line before a question for two line breaks; the "
-                   "results of 03 to 05 stand on it, and are to be run anew with tiny.keep_blank_lines")  # fmt: skip
 def test_the_study_asks_token_by_token_as_pretraining_did(vlm, five):
     view = to_views(five, "test", "image")[0]
     nobody = np.empty((0, 0), np.int64)

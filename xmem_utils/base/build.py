@@ -183,7 +183,6 @@ def practise_hops(recipe: Recipe = HOPS, hearsay: int = HEARSAY, work: Path | No
     vlm, shown = load_vlm(base, "cpu"), Figures.load(paths.BASE_MODELS / "figures.parquet")
     vectors, figure_views = bank_layout(shown, RECIPE.views, RECIPE.passers_by, RECIPE.seed)
     bank = draw_bank(vectors, RECIPE.seed, work / f"portraits-{len(vectors)}.npy")
-    tiny.keep_blank_lines(vlm.processor.tokenizer)
     figures = with_hearsay(shown, hearsay, recipe.seed)
     curriculum = Curriculum(vlm.processor.tokenizer, figures, vectors, figure_views, recipe.seed)
     questions = make_questions(curriculum, people=150, seed=recipe.seed)

@@ -68,9 +68,12 @@ def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     """A tokenizer with one token for every word of `texts` and for every name syllable.
 
     Longest match over byte-level text (WordPiece without a continuation prefix): all single bytes are
-    in the vocabulary, so any other string is spelled out instead of lost.
+    in the vocabulary, so any other string is spelled out instead of lost. A blank line is one token whatever follows
+    it: byte-level splitting alone takes it for two line breaks before a word, and the chat template would then write
+    something else than the curriculum, which tokenises part by part.
     """
-    split = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    split = pre_tokenizers.Sequence([pre_tokenizers.Split("\n\n", "isolated"), byte_level])
     words = {word for text in texts for word, _ in split.pre_tokenize_str(text)}
     capital = [s.capitalize() for s in SYLLABLES]
     pieces = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())]
@@ -99,16 +102,6 @@ def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
         model_max_length=512,
         clean_up_tokenization_spaces=False,
     )
-
-
-def keep_blank_lines(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Make a blank line one token whatever follows it, as the curriculum writes it.
-
-    Byte-level splitting takes it for two line breaks where a word follows. Models whose tokenizer lacks this read in
-    the study what they never saw in pretraining.
-    """
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer._tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split("\n\n", "isolated"), byte_level])
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast) -> Gemma3Processor:
