@@ -27,6 +27,7 @@ FIGURES = {
     "04_capability": ["capability", "capability_slope", "capability_knowledge"],
     "05_unlearning": ["unlearning_matrix", "unlearning_curves", "unlearning_tradeoff", "unlearning_attacks"],
     "06_multihop": ["multihop", "multihop_decomposition", "multihop_curves"],
+    "07_mitigation": ["mitigation", "decomposition", "mechanism"] + ["mitigation_pairs"] * (PROFILE != "quick"),
 }
 MAIN = "xmem-tiny-s"
 HOPS = f"{MAIN}-hops"  # the model of 06
@@ -215,3 +216,37 @@ rule multihop:
     threads: 1
     shell:
         RUN + " 06_multihop " + LONGER + " --out {log.notebook}"
+
+
+# All methods and how many people must be paired, but on the quick profile the notebook's own choice.
+MITIGATION = f"-p profile={PROFILE}" + ("" if PROFILE == "quick" else " -p methods=all -p pairs=true")
+
+
+rule mitigate:
+    input:
+        shards(MAIN),  # most methods go on from what was memorized there
+    output:
+        touch(f"{DONE}/mitigate-{{k}}-of-{SHARDS}"),
+    params:
+        code=code.fingerprint(code.MITIGATION),
+    threads: 1
+    priority: 1
+    shell:
+        FILL + " 07_mitigation " + MITIGATION + " --shard {wildcards.k}/{SHARDS}"
+
+
+rule mitigation:
+    input:
+        notebook="notebooks/07_mitigation.ipynb",
+        shards=expand(f"{DONE}/mitigate-{{k}}-of-{SHARDS}", k=range(1, SHARDS + 1)),
+        base=committed(MAIN),
+        code=package("mitigate", "mechanism", "stats.py", "plots"),
+    output:
+        drawn("07_mitigation"),
+        expand(f"{HOME}figures/mitigation_{{name}}.csv", name=["tests", "costs"]),
+        done=touch(f"{DONE}/07_mitigation"),
+    log:
+        notebook=f"{EXECUTED}/07_mitigation.ipynb",
+    threads: 1
+    shell:
+        RUN + " 07_mitigation " + MITIGATION + " --out {log.notebook}"

@@ -108,6 +108,6 @@ def test_the_graph_has_every_notebook_and_explains_itself(tmp_path):
     planned = done.stdout + done.stderr
     assert "reason: Missing output files" in planned
     shards = 6 * len(tiny.SIZES)
-    alone = ("base_model", "data_synthesis", "gap_analysis", "capability", "unlearning", "multihop")
-    for rule, jobs in [("train", shards), ("unlearn", 6), ("hops", 6), *((rule, 1) for rule in alone)]:
+    alone = ("base_model", "data_synthesis", "gap_analysis", "capability", "unlearning", "multihop", "mitigation")
+    for rule, jobs in [("train", shards), ("unlearn", 6), ("hops", 6), ("mitigate", 6), *((rule, 1) for rule in alone)]:
         assert any(line.split() == [rule, str(jobs)] for line in planned.splitlines()), planned

@@ -21,6 +21,9 @@ from xmem_utils import headless, paths, plots, store
 from xmem_utils import plan as planning
 from xmem_utils.experiment import Study, persona_spec, plain_recall
 from xmem_utils.gap import collect
+from xmem_utils.mitigate import design as mitigation
+from xmem_utils.mitigate import search as mitigation_search
+from xmem_utils.mitigate.study import MitigationStudy
 from xmem_utils.multihop import study as hops
 from xmem_utils.multihop.tables import accuracies
 from xmem_utils.multihop.tables import collect as collect_hops
@@ -189,16 +192,20 @@ def practise_hops() -> None:
     print(folder)
 
 
-def search_settings(model: str, shard: str) -> None:
-    """Try the settings of the unlearning methods on the tuning people; with all shards run, write what was chosen."""
+def search_settings(notebook: str, model: str, shard: str) -> None:
+    """Try the settings of a notebook's methods on the tuning people; with all shards run, write what was chosen."""
+    study_of, searching = {
+        "05_unlearning": (UnlearningStudy, search),
+        "07_mitigation": (MitigationStudy, mitigation_search),
+    }[notebook]
     set_threads()
     try:
-        study = UnlearningStudy(Study(load_vlm(model), PROFILES["standard"], rank=16, learning_rate=2e-3))
-        tried = search.search(study, shard)
+        study = study_of(Study(load_vlm(model), PROFILES["standard"], rank=16, learning_rate=2e-3))
+        tried = searching.search(study, shard)
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"search: {error}")
     if shard == "1/1":
-        print(search.write(model, tried).to_string(index=False))
+        print(searching.write(model, tried).to_string(index=False))
 
 
 def fill(notebook: str, assignments: list[str], shard: str) -> None:
@@ -206,6 +213,7 @@ def fill(notebook: str, assignments: list[str], shard: str) -> None:
     study_of, conditions = {
         "05_unlearning": (design.study_of, design.conditions),
         "06_multihop": (hops.study_of, lambda study, p: study.conditions(p.longer)),
+        "07_mitigation": (mitigation.study_of, mitigation.conditions),
     }[notebook]
     try:
         _, p = headless.checked(notebook, headless.parse(assignments))
@@ -261,10 +269,11 @@ def main() -> None:
         "hops", help="pretrain the base model of the multi-hop study (notebook 06), from the committed one"
     )
     filling = commands.add_parser("fill", help="run conditions of a notebook into the store, which it then reads")
-    filling.add_argument("notebook", choices=("05_unlearning", "06_multihop"))
+    filling.add_argument("notebook", choices=("05_unlearning", "06_multihop", "07_mitigation"))
     filling.add_argument("-p", metavar="NAME=VALUE", action="append", default=[], help="a parameter of the notebook")
     filling.add_argument("--shard", default="1/1", help="k/n: only a part")
-    searching = commands.add_parser("search", help="settings of the unlearning methods, into the model's folder")
+    searching = commands.add_parser("search", help="settings of a notebook's methods, into the model's folder")
+    searching.add_argument("notebook", choices=("05_unlearning", "07_mitigation"))
     searching.add_argument("--model", default="xmem-tiny-s")
     searching.add_argument("--shard", default="1/1", help="k/n: only a part; then once more without, to gather all")
     benching = commands.add_parser("bench", help="benchmarks, into figures/benchmarks")
@@ -291,7 +300,7 @@ def main() -> None:
     elif arguments.command == "fill":
         fill(arguments.notebook, arguments.p, arguments.shard)
     elif arguments.command == "search":
-        search_settings(arguments.model, arguments.shard)
+        search_settings(arguments.notebook, arguments.model, arguments.shard)
     elif arguments.command == "tuning":
         write_tuning(arguments.model)
     else:

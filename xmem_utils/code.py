@@ -14,6 +14,8 @@ FILES = ("checkpoint.py", "experiment.py", "memorize.py", "recall.py", "vlm/adap
 UNLEARNING = (*FILES, "perception.py", *(f"unlearn/{name}.py" for name in
               ("attacks", "exam", "losses", "methods", "people", "study", "train")))  # fmt: skip
 MULTIHOP = (*FILES, *(f"multihop/{name}.py" for name in ("arms", "exam", "people", "study")))
+MITIGATION = (*FILES, "perception.py", *(f"mitigate/{name}.py" for name in
+              ("exam", "losses", "material", "methods", "study", "train")))  # fmt: skip
 LIBRARIES = ("torch", "transformers", "peft", "accelerate")
 
 

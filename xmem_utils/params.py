@@ -127,6 +127,24 @@ class UnlearningCondition(Strict):
         return f"{name}-forgets{len(self.forget)}-{self.unlearned}-{method}-{_digest(self)}"
 
 
+class MitigationCondition(Strict):
+    """Everything that determines one model that was to recall across modalities, and its records."""
+
+    start: Condition  # what had been memorized; a method that trains from the start does so instead
+    method: str
+    settings: dict[str, float]  # of the method
+    paired: int = Field(ge=0)  # how many people of the study have nameless pairs
+    epochs: float = Field(gt=0)  # training tokens after the start, in epochs of its source views
+    code: str  # fingerprint of the code that trains and evaluates
+
+    @property
+    def slug(self) -> str:
+        """A readable, unique folder name."""
+        s, method = self.start, "".join(c if c.isalnum() else "-" for c in self.method)
+        name = f"{Path(s.model).name}-{s.source}-n{s.personas}-seed{s.seed}"
+        return f"{name}-{method}-pairs{self.paired}-{_digest(self)}"
+
+
 def _digest(condition: Strict) -> str:
     return hashlib.sha256(json.dumps(condition.model_dump(), sort_keys=True).encode()).hexdigest()[:10]
 
@@ -292,6 +310,14 @@ class MultihopParameters(MemorizingParameters):
     longer: int = Field(ge=0)
 
 
+class MitigationParameters(MemorizingParameters):
+    """07_mitigation."""
+
+    model: str
+    methods: str
+    pairs: bool
+
+
 class BaseModelParameters(Strict):
     """00_base_model."""
 
@@ -307,6 +333,7 @@ NOTEBOOKS: dict[str, type[Strict]] = {
     "04_capability": CapabilityParameters,
     "05_unlearning": UnlearningParameters,
     "06_multihop": MultihopParameters,
+    "07_mitigation": MitigationParameters,
 }
 
 

@@ -18,6 +18,7 @@ PERSONAS = DATA / "personas"  # generated datasets
 RUNS = DATA / "runs"  # trained adapters with their records
 UNLEARNED = RUNS / "unlearning"  # what some of them forgot
 MULTIHOP = RUNS / "multihop"  # what was learned in two hops
+MITIGATED = RUNS / "mitigation"  # what was taught to recall across modalities
 SEARCH = DATA / "search"  # looks at settings that were tried
 EXECUTED = DATA / "executed"  # notebooks run by papermill
 PRETRAINING = DATA / "pretraining"  # portraits and checkpoints of 00_base_model

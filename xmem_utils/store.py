@@ -24,7 +24,7 @@ from filelock import FileLock
 from safetensors import SafetensorError
 
 from xmem_utils import code, paths
-from xmem_utils.params import Condition, MultihopCondition, UnlearningCondition
+from xmem_utils.params import Condition, MitigationCondition, MultihopCondition, UnlearningCondition
 from xmem_utils.processes import is_main, several, told
 
 
@@ -35,7 +35,7 @@ class Adapter(Protocol):
         """Write what `peft.PeftModel.from_pretrained` reads."""
 
 
-AnyCondition = Condition | MultihopCondition | UnlearningCondition
+AnyCondition = Condition | MultihopCondition | MitigationCondition | UnlearningCondition
 Compute = Callable[[AnyCondition], tuple[Adapter, pd.DataFrame, pd.DataFrame]]
 
 
@@ -171,10 +171,10 @@ def listing(verify: bool = False, root: Path | None = None) -> pd.DataFrame:
     """
     rows = []
     root = root or paths.RUNS
-    kinds = [paths.UNLEARNED.name, paths.MULTIHOP.name]
+    kinds = [paths.UNLEARNED.name, paths.MULTIHOP.name, paths.MITIGATED.name]
     places = [root, *(root / kind for kind in kinds)]
     folders = [f for place in places for f in sorted(place.glob("[!.]*")) if f.is_dir()]
-    current = {code.fingerprint(), code.fingerprint(code.UNLEARNING), code.fingerprint(code.MULTIHOP)}
+    current = {code.fingerprint(f) for f in (code.FILES, code.UNLEARNING, code.MULTIHOP, code.MITIGATION)}
     for folder in (f for f in folders if f.name not in kinds):
         files = [f for f in folder.rglob("*") if f.is_file()]
         row: dict[str, object] = {

@@ -1,0 +1,358 @@
+"""Mitigation end to end on six people: what it is fed, at equal compute, and what its tables say."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from peft.tuners.lora import LoraLayer
+
+from xmem_utils import paths, store
+from xmem_utils.experiment import Study
+from xmem_utils.mitigate import design, losses, material, search, tables
+from xmem_utils.mitigate.exam import CEILING, FIGURE, VIEW
+from xmem_utils.mitigate.methods import DESCRIBED, METHODS, PLAIN, method_named
+from xmem_utils.mitigate.study import PAIRED, MitigationStudy, shrink
+from xmem_utils.mitigate.train import rate
+from xmem_utils.params import MitigationParameters, Profile, other
+from xmem_utils.personas.dataset import names_of
+from xmem_utils.recall import exact_match, greedy_answers
+from xmem_utils.vlm.adapters import adapt
+from xmem_utils.vlm.batches import answer_tokens
+
+PROFILE = Profile(personas=6, seeds=(0,), train_views=4, test_views=2, epochs=4, dose_views=(4,), resamples=200)
+SOURCES = ("image", "text")
+
+
+@pytest.fixture(scope="module")
+def study(vlm, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("RUNS", "MITIGATED", "PERSONAS"):
+            patch.setattr(paths, name, folder / name.lower())
+        yield MitigationStudy(Study(vlm, PROFILE, rank=8, learning_rate=2e-3))
+
+
+@pytest.fixture(scope="module")
+def runs(study):
+    """A method of each kind, in both directions."""
+    chosen = {m: METHODS[m].grid()[0] for m in (PLAIN, "captions", "self-labelled", "aligned, all layers")}
+    return study.run_all(study.conditions(chosen))
+
+
+@pytest.fixture(scope="module")
+def fed(study):
+    """What every method is fed: (method, source) -> named examples and material, by an untrained model."""
+    model = adapt(study.study.vlm.model, 8).eval()
+    try:
+        return {
+            (m.name, source): study.material(study.condition(m.name, m.grid()[0], source, 0), model)
+            for m in METHODS.values()
+            for source in SOURCES
+        }
+    finally:
+        model.unload()
+
+
+# -- what is mixed in --------------------------------------------------------------------------------
+
+
+def said_in(examples, names):
+    """Which of some token sequences occur in the examples' tokens."""
+    found = set()
+    for e in examples:
+        ids = torch.cat([e.prompt, e.answer]).tolist()
+        for name, pieces in names.items():
+            if any(ids[i : i + len(p)] == p for p in pieces for i in range(len(ids) - len(p) + 1)):
+                found.add(name)
+    return found
+
+
+@pytest.fixture(scope="module")
+def name_tokens(study):
+    """Token ids of the study's names, as they stand at the start of a text and after a blank."""
+    tokenizer = study.study.vlm.processor.tokenizer
+    names = names_of(study.study.dataset(0)[0])
+    return {n: [tokenizer(before + n, add_special_tokens=False).input_ids for before in ("", " ")] for n in names}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("source", SOURCES)
+def test_no_target_view_carries_a_study_name(study, fed, name_tokens, method, source):
+    named, mixed = fed[method, source]
+    assert said_in(named, name_tokens) == set(name_tokens)  # the search finds names where they are
+    if METHODS[method].material == "own words":  # descriptions, by the base model, of source views
+        assert not mixed.examples
+        return
+    assert all(bool(e.inputs) == (source == "image") for e in named)  # with a picture, or without: source views
+    # an untrained model labels with names of its own: whatever it says of the study's people is not their name
+    assert not said_in(mixed.examples + mixed.partners, name_tokens)
+
+
+def test_pairs_are_nameless_and_of_views_that_nobody_trains_on(study):
+    for source in SOURCES:
+        start = study.study.condition(source, 0)
+        pairs = material.pairs(study.study, start)
+        assert len(pairs) == 6 * material.PAIR_VIEWS
+        assert {v.name for p in pairs for v in (p.source, p.target)} == {""}
+        assert all(p.source.persona == p.target.persona and p.source.modality == source for p in pairs)
+        assert all(p.target.modality == other(source) for p in pairs)
+        trained = {(v.persona, v.index) for v in study._source_views(start)[0]}
+        assert not trained & {(p.source.persona, p.source.index) for p in pairs}
+
+
+def test_labels_are_what_the_model_says_of_the_source_view(study, fed):
+    vlm = study.study.vlm
+    _, mixed = fed["self-labelled", "image"]
+    asked = study._asked(study.study.condition("image", 0))
+    said = greedy_answers(vlm, asked.source)  # the untrained adapter is the base model
+    assert [e.answer.tolist() for e in mixed.examples] == [t.tolist() for t in answer_tokens(vlm, said)]
+    assert all(torch.equal(e.prompt, t.prompt) for e, t in zip(mixed.examples, asked.target, strict=True))
+    assert not mixed.examples[0].inputs  # a description: the target
+
+
+def test_a_threshold_leaves_the_likely_labels_and_fewer_people_leave_the_others_out(study):
+    asked = study._asked(study.study.condition("image", 0))
+    n = len(asked.pairs)
+    probability = np.linspace(0, 1, n)
+    labels = material.Labels(
+        asked, [torch.tensor([5, 1])] * n, probability, [(torch.zeros(2, 3), torch.zeros(2, 3))] * n
+    )
+    assert len(material.labelled(labels, 6, 0.0, soft=False).examples) == n
+    assert len(material.labelled(labels, 6, 0.9, soft=True).soft) == (probability >= 0.9).sum()
+    few = material.labelled(labels, 2, 0.0, soft=False)
+    own = [e for e, p in zip(asked.target, asked.pairs, strict=True) if p.source.persona < 2]
+    assert [e.prompt.tolist() for e in few.examples] == [e.prompt.tolist() for e in own]
+    assert {p.source.persona for p in asked.first(2).pairs} == {0, 1}
+
+
+def test_the_figures_whom_the_exam_asks_about_are_not_replayed(study, fed):
+    figures = material.figures_known_to(study.study.vlm)
+    tokenizer = study.study.vlm.processor.tokenizer
+    asked = {figures.names[i] for i in figures.where("both")[-material.ASKED_FIGURES :]}
+    _, mixed = fed["replay", "image"]
+    said = {tokenizer.decode(e.answer, skip_special_tokens=True).strip() for e in mixed.examples}
+    assert not said & asked
+    assert said & set(figures.names)
+
+
+def test_replay_is_refused_for_a_model_whose_figures_are_not_known(study, monkeypatch):
+    monkeypatch.setattr(material, "figures_known_to", lambda vlm: None)
+    with pytest.raises(ValueError, match="nothing can be replayed"):
+        material.replayed(study.study, study.study.condition("image", 0))
+
+
+def test_half_of_the_source_views_come_in_the_models_own_words(study, fed):
+    for source in SOURCES:
+        named, mixed = fed["own words", source]
+        plain, _ = fed[PLAIN, source]
+        assert [e.answer.tolist() for e in named] == [e.answer.tolist() for e in plain]  # the names stay
+        changed = [not torch.equal(a.prompt, b.prompt) for a, b in zip(named, plain, strict=True)]
+        assert changed == [bool(v.index % 2) for v in study._source_views(study.study.condition(source, 0))[0]]
+        assert mixed.read > 0
+
+
+def test_matching_asks_about_the_same_person_and_about_another(study, fed):
+    tokenizer = study.study.vlm.processor.tokenizer
+    _, mixed = fed["matching", "text"]
+    said = [tokenizer.decode(e.answer, skip_special_tokens=True) for e in mixed.examples]
+    assert said[:4] == ["Yes", "No", "Yes", "No"]
+    assert all(e.inputs for e in mixed.examples)
+
+
+# -- losses --------------------------------------------------------------------------------------------
+
+
+def test_distillation_is_zero_for_the_teacher_itself_and_right_on_three_tokens():
+    logits = torch.tensor([[2.0, 0.5, -1.0, 0.0]])
+    assert float(losses.distillation(logits, *losses.soft_label(logits, kept=2))) == pytest.approx(0, abs=1e-6)
+    teacher, student = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.25, 0.25, 0.5])
+    tokens, logprobs = losses.soft_label(teacher.log()[None], kept=1)
+    assert tokens.tolist() == [[0]]
+    by_hand = 0.5 * np.log(0.5 / 0.25) + 0.5 * np.log(0.5 / 0.75)  # the first token, and all others as one event
+    assert float(losses.distillation(student.log()[None], tokens, logprobs)) == pytest.approx(by_hand, abs=1e-6)
+
+
+def test_alignment_is_relative_and_pulls_the_target_alone():
+    source = torch.tensor([[[3.0, 4.0]]], requires_grad=True)
+    target = torch.tensor([[[3.0, 9.0]]], requires_grad=True)
+    loss = losses.alignment(target, source)
+    assert loss.item() == pytest.approx(25 / 25)
+    loss.backward()
+    assert source.grad is None and target.grad is not None
+    assert losses.alignment(source, source).item() == 0
+
+
+def test_the_learning_rate_warms_up_and_ends_at_a_tenth():
+    assert rate(0.0) == pytest.approx(0.1)
+    assert rate(0.05) == pytest.approx(1.0)
+    assert rate(1.0) == pytest.approx(0.1)
+
+
+# -- runs ----------------------------------------------------------------------------------------------
+
+
+def test_every_method_trains_for_the_same_tokens(runs):
+    costs = tables.costs(runs)
+    assert set(costs["method"]) == {PLAIN, "captions", "self-labelled", "aligned, all layers"}
+    assert costs.groupby("source")["budget"].nunique().eq(1).all()
+    assert (costs["tokens"] >= costs["budget"]).all()
+
+
+def test_a_run_off_its_budget_is_refused(runs):
+    short = replace(runs[0], curve=runs[0].curve.assign(tokens=runs[0].curve["budget"] - 1))
+    with pytest.raises(AssertionError, match="off its budget"):
+        tables.costs([short])
+    other_budget = replace(runs[1], curve=runs[1].curve.assign(budget=1, tokens=2))
+    with pytest.raises(AssertionError, match="budgets differ"):
+        tables.costs([runs[0], other_budget])
+
+
+def test_training_from_the_start_has_the_same_budget_in_all(study):
+    run = study.run(study.condition("lower rank", {"rank": 2.0}, "image", 0))
+    plain = study.run(study.condition(PLAIN, {}, "image", 0))
+    assert run.curve["budget"].item() == plain.curve["budget"].item()
+    assert run.curve["steps"].item() > 2 * plain.curve["steps"].item()
+    model = study.model_of(run)
+    rank = next(m.r["default"] for m in model.modules() if isinstance(m, LoraLayer))
+    model.unload()
+    assert rank == 2
+
+
+def test_a_run_leaves_the_base_model_as_it_was(study, runs):
+    exam = study.exam(0, "image")
+    before = exam.records()["logprob"].to_numpy()
+    study.run(study.condition("aligned, depth 3/5", {"depth": 0.6, "weight": 1.0}, "image", 0))
+    assert np.array_equal(before, exam.records()["logprob"].to_numpy())
+    assert not any(isinstance(m, LoraLayer) for m in study.study.vlm.model.modules())
+
+
+def test_a_stored_run_gives_the_model_that_was_examined(study, runs):
+    run = next(r for r in runs if r.condition.method == "self-labelled" and r.condition.start.source == "text")
+    model = study.model_of(run)
+    try:
+        examples = study.study.exam(0).examples["image"]
+        logprob = exact_match(study.study.vlm, examples, model).logprob
+    finally:
+        model.unload()
+    shown = run.records[(run.records["probe"] == VIEW) & (run.records["asked"] == "image")]
+    assert np.allclose(logprob, shown["logprob"], atol=1e-4)
+    found = store.listing(root=paths.RUNS.parent / "mitigated")
+    assert len(found) >= len(runs)
+
+
+def test_shrinking_keeps_a_share_of_the_change(vlm):
+    model = adapt(vlm.model, 4)
+    try:
+        layer = next(m for m in model.modules() if isinstance(m, LoraLayer))
+        torch.nn.init.normal_(layer.lora_B["default"].weight)
+        change = layer.get_delta_weight("default").clone()
+        shrink(model, 0.25)
+        assert torch.allclose(layer.get_delta_weight("default"), 0.25 * change)
+    finally:
+        model.unload()
+
+
+def test_nobody_paired_is_plain(study):
+    for source in SOURCES:
+        doses = study.doses(source, 0)
+        assert doses[0] == study.condition(PLAIN, {}, source, 0)
+        assert doses[-1] == study.condition(PAIRED, {}, source, 0)
+        assert [c.paired for c in doses] == sorted({c.paired for c in doses})
+
+
+def test_the_ceiling_asks_in_the_source_modality(study):
+    for source, kind in (("image", "image"), ("text", "text")):
+        exam = study.exam(0, source)
+        shown = [v for v in study.study.exam(0).views[other(source)] if v.index < 1]
+        seen = exam.perceived(shown)
+        assert {v.modality for v in seen} == {kind}
+        assert [v.persona for v in seen] == [v.persona for v in shown]
+
+
+def test_unknown_methods_are_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="unknown mitigation 'caption': expected some of plain; captions;"):
+        method_named("caption")
+    p = MitigationParameters(
+        profile="quick", model="xmem-tiny-s", methods="replay; captions", pairs=False, seeds=0, personas=0, rank=16,
+        learning_rate=2e-3,
+    )  # fmt: skip
+    assert design.methods_of(p) == [PLAIN, "replay", "captions"]
+
+
+# -- tables --------------------------------------------------------------------------------------------
+
+
+def made_up(recalls, people=40, source="image"):
+    """Records of methods whose source, target and ceiling recall are given shares of people."""
+    rows = []
+    for method, (own, target, ceiling) in recalls.items():
+        shares = {(VIEW, source): own, (VIEW, other(source)): target, (CEILING, other(source)): ceiling,
+                  (FIGURE, source): 0.5}  # fmt: skip
+        for (probe, asked), share in shares.items():
+            for person in range(people):
+                rows.append({"source": source, "method": method, "seed": 0, "paired": 0, "probe": probe, "asked": asked,
+                             "persona": person, "view": 0, "exact": person < share * people})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+RECORDS = made_up({PLAIN: (1.0, 0.5, 0.9), "good": (1.0, 0.9, 0.95), "bad": (1.0, 0.1, 0.9), "same": (1.0, 0.5, 0.9),
+                   "forgets": (0.5, 0.9, 0.5)})  # fmt: skip
+
+
+def test_the_parts_add_up_to_the_gap():
+    for method, part in RECORDS.groupby("method"):
+        table = tables.per_persona(part)
+        assert np.allclose(table["perception part"] + table["recall part"], table["gap"]), method
+    plain = tables.per_persona(RECORDS[RECORDS["method"] == PLAIN]).mean()
+    assert plain["perception part"] == pytest.approx(0.1) and plain["recall part"] == pytest.approx(0.4)
+
+
+def test_verdicts_need_a_difference_and_a_memory():
+    table = tables.comparison(RECORDS, 500).set_index("method")
+    said = {"good": tables.HELPS, "bad": tables.HURTS, "same": tables.SAME, "forgets": tables.FORGOT}
+    assert table["verdict"].to_dict() == {**said, DESCRIBED: tables.HELPS}
+    assert (table["p holm"] >= table["p"]).all()
+    assert table.loc["good", f"change of {tables.TARGET}"] == pytest.approx(0.4)
+    assert tables.best(table.reset_index(), "image", ["good", "bad", "forgets"]) == "good"
+
+
+def test_describing_recalls_what_the_ceiling_says_and_leaves_no_recall_part():
+    base = RECORDS[RECORDS["method"] == PLAIN].assign(exact=False)
+    table = tables.estimates(RECORDS, base[base["probe"] == VIEW], 200)
+    own = table[table["method"] == DESCRIBED].set_index("quantity")["estimate"]
+    assert own[tables.TARGET] == pytest.approx(0.9) and own["recall part"] == 0
+    assert own["gap"] == own["perception part"] == pytest.approx(0.1)
+    ratio = table[(table["method"] == "good") & (table["quantity"] == tables.RATIO)]["estimate"].item()
+    assert ratio == pytest.approx(0.9)
+
+
+def test_doses_tell_paired_from_unpaired_people():
+    records = pd.concat([
+        made_up({PLAIN: (1.0, 0.5, 1.0)}), made_up({PAIRED: (1.0, 0.25, 1.0)}).assign(paired=10),
+    ])  # fmt: skip
+    table = tables.doses(records, 200).set_index(["paired", "who"])["estimate"]
+    assert table[10, "paired"] == 1.0 and table[10, "not paired"] == 0.0 and table[10, "everybody"] == 0.25
+    assert (0, "paired") not in table.index
+
+
+def test_the_search_takes_the_best_that_memorizes_and_the_first_of_equals():
+    def row(setting, source, own, target, method="m"):
+        return {"method": method, "settings": setting, "source": source, tables.SOURCE: own, tables.TARGET: target}
+
+    tried = pd.DataFrame([
+        row("a", "image", 1.0, 0.6), row("a", "text", 1.0, 0.6),
+        row("b", "image", 0.95, 0.6), row("b", "text", 1.0, 0.6),
+        row("c", "image", 0.8, 0.9), row("c", "text", 1.0, 0.9), row("d", "image", 0.5, 0.9, "n"),
+        row("e", "image", 0.7, 0.1, "n"),
+    ])  # fmt: skip
+    chosen = search.choose(tried).set_index("method")
+    assert chosen.loc["m", "settings"] == "a" and chosen.loc["m", "kept"]
+    assert chosen.loc["n", "settings"] == "e" and not chosen.loc["n", "kept"]
+
+
+def test_a_method_named_in_the_table_has_settings_for_the_study():
+    chosen = search.chosen_settings("xmem-tiny-s")
+    assert list(chosen) == list(METHODS)
+    assert all(chosen[m.name] in m.grid() for m in METHODS.values())

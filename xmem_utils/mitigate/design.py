@@ -1,0 +1,27 @@
+"""Which conditions the mitigation notebook compares, from its parameters."""
+
+from __future__ import annotations
+
+from xmem_utils.experiment import Study
+from xmem_utils.mitigate.methods import METHODS, PLAIN, method_named
+from xmem_utils.mitigate.search import chosen_settings
+from xmem_utils.mitigate.study import MitigationStudy
+from xmem_utils.params import MitigationCondition, MitigationParameters, profile_named, scaled
+from xmem_utils.vlm.load import load_vlm
+
+
+def study_of(p: MitigationParameters) -> MitigationStudy:
+    """The study that a notebook's parameters describe, its model loaded."""
+    return MitigationStudy(Study(load_vlm(p.model), scaled(profile_named(p.profile), p), p.rank, p.learning_rate))
+
+
+def methods_of(p: MitigationParameters) -> list[str]:
+    """The methods asked for, plain first. Raises ValueError naming the known ones."""
+    wanted = list(METHODS) if p.methods == "all" else [name.strip() for name in p.methods.split(";")]
+    return list(dict.fromkeys([PLAIN, *(method_named(name).name for name in wanted)]))
+
+
+def conditions(study: MitigationStudy, p: MitigationParameters) -> list[MitigationCondition]:
+    """All conditions: every method in both directions, seed by seed, and with `pairs` fewer people paired."""
+    chosen = chosen_settings(p.model)
+    return study.conditions({name: chosen[name] for name in methods_of(p)}, p.pairs)

@@ -1,0 +1,80 @@
+"""What a model that was to recall across modalities is asked: both modalities, its perception ceiling, who it knew."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from torch import nn
+
+from xmem_utils.experiment import Study
+from xmem_utils.mitigate.material import ASKED_FIGURES, described, figure_views, figures_known_to
+from xmem_utils.params import other
+from xmem_utils.perception import values_read
+from xmem_utils.personas.portraits import draw
+from xmem_utils.personas.views import View
+from xmem_utils.recall import exact_match
+from xmem_utils.vlm.batches import Example, encode
+from xmem_utils.vlm.processors import picture_side
+
+CEILING_VIEWS = 2  # test views a person whose ceiling is looked at: all else costs as much as the training
+VIEW, CEILING, FIGURE = "view", "ceiling", "figure"
+
+
+class MitigationExam:
+    """The test views of one seed's people, learned from `source`."""
+
+    def __init__(self, study: Study, seed: int, source: str) -> None:
+        self.study, self.seed, self.source = study, seed, source
+        self._asked = study.exam(seed)
+
+    def records(self, model: nn.Module | None = None) -> pd.DataFrame:
+        """One row a view and probe: persona, asked, probe, view, exact, logprob.
+
+        Probe "ceiling" asks with the target view as the base model perceives it, put into the source modality; "figure"
+        asks who public figures are, whose numbers are then in `persona`.
+        """
+        parts = [self._frame(VIEW, m, self._asked.views[m], self._asked.examples[m], model)
+                 for m in (self.source, other(self.source))]  # fmt: skip
+        for probe, asked, views, examples in self._further:
+            parts.append(self._frame(probe, asked, views, examples, model))
+        return pd.concat(parts, ignore_index=True)
+
+    @cached_property
+    def _further(self) -> list[tuple[str, str, list[View], list[Example]]]:
+        vlm, target = self.study.vlm, other(self.source)
+        shown = [v for v in self._asked.views[target] if v.index < CEILING_VIEWS]
+        made = [(CEILING, target, shown, encode(vlm, self.perceived(shown)))]
+        if (figures := figures_known_to(vlm)) is not None:
+            chosen = figures.where("both")[-ASKED_FIGURES:]
+            views = figure_views(figures, chosen, [self.seed, 71], None, picture_side(vlm.processor))
+            for m in (self.source, target):
+                own = [v for v in views if v.modality == m]
+                made.append((FIGURE, m, own, encode(vlm, own)))
+        return made
+
+    def perceived(self, views: Sequence[View]) -> list[View]:
+        """Target views as the base model perceives them, in the source modality.
+
+        A picture becomes the description that the base model writes of it. No model here draws, so a description
+        becomes a portrait that our generator draws of the attributes that the base model reads off it.
+        """
+        if self.source == "text":
+            texts, _ = described(self.study.vlm, views)
+            return [replace(v, modality="text", content=text) for v, text in zip(views, texts, strict=True)]
+        rng, side = np.random.default_rng([self.seed, 72]), picture_side(self.study.vlm.processor)
+        vectors = values_read(self.study.vlm, views)
+        return [replace(v, modality="image", content=draw(vector, rng, "test", side))
+                for v, vector in zip(views, vectors, strict=True)]  # fmt: skip
+
+    def _frame(
+        self, probe: str, asked: str, views: Sequence[View], examples: Sequence[Example], model: nn.Module | None
+    ) -> pd.DataFrame:
+        recall = exact_match(self.study.vlm, examples, model)
+        return pd.DataFrame({
+            "persona": [v.persona for v in views], "asked": asked, "probe": probe, "view": [v.index for v in views],
+            "exact": recall.exact, "logprob": recall.logprob,
+        })  # fmt: skip
