@@ -12,8 +12,8 @@ from xmem_utils import paths, store
 from xmem_utils.experiment import Study
 from xmem_utils.mitigate import design, losses, material, search, tables
 from xmem_utils.mitigate.exam import CEILING, FIGURE, VIEW
-from xmem_utils.mitigate.methods import DESCRIBED, METHODS, PLAIN, method_named
-from xmem_utils.mitigate.study import PAIRED, MitigationStudy, shrink
+from xmem_utils.mitigate.methods import DESCRIBED, METHODS, PAIRED, PLAIN, method_named
+from xmem_utils.mitigate.study import MitigationStudy, shrink
 from xmem_utils.mitigate.train import rate
 from xmem_utils.params import MitigationParameters, Profile, other
 from xmem_utils.personas.dataset import names_of

@@ -11,6 +11,7 @@ from itertools import product
 
 PLAIN = "plain"
 DESCRIBED = "describe, then recall"  # at inference: the plain model, shown the target view in its source modality
+PAIRED = "self-labelled"  # by which it is measured how many people must be paired
 LAYERS = 5  # depths at which states are drawn together
 
 

@@ -16,7 +16,7 @@ from xmem_utils.experiment import Study
 from xmem_utils.mitigate import material as make
 from xmem_utils.mitigate.exam import MitigationExam
 from xmem_utils.mitigate.material import Material
-from xmem_utils.mitigate.methods import METHODS, PLAIN, Method
+from xmem_utils.mitigate.methods import METHODS, PAIRED, PLAIN, Method
 from xmem_utils.mitigate.train import Recipe, length, train
 from xmem_utils.params import MODALITIES, Condition, MitigationCondition, resolve
 from xmem_utils.personas.dataset import names_of, to_views
@@ -27,7 +27,6 @@ from xmem_utils.vlm.batches import Example, encode
 
 FURTHER = 0.6  # training tokens after the start, as a share of the start's own
 RATE = 1e-3  # peak learning rate after the start
-PAIRED = "self-labelled"  # the method by which it is measured how many people must be paired
 PAIR_MATERIAL = ("captions", "matching", "labels", "pairs")
 SHARES = (0.0, 0.05, 0.1, 0.25, 0.5, 1.0)  # of the study's people that are paired then
 

@@ -10,7 +10,7 @@ from statsmodels.stats.multitest import multipletests
 
 from xmem_utils.gap import GATE
 from xmem_utils.mitigate.exam import CEILING, FIGURE, VIEW
-from xmem_utils.mitigate.methods import DESCRIBED, PLAIN
+from xmem_utils.mitigate.methods import DESCRIBED, PAIRED, PLAIN
 from xmem_utils.mitigate.train import BATCH
 from xmem_utils.params import MODALITIES, MitigationCondition, other
 from xmem_utils.stats import cluster_bootstrap, resampled_means, sign_flip
@@ -52,6 +52,11 @@ def costs(runs: Iterable[Run]) -> pd.DataFrame:
 def bake_off(runs: Iterable[Run]) -> list[Run]:
     """The runs in which everybody or nobody is paired."""
     return [run for run in runs if run.condition.paired in (0, run.condition.start.personas)]
+
+
+def dose_runs(runs: Iterable[Run]) -> list[Run]:
+    """The runs that differ by how many people are paired."""
+    return [run for run in runs if run.condition.method in (PLAIN, PAIRED)]
 
 
 def per_persona(records: pd.DataFrame) -> pd.DataFrame:
