@@ -1,0 +1,169 @@
+"""Where in a fixed model the name is, or is lost: four questions asked of every layer, one row a person.
+
+Columns: measure, given, asked, layer (from 1; 0: nothing patched), persona, value. `asked` is the modality of the
+views that the model sees; `given` that of what their states are compared with, learned from or replaced by ("" where
+nothing is). Values are means over a person's views, so that `tables.estimates` can resample people.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from xmem_utils.mechanism import probe
+from xmem_utils.mechanism.lens import lens_ranks
+from xmem_utils.mechanism.patching import patched_recall
+from xmem_utils.mechanism.people import People
+from xmem_utils.mechanism.retrieval import person_means, retrieval_ranks
+from xmem_utils.mechanism.states import answer_states, layers_of
+from xmem_utils.params import MODALITIES, other
+from xmem_utils.personas.dataset import SPLITS
+from xmem_utils.vlm.batches import with_answer
+from xmem_utils.vlm.load import VLM
+
+LENS, LENS_RANK = "lens reciprocal rank", "lens rank"
+RETRIEVED, RETRIEVED_RANK = "retrieved", "retrieval reciprocal rank"
+PROBE = "probe"
+# with the state of the person's own source view, and, the control, with that of another person's
+OWN, OWN_FIRST, OWN_GAIN = "patched: name", "patched: first token", "patched: gain"
+OTHERS_OWN, OTHERS_OTHER, OTHERS_GAIN = "another's: own name", "another's: that name", "another's: gain of that name"
+RECALLED = "recalled"  # nothing patched
+PATCHED_VIEWS = 1  # patching runs each three times a layer
+
+States = dict[tuple[str, str], torch.Tensor]  # by split and modality: [views, layers, hidden]
+
+
+def explain(
+    vlm: VLM,
+    model: nn.Module | None,
+    people: People,
+    source: str,
+    layers: Sequence[int] | None = None,
+    patched_views: int = PATCHED_VIEWS,
+) -> pd.DataFrame:
+    """All four questions of one model, with `source` ("image" or "text") the modality that names come from.
+
+    `model` is a PEFT model around the VLM's own, or None for the VLM's; both are left as they were. For people known
+    in both modalities either is a source. `layers` are those patched (default: all); on a deep model a few suffice.
+    Raises ValueError for an unknown modality and for classes whose layers cannot be looked into (`states.layers_of`).
+    """
+    if source not in MODALITIES:
+        raise ValueError(f"unknown source {source!r}: expected one of {', '.join(MODALITIES)}")
+    states: States = {(s, m): answer_states(vlm, people.examples[s, m], model) for s in SPLITS for m in MODALITIES}
+    parts = [
+        lens_rows(vlm, model, people, states),
+        retrieval_rows(people, states),
+        probe_rows(people, states),
+        patching_rows(vlm, model, people, states, source, layers, patched_views),
+    ]
+    rows = pd.concat(parts, ignore_index=True)
+    return rows.assign(persona=np.array(people.numbers)[rows["persona"]])
+
+
+def _rows(measure: str, given: str, asked: str, layer: int, values: np.ndarray) -> pd.DataFrame:
+    """Rows of one measure at one layer, from a value for each person."""
+    return pd.DataFrame({
+        "measure": measure, "given": given, "asked": asked, "layer": layer,
+        "persona": np.arange(len(values)), "value": np.asarray(values, float),
+    })  # fmt: skip
+
+
+def _mean(values: np.ndarray, who: np.ndarray) -> np.ndarray:
+    """Values `[views]` averaged over each person's views `[people]`."""
+    return np.bincount(who, np.asarray(values, float)) / np.bincount(who)
+
+
+def lens_rows(vlm: VLM, model: nn.Module | None, people: People, states: States) -> pd.DataFrame:
+    """The true name under the logit lens, from test views of either modality."""
+    carrier, parts = people.examples["test", "text"][0], []
+    for asked in MODALITIES:
+        who = people.who["test", asked]
+        found = lens_ranks(vlm, states["test", asked], people.answers, who, carrier, model)
+        for layer, column in enumerate(found.T, 1):
+            parts.append(_rows(LENS_RANK, "", asked, layer, _mean(column, who)))
+            parts.append(_rows(LENS, "", asked, layer, _mean(1 / column, who)))
+    return pd.concat(parts)
+
+
+def retrieval_rows(people: People, states: States) -> pd.DataFrame:
+    """Is a person's mean test state nearest to their own in the other modality, and, to compare, in the same one?
+
+    Across modalities candidates are means over test views; within one, where query and candidate must not be the same
+    views, over training views.
+    """
+    means = {(s, m): person_means(states[s, m], people.who[s, m], len(people)) for s in SPLITS for m in MODALITIES}
+    parts = []
+    for asked in MODALITIES:
+        for given in MODALITIES:
+            queries, candidates = means["test", asked], means["train" if given == asked else "test", given]
+            for layer in range(1, queries.shape[1] + 1):
+                found = retrieval_ranks(queries[:, layer - 1], candidates[:, layer - 1])
+                parts.append(_rows(RETRIEVED, given, asked, layer, found == 1))
+                parts.append(_rows(RETRIEVED_RANK, given, asked, layer, 1 / found))
+    return pd.concat(parts)
+
+
+def probe_rows(people: People, states: States) -> pd.DataFrame:
+    """Share of test views, of either modality, whose person a probe names that saw training views of one."""
+    parts = []
+    for given in MODALITIES:
+        train = states["train", given]
+        for layer in range(1, train.shape[1] + 1):
+            learned = probe.fit(train[:, layer - 1], people.who["train", given], len(people))
+            for asked in MODALITIES:
+                centre = states["train", asked][:, layer - 1].double().mean(0)
+                who = people.who["test", asked]
+                right = learned.guesses(states["test", asked][:, layer - 1], centre) == who
+                parts.append(_rows(PROBE, given, asked, layer, _mean(right, who)))
+    return pd.concat(parts)
+
+
+def patching_rows(
+    vlm: VLM,
+    model: nn.Module | None,
+    people: People,
+    states: States,
+    source: str,
+    layers: Sequence[int] | None = None,
+    views: int = PATCHED_VIEWS,
+) -> pd.DataFrame:
+    """Target test views run with the answer-position state of a source test view, of the same and of another person.
+
+    Gains are in nats over the target run as it is. At layer 0 stand the runs without a patch, of the target and, as
+    `RECALLED`, of both modalities.
+    """
+    target = other(source)
+    n, depth = len(people), len(layers_of(vlm.model if model is None else model))
+    shown = np.concatenate([people.rows("test", target, k) for k in range(views)])
+    donors = np.concatenate([people.rows("test", source, k) for k in range(views)])
+    who = np.tile(np.arange(n), views)
+    following = (who + 1) % n  # the other person
+    others = donors.reshape(views, n)[:, following[:n]].ravel()
+    targets = [people.examples["test", target][i] for i in shown]
+    sources = [people.examples["test", source][i] for i in donors]
+    renamed = [with_answer(e, people.answers[i]) for e, i in zip(targets, following, strict=True)]
+    plain, plain_other = patched_recall(vlm, targets, model=model), patched_recall(vlm, renamed, model=model)
+
+    def rows(measure: str, layer: int, values: np.ndarray) -> pd.DataFrame:
+        return _rows(measure, source, target, layer, _mean(values, who))
+
+    parts = [
+        _rows(RECALLED, "", source, 0, _mean(patched_recall(vlm, sources, model=model).exact, who)),
+        _rows(RECALLED, "", target, 0, _mean(plain.exact, who)),
+        rows(OWN, 0, plain.exact), rows(OWN_FIRST, 0, plain.first), rows(OTHERS_OWN, 0, plain.exact),
+        rows(OTHERS_OTHER, 0, plain_other.exact),
+    ]  # fmt: skip
+    for layer in layers or range(1, depth + 1):
+        given = states["test", source][:, layer - 1]
+        own = patched_recall(vlm, targets, layer, given[donors], model)
+        parts += [rows(OWN, layer, own.exact), rows(OWN_FIRST, layer, own.first)]
+        parts.append(rows(OWN_GAIN, layer, own.logprob - plain.logprob))
+        parts.append(rows(OTHERS_OWN, layer, patched_recall(vlm, targets, layer, given[others], model).exact))
+        swapped = patched_recall(vlm, renamed, layer, given[others], model)
+        parts.append(rows(OTHERS_OTHER, layer, swapped.exact))
+        parts.append(rows(OTHERS_GAIN, layer, swapped.logprob - plain_other.logprob))
+    return pd.concat(parts)
