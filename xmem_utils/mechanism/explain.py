@@ -19,7 +19,7 @@ from xmem_utils.mechanism.lens import lens_ranks
 from xmem_utils.mechanism.patching import patched_recall
 from xmem_utils.mechanism.people import People
 from xmem_utils.mechanism.retrieval import person_means, retrieval_ranks
-from xmem_utils.mechanism.states import answer_states, layers_of
+from xmem_utils.mechanism.states import answer_states, layers_of, name_states
 from xmem_utils.params import MODALITIES, other
 from xmem_utils.personas.dataset import SPLITS
 from xmem_utils.vlm.batches import with_answer
@@ -28,11 +28,22 @@ from xmem_utils.vlm.load import VLM
 LENS, LENS_RANK = "lens reciprocal rank", "lens rank"
 RETRIEVED, RETRIEVED_RANK = "retrieved", "retrieval reciprocal rank"
 PROBE = "probe"
-# with the state of the person's own source view, and, the control, with that of another person's
+# target run with the states of the person's own source run, at every position that predicts the name
 OWN, OWN_FIRST, OWN_GAIN = "patched: name", "patched: first token", "patched: gain"
-OTHERS_OWN, OTHERS_OTHER, OTHERS_GAIN = "another's: own name", "another's: that name", "another's: gain of that name"
+# control: with those of another person's source run
+OTHERS, OTHERS_FIRST, OTHERS_GAIN = (
+    "another's: that name",
+    "another's: that first token",
+    "another's: gain of that name",
+)
+OTHERS_OWN = "another's: own first token"  # bounds from above how often the own name is still said
+# at the answer position alone
+OWN_ALONE, OTHERS_ALONE = (
+    "patched at the answer position alone: name",
+    "another's at the answer position alone: that name",
+)
 RECALLED = "recalled"  # nothing patched
-PATCHED_VIEWS = 1  # patching runs each three times a layer
+PATCHED_VIEWS = 1  # patching runs each four times a layer
 
 States = dict[tuple[str, str], torch.Tensor]  # by split and modality: [views, layers, hidden]
 
@@ -131,21 +142,23 @@ def patching_rows(
     layers: Sequence[int] | None = None,
     views: int = PATCHED_VIEWS,
 ) -> pd.DataFrame:
-    """Target test views run with the answer-position state of a source test view, of the same and of another person.
+    """Target test views run with states of source test views, of the same and of another person.
 
-    Gains are in nats over the target run as it is. At layer 0 stand the runs without a patch, of the target and, as
-    `RECALLED`, of both modalities.
+    The other is the next whose name begins with another token. Gains are in nats over the target run as it is. At
+    layer 0 stand the runs without a patch, of the target and, as `RECALLED`, of both modalities.
     """
-    target = other(source)
-    n, depth = len(people), len(layers_of(vlm.model if model is None else model))
-    shown = np.concatenate([people.rows("test", target, k) for k in range(views)])
-    donors = np.concatenate([people.rows("test", source, k) for k in range(views)])
+    target, n = other(source), len(people)
+    depth = len(layers_of(vlm.model if model is None else model))
+    begins = np.array([int(answer[0]) for answer in people.answers])
+    following = np.array([next_other(person, begins) for person in range(n)])
     who = np.tile(np.arange(n), views)
-    following = (who + 1) % n  # the other person
-    others = donors.reshape(views, n)[:, following[:n]].ravel()
+    shown, donors = (np.concatenate([people.rows("test", m, k) for k in range(views)]) for m in (target, source))
     targets = [people.examples["test", target][i] for i in shown]
+    renamed = [with_answer(e, people.answers[following[i]]) for e, i in zip(targets, who, strict=True)]
     sources = [people.examples["test", source][i] for i in donors]
-    renamed = [with_answer(e, people.answers[i]) for e, i in zip(targets, following, strict=True)]
+    own = name_states(vlm, sources, model)  # [examples, layers, places, hidden]
+    others = own.reshape(views, n, *own.shape[1:])[:, following].flatten(0, 1)
+    mine, theirs = begins[who], begins[following[who]]
     plain, plain_other = patched_recall(vlm, targets, model=model), patched_recall(vlm, renamed, model=model)
 
     def rows(measure: str, layer: int, values: np.ndarray) -> pd.DataFrame:
@@ -154,16 +167,28 @@ def patching_rows(
     parts = [
         _rows(RECALLED, "", source, 0, _mean(patched_recall(vlm, sources, model=model).exact, who)),
         _rows(RECALLED, "", target, 0, _mean(plain.exact, who)),
-        rows(OWN, 0, plain.exact), rows(OWN_FIRST, 0, plain.first), rows(OTHERS_OWN, 0, plain.exact),
-        rows(OTHERS_OTHER, 0, plain_other.exact),
-    ]  # fmt: skip
+        *(rows(measure, 0, plain.exact) for measure in (OWN, OWN_ALONE)),
+        *(rows(measure, 0, plain_other.exact) for measure in (OTHERS, OTHERS_ALONE)),
+        *(rows(measure, 0, plain.first == mine) for measure in (OWN_FIRST, OTHERS_OWN)),
+        rows(OTHERS_FIRST, 0, plain.first == theirs),
+    ]
     for layer in layers or range(1, depth + 1):
-        given = states["test", source][:, layer - 1]
-        own = patched_recall(vlm, targets, layer, given[donors], model)
-        parts += [rows(OWN, layer, own.exact), rows(OWN_FIRST, layer, own.first)]
-        parts.append(rows(OWN_GAIN, layer, own.logprob - plain.logprob))
-        parts.append(rows(OTHERS_OWN, layer, patched_recall(vlm, targets, layer, given[others], model).exact))
-        swapped = patched_recall(vlm, renamed, layer, given[others], model)
-        parts.append(rows(OTHERS_OTHER, layer, swapped.exact))
-        parts.append(rows(OTHERS_GAIN, layer, swapped.logprob - plain_other.logprob))
+        same = patched_recall(vlm, targets, layer, own[:, layer - 1], model)
+        swapped = patched_recall(vlm, renamed, layer, others[:, layer - 1], model)
+        alone = patched_recall(vlm, targets, layer, own[:, layer - 1, :1], model)
+        swapped_alone = patched_recall(vlm, renamed, layer, others[:, layer - 1, :1], model)
+        values = {
+            OWN: same.exact, OWN_FIRST: same.first == mine, OWN_GAIN: same.logprob - plain.logprob,
+            OTHERS: swapped.exact, OTHERS_FIRST: swapped.first == theirs, OTHERS_OWN: swapped.first == mine,
+            OTHERS_GAIN: swapped.logprob - plain_other.logprob,
+            OWN_ALONE: alone.exact, OTHERS_ALONE: swapped_alone.exact,
+        }  # fmt: skip
+        parts += [rows(measure, layer, value) for measure, value in values.items()]
     return pd.concat(parts)
+
+
+def next_other(person: int, begins: np.ndarray) -> int:
+    """The next person whose name begins with another token `[people]`; the next one where all begin alike."""
+    n = len(begins)
+    others = [(person + step) % n for step in range(1, n)]
+    return next((i for i in others if begins[i] != begins[person]), others[0])

@@ -47,8 +47,8 @@ def lens_logits(
         for part in states.split(_CHUNK):
             batch = collate([one] * len(part), vlm.processor.tokenizer.pad_token_id)
             batch = {k: v.to(vlm.device) for k, v in batch.items()}
-            column = torch.zeros(len(part), dtype=torch.long, device=vlm.device)
-            with replaced(last, column, part.to(vlm.device)):
+            column = torch.zeros(len(part), 1, dtype=torch.long, device=vlm.device)
+            with replaced(last, column, part[:, None].to(vlm.device)):
                 logits = model(**model_inputs(batch), use_cache=False).logits[:, -1]
             out.append(logits[:, tokens.to(vlm.device)].float().cpu())
     return torch.cat(out).clone()

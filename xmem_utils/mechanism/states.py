@@ -1,7 +1,7 @@
 """The residual stream at the answer position: reading it after every layer, and putting another in its place.
 
-The answer position is the last token of the prompt, whose state predicts the first token of the answer. Layers are
-found by structure and counted from 1; a state "after layer l" is what layer l hands to the next.
+The answer position is the last token of the prompt, whose state predicts the first token of the answer; the tokens of
+the answer predict the rest. Layers are found by structure and counted from 1; a state "after layer l" is what layer l hands to the next.
 """
 
 from __future__ import annotations
@@ -68,11 +68,15 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
 
 @contextlib.contextmanager
 def replaced(layer: nn.Module, columns: torch.Tensor, states: torch.Tensor) -> Iterator[None]:
-    """While this lasts, row i of a batch leaves `layer` with `states[i]` `[batch, hidden]` at token `columns[i]`."""
+    """While this lasts, row i of a batch leaves `layer` with `states[i, j]` at token `columns[i, j]`.
+
+    `states` is `[batch, places, hidden]` and `columns` `[batch, places]`, -1 for a place that is left as it is.
+    """
+    rows, places = (columns >= 0).nonzero(as_tuple=True)
 
     def put(module: nn.Module, args: object, output: object) -> object:
         hidden = hidden_of(output).clone()
-        hidden[torch.arange(len(hidden), device=hidden.device), columns] = states.to(hidden)
+        hidden[rows, columns[rows, places]] = states[rows, places].to(hidden)
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
     hook = layer.register_forward_hook(put)
@@ -82,29 +86,55 @@ def replaced(layer: nn.Module, columns: torch.Tensor, states: torch.Tensor) -> I
         hook.remove()
 
 
+def name_columns(lengths: torch.Tensor, width: int, places: int) -> torch.Tensor:
+    """Where the first `places` tokens of each answer are predicted, in left-padded rows: `[batch, places]`.
+
+    `lengths` `[batch]` are those of the answers, `width` that of the batch. The first is the answer position; -1 where
+    an answer is shorter.
+    """
+    place = torch.arange(places, device=lengths.device)[None]
+    columns = width - lengths[:, None] - 1 + place
+    return columns.masked_fill((place > 0) & (place >= lengths[:, None]), -1)
+
+
 def answer_states(vlm: VLM, examples: Sequence[Example], model: nn.Module | None = None) -> torch.Tensor:
     """States at the answer position after every layer, float32 `[examples, layers, hidden]`, on the CPU.
 
     `model` replaces the VLM's own (a PEFT model around it, say). Raises ValueError for a class whose layers are not
     found or do not hand on one residual stream.
     """
+    bare = [with_answer(e, torch.empty(0, dtype=torch.long)) for e in examples]
+    return name_states(vlm, bare, model)[:, :, 0]
+
+
+def name_states(vlm: VLM, examples: Sequence[Example], model: nn.Module | None = None) -> torch.Tensor:
+    """States that predict each token of the examples' answers, after every layer: `[examples, layers, places, hidden]`.
+
+    The first place is the answer position; at the others stand the answer's tokens but its last (teacher forcing).
+    float32, on the CPU; of answers shorter than the longest, the places beyond their end mean nothing.
+    """
     model = vlm.model if model is None else model
     layers = layers_of(model)
+    places = max(1, *(len(e.answer) for e in examples))
     seen: dict[int, torch.Tensor] = {}
+    columns = torch.zeros(0, 0, dtype=torch.long)  # of the batch that is running
 
     def keep(number: int):
         def hook(module: nn.Module, args: object, output: object) -> None:
-            seen[number] = hidden_of(output)[:, -1].float().cpu()
+            hidden = hidden_of(output)
+            row = torch.arange(len(hidden), device=hidden.device)[:, None]
+            seen[number] = hidden[row, columns.clamp(min=0)].float().cpu()
 
         return hook
 
     out: list[torch.Tensor | None] = [None] * len(examples)
-    bare = [with_answer(e, torch.empty(0, dtype=torch.long)) for e in examples]
     with contextlib.ExitStack() as stack:
         for number, layer in enumerate(layers):
             stack.callback(layer.register_forward_hook(keep(number)).remove)
         stack.enter_context(evaluating(model))
-        for rows, batch in in_batches(vlm, bare):
+        for rows, batch in in_batches(vlm, examples):
+            lengths = torch.tensor([len(examples[i].answer) for i in rows], device=vlm.device)
+            columns = name_columns(lengths, batch["input_ids"].shape[1], places)
             model(**model_inputs(batch), logits_to_keep=1, use_cache=False)
             states = torch.stack([seen[number] for number in range(len(layers))], 1)
             for i, state in zip(rows, states, strict=True):

@@ -6,9 +6,10 @@ import pandas as pd
 
 from xmem_utils.mechanism.explain import (
     LENS,
-    OTHERS_OTHER,
-    OTHERS_OWN,
+    OTHERS,
+    OTHERS_ALONE,
     OWN,
+    OWN_ALONE,
     PROBE,
     RECALLED,
     RETRIEVED,
@@ -27,7 +28,7 @@ def chance(people: People) -> dict[str, float]:
     return {
         LENS: blind_reciprocal_rank(people.answers),
         RETRIEVED_RANK: sum(1 / rank for rank in range(1, n + 1)) / n,
-        **dict.fromkeys((RETRIEVED, PROBE, OWN, OTHERS_OWN, OTHERS_OTHER, RECALLED), 1 / n),
+        **dict.fromkeys((RETRIEVED, PROBE, OWN, OWN_ALONE, OTHERS, OTHERS_ALONE, RECALLED), 1 / n),
     }
 
 
@@ -45,21 +46,26 @@ def estimates(rows: pd.DataFrame, resamples: int = RESAMPLES) -> pd.DataFrame:
 
 
 def switches_on(table: pd.DataFrame) -> pd.DataFrame:
-    """First layer after which a patched source state brings back half of the recall that is missing.
+    """Where recall switches on: first layers from which patched source states bring back half of what they could.
 
-    One row a model and source: model, source, layer (NaN when no layer does), recalled (the most that a patch reaches),
-    best (the layer at which it does), unpatched (target recall without a patch) and ceiling (source recall). Half is
-    of ceiling less unpatched. `table` is that of `estimates`.
+    One row a model and source: restored, the first layer after which the own name's recall has gained half of ceiling
+    less unpatched; swapped, the first after which another person's name is said at half of the ceiling (this one is
+    also defined where the target misses nothing); NaN when no layer does. unpatched and ceiling are target and source
+    recall without a patch. `table` is that of `estimates`.
     """
     out = []
     for (model, source), own in table.groupby(["model", "source"], sort=False):
-        patched = own[own["measure"] == OWN].set_index("layer")["estimate"].sort_index()
-        recalled = own[(own["measure"] == RECALLED)].set_index("asked")["estimate"]
-        unpatched, ceiling = patched[0], recalled[source]
-        after = patched.drop(0)
-        enough = after[(after > unpatched) & (after >= (unpatched + ceiling) / 2)]
+        restored, swapped = (
+            own[own["measure"] == m].set_index("layer")["estimate"].sort_index() for m in (OWN, OTHERS)
+        )
+        unpatched = restored[0]
+        ceiling = own[own["measure"] == RECALLED].set_index("asked")["estimate"][source]
+        missing = ceiling > unpatched
+        restored, swapped = restored.drop(0), swapped.drop(0)
+        restored = restored[missing & (restored >= (unpatched + ceiling) / 2)]
+        swapped = swapped[(swapped > 0) & (swapped >= ceiling / 2)]
         out.append({
-            "model": model, "source": source, "layer": enough.index.min(), "recalled": after.max(),
-            "best": after.idxmax(), "unpatched": unpatched, "ceiling": ceiling,
+            "model": model, "source": source, "restored": restored.index.min(), "swapped": swapped.index.min(),
+            "unpatched": unpatched, "ceiling": ceiling,
         })  # fmt: skip
     return pd.DataFrame(out)

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from xmem_utils.mechanism.explain import LENS, OTHERS_OTHER, OTHERS_OWN, OWN, PROBE, RECALLED, RETRIEVED
+from xmem_utils.mechanism.explain import LENS, OTHERS, OTHERS_OWN, OWN, PROBE, RECALLED, RETRIEVED
 from xmem_utils.params import MODALITIES, other
 from xmem_utils.plots.common import COLOURS, MARKERS, MODALITY_WORDS
 
@@ -88,11 +88,11 @@ def _probe(axes: Axes, rows: pd.DataFrame, source: str, target: str) -> None:
 
 
 def _patching(axes: Axes, rows: pd.DataFrame, source: str, target: str) -> None:
-    """Own state: own name. Another's state: that name, and the own; horizontal lines without a patch."""
+    """Own states: own name. Another's states: that name, and the own's first token; horizontal lines without a patch."""
     for asked, style in ((source, "-."), (target, "--")):
         axes.axhline(float(_of(rows, RECALLED, "", asked)["estimate"].iloc[0]), ls=style, **GREY_LINE)
     _line(axes, _of(rows, OWN, source, target), "black", marker="D")
-    _line(axes, _of(rows, OTHERS_OTHER, source, target), OTHER_PERSON, marker="^")
+    _line(axes, _of(rows, OTHERS, source, target), OTHER_PERSON, marker="^")
     _line(axes, _of(rows, OTHERS_OWN, source, target), "0.5", marker="v", ls="--", mfc="white")
 
 
@@ -103,9 +103,9 @@ def _legend() -> list[plt.Line2D]:
     seen = [line(f"shown {MODALITY_WORDS[m]}", color=COLOURS[m], marker=MARKERS[m]) for m in MODALITIES]
     return [
         *seen, line("compared or learned within one modality", color="0.3", marker="o", **WITHIN),
-        line("patched with the person's own source state: their name", color="black", marker="D"),
+        line("patched with the person's own source states: their name", color="black", marker="D"),
         line("with another person's: that person's name", color=OTHER_PERSON, marker="^"),
-        line("with another person's: the own name still", color="0.5", marker="v", ls="--", mfc="white"),
+        line("with another person's: the own name's first token still", color="0.5", marker="v", ls="--", mfc="white"),
         line("source recall, not patched", ls="-.", **GREY_LINE),
         line("target recall, not patched", ls="--", **GREY_LINE),
         line("chance", color="0.4", ls=":"),
