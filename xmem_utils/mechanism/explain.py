@@ -1,27 +1,30 @@
 """Where in a fixed model the name is, or is lost: four questions asked of every layer, one row a person.
 
-Columns: measure, given, asked, layer (from 1; 0: nothing patched), persona, value. `asked` is the modality of the
+Columns: measure, given, asked, layer (from 1; 0: nothing patched), persona, value, chance (NaN where there is none). `asked` is the modality of the
 views that the model sees; `given` that of what their states are compared with, learned from or replaced by ("" where
 nothing is). Values are means over a person's views, so that `tables.estimates` can resample people.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import torch
+from peft import PeftModel, PeftType
 from torch import nn
 
 from xmem_utils.mechanism import probe
-from xmem_utils.mechanism.lens import lens_ranks
+from xmem_utils.mechanism.lens import blind_reciprocal_rank, lens_ranks
 from xmem_utils.mechanism.patching import patched_recall
 from xmem_utils.mechanism.people import People
 from xmem_utils.mechanism.retrieval import person_means, retrieval_ranks
 from xmem_utils.mechanism.states import answer_states, layers_of, name_states
 from xmem_utils.params import MODALITIES, other
 from xmem_utils.personas.dataset import SPLITS
+from xmem_utils.vlm.adapters import merged
 from xmem_utils.vlm.batches import with_answer
 from xmem_utils.vlm.load import VLM
 
@@ -31,17 +34,12 @@ PROBE = "probe"
 # target run with the states of the person's own source run, at every position that predicts the name
 OWN, OWN_FIRST, OWN_GAIN = "patched: name", "patched: first token", "patched: gain"
 # control: with those of another person's source run
-OTHERS, OTHERS_FIRST, OTHERS_GAIN = (
-    "another's: that name",
-    "another's: that first token",
-    "another's: gain of that name",
-)
+OTHERS, OTHERS_FIRST = "another's: that name", "another's: that first token"
+OTHERS_GAIN = "another's: gain of that name"
 OTHERS_OWN = "another's: own first token"  # bounds from above how often the own name is still said
 # at the answer position alone
-OWN_ALONE, OTHERS_ALONE = (
-    "patched at the answer position alone: name",
-    "another's at the answer position alone: that name",
-)
+OWN_ALONE = "patched at the answer position alone: name"
+OTHERS_ALONE = "another's at the answer position alone: that name"
 RECALLED = "recalled"  # nothing patched
 PATCHED_VIEWS = 1  # patching runs each four times a layer
 
@@ -64,15 +62,33 @@ def explain(
     """
     if source not in MODALITIES:
         raise ValueError(f"unknown source {source!r}: expected one of {', '.join(MODALITIES)}")
-    states: States = {(s, m): answer_states(vlm, people.examples[s, m], model) for s in SPLITS for m in MODALITIES}
-    parts = [
-        lens_rows(vlm, model, people, states),
-        retrieval_rows(people, states),
-        probe_rows(people, states),
-        patching_rows(vlm, model, people, states, source, layers, patched_views),
-    ]
+    with _fast(model):
+        states: States = {(s, m): answer_states(vlm, people.examples[s, m], model) for s in SPLITS for m in MODALITIES}
+        parts = [
+            lens_rows(vlm, model, people, states),
+            retrieval_rows(people, states),
+            probe_rows(people, states),
+            patching_rows(vlm, model, people, source, layers, patched_views),
+        ]
     rows = pd.concat(parts, ignore_index=True)
-    return rows.assign(persona=np.array(people.numbers)[rows["persona"]])
+    number = np.array(people.numbers)[rows["persona"]]
+    return rows.assign(persona=number, chance=rows["measure"].map(chance(people)))
+
+
+def chance(people: People) -> dict[str, float]:
+    """Chance levels by measure, for the measures that have one."""
+    n = len(people)
+    return {
+        LENS: blind_reciprocal_rank(people.answers),
+        RETRIEVED_RANK: sum(1 / rank for rank in range(1, n + 1)) / n,
+        **dict.fromkeys((RETRIEVED, PROBE, OWN, OWN_ALONE, OTHERS, OTHERS_ALONE, RECALLED), 1 / n),
+    }
+
+
+def _fast(model: nn.Module | None) -> contextlib.AbstractContextManager:
+    """LoRA merged into the weights meanwhile: a third less to compute, and to the bit as before afterwards."""
+    lora = isinstance(model, PeftModel) and {c.peft_type for c in model.peft_config.values()} == {PeftType.LORA}
+    return merged(model) if lora and list(model.peft_config) == ["default"] else contextlib.nullcontext()
 
 
 def _rows(measure: str, given: str, asked: str, layer: int, values: np.ndarray) -> pd.DataFrame:
@@ -137,7 +153,6 @@ def patching_rows(
     vlm: VLM,
     model: nn.Module | None,
     people: People,
-    states: States,
     source: str,
     layers: Sequence[int] | None = None,
     views: int = PATCHED_VIEWS,

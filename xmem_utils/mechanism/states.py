@@ -1,7 +1,8 @@
 """The residual stream at the answer position: reading it after every layer, and putting another in its place.
 
 The answer position is the last token of the prompt, whose state predicts the first token of the answer; the tokens of
-the answer predict the rest. Layers are found by structure and counted from 1; a state "after layer l" is what layer l hands to the next.
+the answer predict the rest. Layers are found by structure and counted from 1; a state "after layer l" is what layer l
+hands to the next.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ def name_states(vlm: VLM, examples: Sequence[Example], model: nn.Module | None =
     """
     model = vlm.model if model is None else model
     layers = layers_of(model)
-    places = max(1, *(len(e.answer) for e in examples))
+    places = max([1, *(len(e.answer) for e in examples)])
     seen: dict[int, torch.Tensor] = {}
     columns = torch.zeros(0, 0, dtype=torch.long)  # of the batch that is running
 

@@ -4,45 +4,25 @@ from __future__ import annotations
 
 import pandas as pd
 
-from xmem_utils.mechanism.explain import (
-    LENS,
-    OTHERS,
-    OTHERS_ALONE,
-    OWN,
-    OWN_ALONE,
-    PROBE,
-    RECALLED,
-    RETRIEVED,
-    RETRIEVED_RANK,
-)
-from xmem_utils.mechanism.lens import blind_reciprocal_rank
-from xmem_utils.mechanism.people import People
+from xmem_utils.mechanism.explain import OTHERS, OWN, RECALLED
 from xmem_utils.stats import RESAMPLES, cluster_bootstrap
 
 KEYS = ["model", "source", "measure", "given", "asked", "layer"]
 
 
-def chance(people: People) -> dict[str, float]:
-    """Chance levels by measure, for the measures that have one."""
-    n = len(people)
-    return {
-        LENS: blind_reciprocal_rank(people.answers),
-        RETRIEVED_RANK: sum(1 / rank for rank in range(1, n + 1)) / n,
-        **dict.fromkeys((RETRIEVED, PROBE, OWN, OWN_ALONE, OTHERS, OTHERS_ALONE, RECALLED), 1 / n),
-    }
-
-
 def estimates(rows: pd.DataFrame, resamples: int = RESAMPLES) -> pd.DataFrame:
-    """Means over people with 95 % intervals: the columns of `KEYS`, then estimate, low and high.
+    """Means over people with 95 % intervals: the columns of `KEYS`, then estimate, low, high and chance.
 
     `rows` are those of `explain` with the columns model, source and seed added; people are resampled within seeds.
+    Chance, which may differ from one seed's names to another's, is averaged over them.
     """
     parts = []
     for (model, source), own in rows.groupby(["model", "source"], sort=False):
         wide = own.pivot_table(index=["seed", "persona"], columns=KEYS[2:], values="value", observed=True)
         part = cluster_bootstrap(wide, resamples).reset_index()
+        part["chance"] = part["measure"].map(own.groupby("measure")["chance"].mean())
         parts.append(part.assign(model=model, source=source))
-    return pd.concat(parts, ignore_index=True)[[*KEYS, "estimate", "low", "high"]]
+    return pd.concat(parts, ignore_index=True)[[*KEYS, "estimate", "low", "high", "chance"]]
 
 
 def switches_on(table: pd.DataFrame) -> pd.DataFrame:

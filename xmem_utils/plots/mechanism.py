@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
 from xmem_utils.mechanism.explain import LENS, OTHERS, OTHERS_OWN, OWN, PROBE, RECALLED, RETRIEVED
 from xmem_utils.params import MODALITIES, other
@@ -16,19 +14,19 @@ from xmem_utils.plots.common import COLOURS, MARKERS, MODALITY_WORDS
 
 TITLES = {
     "lens": "Logit lens: reciprocal rank\nof the name's first token",
-    "retrieval": "Own state in the other\nmodality is the nearest",
-    "probe": "Linear probe tells\nwho is shown",
-    "patching": "Name said by the patched\ntarget run",
+    "retrieval": "Own state in the other modality\nis the nearest (share of people)",
+    "probe": "Linear probe tells who is\nshown (share of views)",
+    "patching": "Name said by the patched\ntarget run (share of people)",
 }
 OTHER_PERSON = "#009E73"
 WITHIN = dict(ls="--", mfc="white")  # a comparison inside one modality
 GREY_LINE = dict(color="0.25", lw=1)
 
 
-def mechanism(table: pd.DataFrame, chance: Mapping[str, float], subtitle: str = "") -> Figure:
+def mechanism(table: pd.DataFrame, subtitle: str = "") -> Figure:
     """All four questions by layer, for every (model, source) of `table`, in its order; bands are 95 % intervals.
 
-    `table` is that of `mechanism.tables.estimates`, `chance` that of `mechanism.tables.chance`.
+    `table` is that of `mechanism.tables.estimates`.
     """
     rows = list(table.groupby(["source", "model"], sort=False))
     figure, panels = plt.subplots(
@@ -41,7 +39,8 @@ def mechanism(table: pd.DataFrame, chance: Mapping[str, float], subtitle: str = 
         _probe(line[2], own, source, target)
         _patching(line[3], own, source, target)
         for axes, measure in zip(line, (LENS, RETRIEVED, PROBE, OWN), strict=True):
-            axes.axhline(chance[measure], color="0.4", ls=":", lw=1.2, zorder=1)
+            chance = own.loc[own["measure"] == measure, "chance"].iloc[0]
+            axes.axhline(chance, color="0.4", ls=":", lw=1.2, zorder=1)
         line[0].set_ylabel(f"{model}\n{MODALITY_WORDS[source]} → {MODALITY_WORDS[target]}", fontsize=9)
     for axes, title in zip(panels[0], TITLES.values(), strict=True):
         axes.set_title(title, fontsize=10)
@@ -49,7 +48,7 @@ def mechanism(table: pd.DataFrame, chance: Mapping[str, float], subtitle: str = 
         axes.set_xlabel("layer")
     axes = panels[0, 0]
     axes.set_ylim(-0.03, 1.05)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.suptitle("What every layer holds of a name" + (f"\n{subtitle}" if subtitle else ""), fontsize=11)
     figure.tight_layout()
@@ -88,7 +87,7 @@ def _probe(axes: Axes, rows: pd.DataFrame, source: str, target: str) -> None:
 
 
 def _patching(axes: Axes, rows: pd.DataFrame, source: str, target: str) -> None:
-    """Own states: own name. Another's states: that name, and the own's first token; horizontal lines without a patch."""
+    """Own states: own name; another's: that name, and the own's first token; across: not patched."""
     for asked, style in ((source, "-."), (target, "--")):
         axes.axhline(float(_of(rows, RECALLED, "", asked)["estimate"].iloc[0]), ls=style, **GREY_LINE)
     _line(axes, _of(rows, OWN, source, target), "black", marker="D")
