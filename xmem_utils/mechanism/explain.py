@@ -1,8 +1,9 @@
 """Where in a fixed model the name is, or is lost: four questions asked of every layer, one row a person.
 
-Columns: measure, given, asked, layer (from 1; 0: nothing patched), persona, value, chance (NaN where there is none). `asked` is the modality of the
-views that the model sees; `given` that of what their states are compared with, learned from or replaced by ("" where
-nothing is). Values are means over a person's views, so that `tables.estimates` can resample people.
+Columns: measure, given, asked, layer (from 1; 0: nothing patched), persona, value, chance (NaN where there is none).
+`asked` is the modality of the views that the model sees; `given` that of what their states are compared with, learned
+from or replaced by ("" where nothing is). Values are means over a person's views, so that `tables.estimates` can
+resample people.
 """
 
 from __future__ import annotations
