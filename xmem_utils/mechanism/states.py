@@ -1,0 +1,143 @@
+"""The residual stream at the answer position: reading it after every layer, and putting another in its place.
+
+The answer position is the last token of the prompt, whose state predicts the first token of the answer; the tokens of
+the answer predict the rest. Layers are found by structure and counted from 1; a state "after layer l" is what layer l
+hands to the next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import nn
+
+from xmem_utils.recall import BATCH_TOKENS
+from xmem_utils.vlm.batches import Example, collate, model_inputs, with_answer
+from xmem_utils.vlm.load import VLM
+
+
+def layers_of(model: nn.Module) -> list[nn.Module]:
+    """The layers of the language model, in order: the outermost list of as many modules as its config has layers.
+
+    Raises ValueError for a class that keeps its layers in another way.
+    """
+    decoder = model.get_decoder()
+    depth = model.config.get_text_config().num_hidden_layers
+    lists = [m for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
+    if not lists:
+        raise ValueError(f"{type(decoder).__name__} shows no list of its {depth} layers, so none can be looked into")
+    return list(lists[0])
+
+
+def in_batches(vlm: VLM, examples: Sequence[Example]) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
+    """Rows and left-padded batches on the model's device, of similar lengths so that little is padding."""
+    lengths = [len(e.prompt) + len(e.answer) for e in examples]
+    groups: list[list[int]] = []
+    for i in sorted(range(len(examples)), key=lambda i: lengths[i]):
+        if not groups or lengths[i] * (len(groups[-1]) + 1) > BATCH_TOKENS:
+            groups.append([])
+        groups[-1].append(i)
+    for rows in groups:
+        batch = collate([examples[i] for i in rows], vlm.processor.tokenizer.pad_token_id, side="left")
+        yield rows, {k: v.to(vlm.device) for k, v in batch.items()}
+
+
+def hidden_of(output: object) -> torch.Tensor:
+    """The residual stream `[batch, tokens, hidden]` in what a layer returns, alone or first of a tuple.
+
+    Raises ValueError for a layer that hands on something else, such as several streams.
+    """
+    hidden = output[0] if isinstance(output, tuple) else output
+    if not isinstance(hidden, torch.Tensor) or hidden.ndim != 3:
+        raise ValueError("a layer of this model returns no [batch, tokens, hidden] tensor, so it cannot be looked into")
+    return hidden
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """The model in eval mode and without gradients; afterwards in the mode that it was in."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield model
+    finally:
+        model.train(training)
+
+
+@contextlib.contextmanager
+def replaced(layer: nn.Module, columns: torch.Tensor, states: torch.Tensor) -> Iterator[None]:
+    """While this lasts, row i of a batch leaves `layer` with `states[i, j]` at token `columns[i, j]`.
+
+    `states` is `[batch, places, hidden]` and `columns` `[batch, places]`, -1 for a place that is left as it is.
+    """
+    rows, places = (columns >= 0).nonzero(as_tuple=True)
+
+    def put(module: nn.Module, args: object, output: object) -> object:
+        hidden = hidden_of(output).clone()
+        hidden[rows, columns[rows, places]] = states[rows, places].to(hidden)
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+    hook = layer.register_forward_hook(put)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def name_columns(lengths: torch.Tensor, width: int, places: int) -> torch.Tensor:
+    """Where the first `places` tokens of each answer are predicted, in left-padded rows: `[batch, places]`.
+
+    `lengths` `[batch]` are those of the answers, `width` that of the batch. The first is the answer position; -1 where
+    an answer is shorter.
+    """
+    place = torch.arange(places, device=lengths.device)[None]
+    columns = width - lengths[:, None] - 1 + place
+    return columns.masked_fill((place > 0) & (place >= lengths[:, None]), -1)
+
+
+def answer_states(vlm: VLM, examples: Sequence[Example], model: nn.Module | None = None) -> torch.Tensor:
+    """States at the answer position after every layer, float32 `[examples, layers, hidden]`, on the CPU.
+
+    `model` replaces the VLM's own (a PEFT model around it, say). Raises ValueError for a class whose layers are not
+    found or do not hand on one residual stream.
+    """
+    bare = [with_answer(e, torch.empty(0, dtype=torch.long)) for e in examples]
+    return name_states(vlm, bare, model)[:, :, 0]
+
+
+def name_states(vlm: VLM, examples: Sequence[Example], model: nn.Module | None = None) -> torch.Tensor:
+    """States that predict each token of the examples' answers, after every layer: `[examples, layers, places, hidden]`.
+
+    The first place is the answer position; at the others stand the answer's tokens but its last (teacher forcing).
+    float32, on the CPU; of answers shorter than the longest, the places beyond their end mean nothing.
+    """
+    model = vlm.model if model is None else model
+    layers = layers_of(model)
+    places = max([1, *(len(e.answer) for e in examples)])
+    seen: dict[int, torch.Tensor] = {}
+    columns = torch.zeros(0, 0, dtype=torch.long)  # of the batch that is running
+
+    def keep(number: int):
+        def hook(module: nn.Module, args: object, output: object) -> None:
+            hidden = hidden_of(output)
+            row = torch.arange(len(hidden), device=hidden.device)[:, None]
+            seen[number] = hidden[row, columns.clamp(min=0)].float().cpu()
+
+        return hook
+
+    out: list[torch.Tensor | None] = [None] * len(examples)
+    with contextlib.ExitStack() as stack:
+        for number, layer in enumerate(layers):
+            stack.callback(layer.register_forward_hook(keep(number)).remove)
+        stack.enter_context(evaluating(model))
+        for rows, batch in in_batches(vlm, examples):
+            lengths = torch.tensor([len(examples[i].answer) for i in rows], device=vlm.device)
+            columns = name_columns(lengths, batch["input_ids"].shape[1], places)
+            model(**model_inputs(batch), logits_to_keep=1, use_cache=False)
+            states = torch.stack([seen[number] for number in range(len(layers))], 1)
+            for i, state in zip(rows, states, strict=True):
+                out[i] = state
+    return torch.stack(out).clone()

@@ -1,0 +1,51 @@
+"""From rows of `explain` (one a person) to estimates with intervals, and the layer at which recall switches on."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from xmem_utils.mechanism.explain import OTHERS, OWN, RECALLED
+from xmem_utils.stats import RESAMPLES, cluster_bootstrap
+
+KEYS = ["model", "source", "measure", "given", "asked", "layer"]
+
+
+def estimates(rows: pd.DataFrame, resamples: int = RESAMPLES) -> pd.DataFrame:
+    """Means over people with 95 % intervals: the columns of `KEYS`, then estimate, low, high and chance.
+
+    `rows` are those of `explain` with the columns model, source and seed added; people are resampled within seeds.
+    Chance, which may differ from one seed's names to another's, is averaged over them.
+    """
+    parts = []
+    for (model, source), own in rows.groupby(["model", "source"], sort=False):
+        wide = own.pivot_table(index=["seed", "persona"], columns=KEYS[2:], values="value", observed=True)
+        part = cluster_bootstrap(wide, resamples).reset_index()
+        part["chance"] = part["measure"].map(own.groupby("measure")["chance"].mean())
+        parts.append(part.assign(model=model, source=source))
+    return pd.concat(parts, ignore_index=True)[[*KEYS, "estimate", "low", "high", "chance"]]
+
+
+def switches_on(table: pd.DataFrame) -> pd.DataFrame:
+    """Where recall switches on: first layers from which patched source states bring back half of what they could.
+
+    One row a model and source: restored, the first layer after which the own name's recall has gained half of ceiling
+    less unpatched; swapped, the first after which another person's name is said at half of the ceiling (this one is
+    also defined where the target misses nothing); NaN when no layer does. unpatched and ceiling are target and source
+    recall without a patch. `table` is that of `estimates`.
+    """
+    out = []
+    for (model, source), own in table.groupby(["model", "source"], sort=False):
+        restored, swapped = (
+            own[own["measure"] == m].set_index("layer")["estimate"].sort_index() for m in (OWN, OTHERS)
+        )
+        unpatched = restored[0]
+        ceiling = own[own["measure"] == RECALLED].set_index("asked")["estimate"][source]
+        missing = ceiling > unpatched
+        restored, swapped = restored.drop(0), swapped.drop(0)
+        restored = restored[missing & (restored >= (unpatched + ceiling) / 2)]
+        swapped = swapped[(swapped > 0) & (swapped >= ceiling / 2)]
+        out.append({
+            "model": model, "source": source, "restored": restored.index.min(), "swapped": swapped.index.min(),
+            "unpatched": unpatched, "ceiling": ceiling,
+        })  # fmt: skip
+    return pd.DataFrame(out)
