@@ -12,7 +12,7 @@ from xmem_utils.experiment import Study
 from xmem_utils.params import Profile, UnlearningParameters
 from xmem_utils.recall import exact_match
 from xmem_utils.unlearn import attacks, design, people, search
-from xmem_utils.unlearn.exam import kind_of
+from xmem_utils.unlearn.exam import RANKED_VIEWS, kind_of
 from xmem_utils.unlearn.methods import METHODS, Method, method_named
 from xmem_utils.unlearn.study import BEFORE, GOLD, UnlearningStudy, preamble
 from xmem_utils.vlm.adapters import merged
@@ -158,13 +158,49 @@ def test_references_know_and_do_not_know_the_forgotten(runs):
 def test_the_exam_has_every_measure_of_the_forgotten(runs):
     forgot = runs["GradDiff"].records.query("who == 'forget' and probe == 'view'")
     assert len(forgot) == 2 * PROFILE.test_views
-    assert forgot[["rank", "truth_ratio", "answer", "least", "logprob"]].notna().all().all()
+    assert forgot[["least", "logprob"]].notna().all().all()
+    ranked = forgot[forgot["view"] < RANKED_VIEWS]
+    assert ranked[["rank", "truth_ratio", "answer"]].notna().all().all()
     before = runs[BEFORE].records.query("who == 'forget' and probe == 'view'")
     assert (before["rank"] == 1).all() and (before["answer"] == "name").all()
+    assert (ranked["answer"].eq("name") == ranked["exact"].eq(1)).all(), (
+        "an exact match is the name, and nothing else is"
+    )
     assert before["truth_ratio"].mean() < forgot["truth_ratio"].mean()
     assert (before["least"] <= before["logprob"] / before["tokens"] + 1e-6).all()
     assert set(runs[BEFORE].records["probe"]) >= {"int8", "int4"}
     assert runs[BEFORE].records["lookalike"].sum() > 0
+
+
+def test_all_probes_together_score_as_each_alone(study, runs):
+    """Views of all probes share batches, and come back in their places."""
+    records, exam = runs[BEFORE].records, study.exam(0, FORGET, False)
+    start = study.start(runs[BEFORE].condition.start)
+    for (who, probe, modality), (views, examples) in exam._others.items():
+        rows = records[(records["who"] == who) & (records["probe"] == probe) & (records["asked"] == modality)]
+        assert list(rows["persona"]) == [v.persona for v in views] and list(rows["view"]) == [v.index for v in views]
+        alone = exact_match(study.study.vlm, examples, start.model)
+        np.testing.assert_allclose(rows["logprob"], alone.logprob, atol=1e-3)
+        np.testing.assert_array_equal(rows["exact"], alone.exact)
+
+
+def test_whether_it_forgot_is_judged_on_views_the_headline_does_not_ask(study):
+    exam = study.exam(0, FORGET, False)
+    for modality in ("image", "text"):
+        asked = {e.prompt.numpy().tobytes() for e in exam.examples["forget"][modality]}
+        judged, examples = exam._others["forget", "train view", modality]
+        assert {v.split for v in judged} == {"train"}
+        if modality == "text":  # a picture's prompt is the same for all
+            assert not asked & {e.prompt.numpy().tobytes() for e in examples}
+
+
+def test_the_curve_ends_with_the_exam(runs):
+    run = runs["GradDiff"]
+    assert sorted(run.curve["step"].unique()) == [2, 4, 6, 8]
+    end = run.curve[run.curve["step"] == 8].set_index(["who", "asked"])["recall"]
+    first = run.records.query("probe == 'view' and view == 0").groupby(["who", "asked"])["exact"].mean()
+    for key, value in end.items():
+        assert value == first[key]
 
 
 def test_the_stored_adapter_is_the_one_before_the_attacks(study, runs):
@@ -230,7 +266,8 @@ def test_relearning_teaches_some_and_asks_the_others(study):
     made = study.path(study.condition("GradDiff", SETTINGS, "text", 0, forget=(1, 2, 4, 5)))
     rows = attacks.attack(exam, made.model, "text", 0)
     made.model.unload()
-    asked = rows[(rows["probe"] == "relearned") & (rows["who"] == "forget")]
+    assert set(rows["who"]) == {"forget"} and set(rows["probe"]) == {"int8", "int4", "relearned"}
+    asked = rows[rows["probe"] == "relearned"]
     assert sorted(asked["persona"].unique()) == [2, 4, 5]  # a third of four, the first, was taught
 
 

@@ -4,13 +4,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from xmem_utils.params import PROFILES, TUNING_SEEDS
 from xmem_utils.unlearn import search, tables
 
 PEOPLE = 12
 
 
-def records(method, own, other, retain=1.0, unlearned="image", truth=0.0):
-    """Two seeds of one method: recall of the forgotten in the unlearned and the other modality, and of the retained."""
+def records(method, own, other, retain=1.0, unlearned="image", truth=0.0, trained=None):
+    """Two seeds of one method: recall of the forgotten in the unlearned and the other modality, and of the retained.
+
+    `trained`: recall on training views, of both modalities; default: that on test views.
+    """
     rows = []
     for seed in (0, 1):
         for asked in ("image", "text"):
@@ -20,6 +24,8 @@ def records(method, own, other, retain=1.0, unlearned="image", truth=0.0):
                 rows.append({"who": "forget", "persona": persona, "asked": asked, "probe": "view", "exact": hit,
                              "logprob": -1.0, "tokens": 4, "rank": 1, "truth_ratio": np.exp(truth + 0.01 * persona),
                              "answer": "name" if hit else "collapse", "least": -2.0, "lookalike": 0.0})  # fmt: skip
+                seen = hit if trained is None else float(persona < round(trained * PEOPLE))
+                rows.append({**rows[-1], "probe": "train view", "exact": seen})
                 kept = float(persona < round(retain * PEOPLE))
                 rows.append({"who": "retain", "persona": PEOPLE + persona, "asked": asked, "probe": "view", "view": 0,
                              "exact": kept, "lookalike": float(persona == 0)})  # fmt: skip
@@ -38,6 +44,7 @@ def all_records():
     return pd.concat([
         both("before", 1.0, 1.0), both("gold", 0.0, 0.0, truth=3.0), both("GradDiff", 0.0, 0.5, truth=3.0),
         both("NPO", 0.25, 0.25), both("GA", 0.0, 0.0, retain=0.5), both("RMU", 0.75, 1.0), both("KL", 0.5, 0.0),
+        both("prompt", 0.0, 1.0),
     ], ignore_index=True)  # fmt: skip
 
 
@@ -59,9 +66,28 @@ def test_a_verdict_for_each_case(all_records):
     assert table.loc[("image", "GA"), "retain change"] == pytest.approx(-0.5)
 
 
+def test_whether_it_forgot_is_judged_on_training_views():
+    """What is left on test views, from which the difference is taken, has no say."""
+    parts = [both("before", 1.0, 1.0), both("GA", 0.0, 0.5, trained=0.75), both("KL", 0.75, 1.0, trained=0.25)]
+    table = tables.headline(pd.concat(parts), 200).set_index(["unlearned", "method"])
+    assert table.loc[("image", "GA"), "verdict"] == tables.NOT_FORGOT
+    assert table.loc[("image", "GA"), "left on training views"] == 0.75
+    assert table.loc[("image", "KL"), "verdict"] not in tables.UNSAID
+    assert table.loc[("image", "KL"), "own"] == 0.75
+
+
+def test_the_prompt_has_a_row_and_no_part_in_the_correction_and_the_pool(all_records):
+    table = tables.headline(all_records, 500).set_index(["unlearned", "method"])
+    without = tables.headline(all_records[all_records["method"] != "prompt"], 500).set_index(["unlearned", "method"])
+    assert np.isnan(table.loc[("image", "prompt"), "p holm"]) and table.loc[("image", "prompt"), "verdict"] == "holds"
+    pd.testing.assert_frame_equal(table.drop(index="prompt", level="method"), without)
+
+
 def test_words_follow_the_verdict(all_records):
     table = tables.headline(all_records, 200).set_index(["unlearned", "method"], drop=False)
-    assert "not forgotten (retain recall moved by +0.00, 0.75" in tables.sentence(table.loc["image", "RMU"])
+    assert "not forgotten (retain recall moved by +0.00, 0.75 of the forgotten are left on training" in tables.sentence(
+        table.loc["image", "RMU"]
+    )
     assert "0.00 of the forgotten names are left there and 0.50" in tables.sentence(table.loc["text", "GradDiff"])
 
 
@@ -121,6 +147,23 @@ def test_the_rule_takes_what_forgets_most_among_what_keeps():
     chosen = search.choose(pd.DataFrame(rows)).set_index("method")
     assert chosen.loc["GA", "settings"] == '{"a": 3}' and chosen.loc["GA", "kept"]
     assert chosen.loc["NPO", "steps"] == 10 and not chosen.loc["NPO", "kept"]
+
+
+def test_the_last_tie_goes_to_the_gentler_setting():
+    rows = tried("before", "{}", 0, 1.0, 1.0)
+    rows += tried("GA", '{"learning_rate": 0.0005}', 20, 0.0, 1.0)
+    rows += tried("GA", '{"learning_rate": 0.001}', 7, 0.0, 0.99)  # gentler, but keeps less
+    rows += tried("GA", '{"learning_rate": 0.001}', 10, 0.0, 1.0)
+    rows += tried("GA", '{"learning_rate": 0.0007}', 10, 0.005, 1.0)
+    rows += tried("GA", '{"learning_rate": 0.001}', 30, 0.0, 1.0)
+    chosen = search.choose(pd.DataFrame(rows)).set_index("method").loc["GA"]
+    assert (chosen["settings"], chosen["steps"]) == ('{"learning_rate": 0.0007}', 10)
+    assert "rate" not in chosen.index
+
+
+def test_the_search_has_people_of_its_own():
+    assert search.SEEDS == TUNING_SEEDS
+    assert not set(search.SEEDS) & {seed for profile in PROFILES.values() for seed in profile.seeds}
 
 
 def test_a_setting_that_diverged_somewhere_is_not_chosen():

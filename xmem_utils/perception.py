@@ -14,45 +14,59 @@ from xmem_utils.personas.attributes import AXES
 from xmem_utils.personas.dataset import to_views
 from xmem_utils.personas.views import View
 from xmem_utils.recall import recall_of_all
-from xmem_utils.vlm.batches import encode
+from xmem_utils.vlm.batches import Example, encode
 from xmem_utils.vlm.load import VLM
 from xmem_utils.vlm.prompts import AXIS_QUESTIONS
 
+# of each modality and axis: the views of some people, what is asked of them, and their true values by person
+Reading = dict[tuple[str, str], tuple[list[View], list[Example], dict[int, str]]]
+
 
 def readout(
-    vlm: VLM,
-    dataset: DatasetDict,
-    axes: Sequence[str] = tuple(AXES),
-    model: nn.Module | None = None,
-    personas: Sequence[int] | None = None,
+    vlm: VLM, dataset: DatasetDict, axes: Sequence[str] = tuple(AXES), model: nn.Module | None = None
 ) -> pd.DataFrame:
     """One row a persona, modality and axis, from the persona's first test view: persona, asked, axis, correct, chance.
 
-    `model` replaces the VLM's own (a PEFT model around it, say); `personas` are those looked at (default: all).
+    `model` replaces the VLM's own (a PEFT model around it, say).
 
     Multiple choice: the value of the axis with the highest log-probability is the answer, so a model need
     not know our wording. Only drawn personas have axes: raises KeyError for a user's own people.
     """
-    truth = {axis: dict(zip(dataset["test"]["persona"], dataset["test"][axis], strict=True)) for axis in axes}
-    rows = []
+    return read(vlm, axis_examples(vlm, dataset, axes), model)
+
+
+def axis_examples(
+    vlm: VLM, dataset: DatasetDict, axes: Sequence[str] = tuple(AXES), personas: Sequence[int] | None = None
+) -> Reading:
+    """What `read` asks: about everybody, or about some `personas`; to be made once for many models."""
+    out = {}
     for asked in MODALITIES:
         views = to_views(dataset, "test", asked, per_persona=1)
         views = [view for view in views if personas is None or view.persona in personas]
-        people = [view.persona for view in views]
-        for axis, best in zip(axes, values_read(vlm, views, axes, model).T, strict=True):
-            correct = [AXES[axis][b].name == truth[axis][person] for b, person in zip(best, people, strict=True)]
-            rows.append(pd.DataFrame({"persona": people, "asked": asked, "axis": axis, "correct": correct,
-                                      "chance": 1 / len(AXES[axis])}))  # fmt: skip
+        for axis in axes:
+            truth = dict(zip(dataset["test"]["persona"], dataset["test"][axis], strict=True))
+            answers = [AXES[axis][0].name] * len(views)  # plays no part: all values are scored
+            out[asked, axis] = views, encode(vlm, views, AXIS_QUESTIONS[axis], answers), truth
+    return out
+
+
+def read(vlm: VLM, examples: Reading, model: nn.Module | None = None) -> pd.DataFrame:
+    """The table of `readout`, from examples that are encoded already."""
+    rows = []
+    for (asked, axis), (views, asking, truth) in examples.items():
+        values = [value.name for value in AXES[axis]]
+        best = recall_of_all(vlm, asking, values, model).logprob.argmax(1)
+        correct = [values[b] == truth[view.persona] for b, view in zip(best, views, strict=True)]
+        rows.append(pd.DataFrame({"persona": [view.persona for view in views], "asked": asked, "axis": axis,
+                                  "correct": correct, "chance": 1 / len(values)}))  # fmt: skip
     return pd.concat(rows, ignore_index=True).astype({"correct": float, "persona": np.int64})
 
 
-def values_read(
-    vlm: VLM, views: Sequence[View], axes: Sequence[str] = tuple(AXES), model: nn.Module | None = None
-) -> np.ndarray:
+def values_read(vlm: VLM, views: Sequence[View], model: nn.Module | None = None) -> np.ndarray:
     """The likeliest value of each axis in each view, as indices `[views, axes]`."""
     best = []
-    for axis in axes:
-        values = [value.name for value in AXES[axis]]
-        examples = encode(vlm, views, AXIS_QUESTIONS[axis], values[:1] * len(views))
-        best.append(recall_of_all(vlm, examples, values, model).logprob.argmax(1))
+    for axis, values in AXES.items():
+        names = [value.name for value in values]
+        examples = encode(vlm, views, AXIS_QUESTIONS[axis], names[:1] * len(views))
+        best.append(recall_of_all(vlm, examples, names, model).logprob.argmax(1))
     return np.stack(best, 1)

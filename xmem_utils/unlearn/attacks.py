@@ -8,8 +8,7 @@ import pandas as pd
 import torch
 from peft import PeftModel
 
-from xmem_utils.params import MODALITIES, other, parts_of
-from xmem_utils.personas.dataset import to_views
+from xmem_utils.params import other, parts_of
 from xmem_utils.unlearn.exam import ForgettingExam
 from xmem_utils.unlearn.train import relearn
 from xmem_utils.vlm.adapters import merged
@@ -39,17 +38,12 @@ def attack(exam: ForgettingExam, model: PeftModel, unlearned: str, seed: int) ->
     parts = []
     for bits in BITS:
         with merged(model, partial(rounded, bits=bits)):
-            for m in MODALITIES:
-                parts.append(exam.exact(model, "forget", f"int{bits}", m))
-                parts.append(exam.few(model, f"int{bits}", m))
+            parts.append(exam.attacked(model, f"int{bits}"))
     taught = exam.forget[: max(1, round(RELEARNED * len(exam.forget)))]
     if len(taught) < len(exam.forget):
         known = parts_of(unlearned)
         modality = other(known[0]) if len(known) == 1 else "image"
-        views = [v for v in to_views(exam.dataset, "train", modality) if v.persona in taught]
-        relearn(exam.vlm, model, exam.encode(views), STEPS, RATE, seed)
+        relearn(exam.vlm, model, exam.lessons(taught, modality), STEPS, RATE, seed)
         with merged(model):
-            for m in MODALITIES:
-                parts.append(exam.exact(model, "forget", "relearned", m, without=taught))
-                parts.append(exam.few(model, "relearned", m))
+            parts.append(exam.attacked(model, "relearned", without=taught))
     return pd.concat(parts, ignore_index=True)

@@ -3,6 +3,9 @@
 Columns: who ("forget", "retain", "held out", "figure", "attributes"), persona, asked, probe, view, exact, logprob,
 tokens of the answer, least (Min-K); for forgotten people rank, truth_ratio and answer, the kind of the greedy one;
 lookalike marks the retained who look most like somebody forgotten.
+
+The headline asks all test views of the forgotten. Everything else is asked of as many views as its intervals need, a
+person being the unit: the constants below.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from torch import nn
 from xmem_utils import paths
 from xmem_utils.experiment import Study, persona_spec
 from xmem_utils.params import MODALITIES
-from xmem_utils.perception import readout
+from xmem_utils.perception import Reading, axis_examples, read
 from xmem_utils.personas.dataset import known_figures, load_personas, to_views
 from xmem_utils.personas.descriptions import describe
 from xmem_utils.personas.portraits import draw
@@ -30,11 +33,17 @@ from xmem_utils.vlm.processors import picture_side
 from xmem_utils.vlm.prompts import NAME_QUESTIONS, WHO
 
 REFUSAL = "I don't know."
-FIGURES = 50  # public figures asked for
-READERS = 10  # retained people whose attributes are read
-RETAIN_VIEWS = 2  # test views of each retained person, and of the forgotten in each paraphrase: there are many
-TRAIN_VIEWS = 2  # training views of each forgotten and held-out person, for the membership test
-FEW = 30  # retained people asked, a view each, along the curve and under attack
+FIGURES = 50  # public figures asked for, a view each
+READERS = 10  # retained people whose attributes are read, from a view each
+RETAIN_VIEWS = 1  # test views of each retained person: they are many
+RANKED_VIEWS = 2  # test views of each forgotten person whose rank, truth ratio and answer are taken, and under attack
+PARAPHRASE_VIEWS = 1  # test views of each forgotten person in each paraphrase: there are four
+TRAIN_VIEWS = 2  # training views of each forgotten and held-out person: for the membership test, and whether it forgot
+FEW = 30  # retained people asked, a view each, along the curve
+AT_ONCE = 64  # views a pass: the activations of more do not fit a core's cache, which costs more than another pass
+
+Part = tuple[Sequence[View], Sequence[Example]]
+Key = tuple[str, str, str]  # who, probe, modality
 
 
 class ForgettingExam:
@@ -44,6 +53,7 @@ class ForgettingExam:
         self.vlm, self._study, self._seed, self._preamble = study.vlm, study, seed, preamble
         self.dataset, _ = study.dataset(seed)
         self.forget = tuple(forget)
+        self._lessons: dict[tuple[tuple[int, ...], str], list[Example]] = {}
         exam = study.exam(seed)
         self.names = exam.names
         self.people: dict[str, dict[str, list[View]]] = {"forget": {}, "retain": {}}
@@ -61,9 +71,9 @@ class ForgettingExam:
         return encode(self.vlm, views, self._preamble + question)
 
     @cached_property
-    def _others(self) -> dict[tuple[str, str, str], tuple[list[View], list[Example]]]:
-        """Views that exact match alone is asked of, by (who, probe, modality)."""
-        views: dict[tuple[str, str, str], list[View]] = {}
+    def _others(self) -> dict[Key, Part]:
+        """Views that exact match alone is asked of."""
+        views: dict[Key, list[View]] = {}
         for m in MODALITIES:
             train = to_views(self.dataset, "train", m, per_persona=TRAIN_VIEWS)
             views["forget", "train view", m] = [v for v in train if v.persona in self.forget]
@@ -71,10 +81,15 @@ class ForgettingExam:
             views["figure", "view", m] = self._figure_views(m)
         made = {key: (own, self.encode(own, WHO)) for key, own in views.items() if own}
         for m in MODALITIES:
-            own = [v for v in self.people["forget"][m] if v.index < RETAIN_VIEWS]
+            own = [v for v in self.people["forget"][m] if v.index < PARAPHRASE_VIEWS]
             for question in NAME_QUESTIONS[1:]:
                 made["forget", f"paraphrase: {question}", m] = (own, self.encode(own, question))
         return made
+
+    @cached_property
+    def _readers(self) -> Reading:
+        kept = [i for i in range(len(self.names)) if i not in self.forget][:READERS]
+        return axis_examples(self.vlm, self.dataset, personas=kept)
 
     def _held_out(self, modality: str) -> list[View]:
         """People of the same distribution whom no model has met; none for a user's own people."""
@@ -97,79 +112,110 @@ class ForgettingExam:
             views.append(View(int(i), figures.names[i], modality, "test", 0, content))
         return views
 
+    def lessons(self, people: Sequence[int], modality: str) -> list[Example]:
+        """Training views of some people."""
+        key = tuple(people), modality
+        if key not in self._lessons:
+            views = [v for v in to_views(self.dataset, "train", modality) if v.persona in people]
+            self._lessons[key] = self.encode(views)
+        return self._lessons[key]
+
     def recall(self, model: nn.Module, everybody: bool = False) -> pd.DataFrame:
         """Exact match from the first test view of each persona (few of the retained), by who and asked modality."""
-        parts = [self.exact(model, "forget", "view", m, views=1) for m in MODALITIES]
-        for m in MODALITIES:
-            parts.append(self.exact(model, "retain", "view", m, views=1) if everybody else self.few(model, "view", m))
-        mean = pd.concat(parts).groupby(["who", "asked"], as_index=False)["exact"].mean()
-        return mean.rename(columns={"exact": "recall"})
-
-    def few(self, model: nn.Module, probe: str, modality: str) -> pd.DataFrame:
-        """Exact match on the first test view of a few of the retained."""
         kept = [i for i in range(len(self.names)) if i not in self.forget]
-        return self.exact(model, "retain", probe, modality, without=kept[FEW:], views=1)
+        without = () if everybody else kept[FEW:]
+        parts = {}
+        for m in MODALITIES:
+            parts["forget", "view", m] = self._part("forget", m, views=1)
+            parts["retain", "view", m] = self._part("retain", m, without, views=1)
+        return first_views(self._exact(model, parts))
 
     def records(self, model: nn.Module, thorough: bool = True) -> pd.DataFrame:
         """All probes but the attacks; or, not `thorough`, exact match of the forgotten and the retained alone."""
-        parts = [self.exact(model, "retain", "view", m) for m in MODALITIES]
-        if not thorough:
-            parts += [self.exact(model, "forget", "view", m) for m in MODALITIES]
-        else:
-            parts += [self._ranked(model, m) for m in MODALITIES]
-            parts += [self._frame(model, *key, *own) for key, own in self._others.items()]
+        parts = {(who, "view", m): self._part(who, m) for who in ("retain", "forget") for m in MODALITIES}
+        records = self._exact(model, parts | self._others if thorough else parts)
+        if thorough:
+            ranked = pd.concat([self._ranked(model, m) for m in MODALITIES])
+            records = records.merge(ranked, "left", ["who", "probe", "asked", "persona", "view"])
             if self._study.drawn:
-                parts.append(self._attributes(model))
-        records = pd.concat(parts, ignore_index=True)
-        alike = records["persona"].isin(lookalikes(self.dataset, self.forget)) & (records["who"] == "retain")
+                records = pd.concat([records, self._attributes(model)], ignore_index=True)
+        alike = records["persona"].isin(self._lookalikes) & (records["who"] == "retain")
         return records.assign(lookalike=alike.astype(float))
 
-    def exact(
-        self, model: nn.Module, who: str, probe: str, modality: str, without: Sequence[int] = (), views: int = 99
-    ) -> pd.DataFrame:
-        """Exact match on the first test `views` of the forgotten or the retained, less some personas."""
-        pairs = zip(self.people[who][modality], self.examples[who][modality], strict=True)
-        asked = [(v, e) for v, e in pairs if v.persona not in without and v.index < views]
-        views, examples = zip(*asked, strict=True)
-        return self._frame(model, who, probe, modality, views, examples)
+    def attacked(self, model: nn.Module, probe: str, without: Sequence[int] = ()) -> pd.DataFrame:
+        """Exact match of the forgotten, less some, in both modalities."""
+        return self._exact(
+            model, {("forget", probe, m): self._part("forget", m, without, RANKED_VIEWS) for m in MODALITIES}
+        )
 
-    def _frame(self, model, who, probe, modality, views: Sequence[View], examples: Sequence[Example]) -> pd.DataFrame:
-        recall = exact_match(self.vlm, examples, model)
-        return pd.DataFrame({
-            "who": who, "persona": [v.persona for v in views], "asked": modality, "probe": probe,
-            "view": [v.index for v in views], "exact": recall.exact.astype(float), "logprob": recall.logprob,
-            "tokens": [len(e.answer) for e in examples], "least": recall.least,
-        })  # fmt: skip
+    def _part(self, who: str, modality: str, without: Sequence[int] = (), views: int = 99) -> Part:
+        """The first test `views` of the forgotten or the retained, less some personas."""
+        pairs = zip(self.people[who][modality], self.examples[who][modality], strict=True)
+        chosen = [(v, e) for v, e in pairs if v.persona not in without and v.index < views]
+        return tuple(zip(*chosen, strict=True))
+
+    def _exact(self, model: nn.Module, parts: dict[Key, Part]) -> pd.DataFrame:
+        """Exact match of every part's views; those of a modality go through the model together, whatever the part."""
+        frames = []
+        for m in MODALITIES:
+            own = {key: part for key, part in parts.items() if key[2] == m}
+            examples = [e for _, part in own.values() for e in part]
+            frame = pd.DataFrame([
+                {"who": who, "persona": v.persona, "asked": m, "probe": probe, "view": v.index}
+                for (who, probe, _), (views, _) in own.items() for v in views
+            ])  # fmt: skip
+            by_length = sorted(range(len(examples)), key=lambda i: len(examples[i].prompt) + len(examples[i].answer))
+            for k in range(0, len(by_length), AT_ONCE):
+                rows = by_length[k : k + AT_ONCE]
+                recall = exact_match(self.vlm, [examples[i] for i in rows], model)
+                frame.loc[rows, "exact"] = recall.exact.astype(float)
+                frame.loc[rows, "logprob"], frame.loc[rows, "least"] = recall.logprob, recall.least
+            frames.append(frame.assign(tokens=[len(e.answer) for e in examples]))
+        return pd.concat(frames, ignore_index=True)
 
     def _ranked(self, model: nn.Module, modality: str) -> pd.DataFrame:
         """The forgotten, ranked among all names: truth ratio is the mean probability of the others' names over the
         true one's, each to the power of one over its length (Maini et al. 2024, section 2.2.2)."""
-        views, examples = self.people["forget"][modality], self.examples["forget"][modality]
-        frame = self._frame(model, "forget", "view", modality, views, examples)
-        true = frame["persona"].to_numpy()
-        all_names = recall_of_all(self.vlm, examples, self.names, model).logprob
-        per_token = np.exp(all_names / self._lengths)
+        views, examples = self._part("forget", modality, views=RANKED_VIEWS)
+        true = np.array([v.persona for v in views])
+        everyone = recall_of_all(self.vlm, examples, self.names, model)
+        per_token = np.exp(everyone.logprob / self._lengths)
         mine = np.take_along_axis(per_token, true[:, None], 1)[:, 0]
-        frame["truth_ratio"] = (per_token.sum(1) - mine) / (per_token.shape[1] - 1) / mine
-        frame["rank"] = ranks(all_names, true)
-        said = greedy_answers(self.vlm, examples, model)
-        frame["answer"] = [kind_of(a, v.name, self._known_names) for a, v in zip(said, views, strict=True)]
-        return frame
+        answers = ["name"] * len(views)  # an exact match needs no decoding
+        other = np.flatnonzero(~everyone.exact[np.arange(len(true)), true])
+        said = greedy_answers(self.vlm, [examples[i] for i in other], model)
+        for i, answer in zip(other, said, strict=True):
+            answers[i] = kind_of(answer, views[i].name, self._known_names)
+        return pd.DataFrame({
+            "who": "forget", "probe": "view", "asked": modality, "persona": true, "view": [v.index for v in views],
+            "truth_ratio": (per_token.sum(1) - mine) / (per_token.shape[1] - 1) / mine,
+            "rank": ranks(everyone.logprob, true), "answer": answers,
+        })  # fmt: skip
 
-    @property
+    @cached_property
+    def _lookalikes(self) -> tuple[int, ...]:
+        return lookalikes(self.dataset, self.forget)
+
+    @cached_property
     def _lengths(self) -> np.ndarray:
         return np.array([len(tokens) for tokens in answer_tokens(self.vlm, self.names)])
 
-    @property
+    @cached_property
     def _known_names(self) -> frozenset[str]:
         figures = known_figures()
         return frozenset(self.names) | frozenset(figures.names if figures else ())
 
     def _attributes(self, model: nn.Module) -> pd.DataFrame:
-        kept = [i for i in range(len(self.names)) if i not in self.forget][:READERS]
-        seen = readout(self.vlm, self.dataset, model=model, personas=kept)
+        seen = read(self.vlm, self._readers, model)
         frame = seen.rename(columns={"correct": "exact"})[["persona", "asked", "exact"]]
         return frame.assign(who="attributes", probe=seen["axis"], view=0)
+
+
+def first_views(records: pd.DataFrame) -> pd.DataFrame:
+    """Mean exact match of the forgotten and the retained on first test views: who, asked, recall."""
+    shown = records[records["who"].isin(["forget", "retain"]) & (records["probe"] == "view") & (records["view"] == 0)]
+    mean = shown.groupby(["who", "asked"], as_index=False)["exact"].mean()
+    return mean.rename(columns={"exact": "recall"})
 
 
 def kind_of(answer: str, name: str, known: frozenset[str]) -> str:

@@ -97,7 +97,8 @@ def idk(refusal: Said, retain: Said, retain_weight: float = 1.0) -> Tensor:
 
 def rmu(forget: Said, retain: Said, direction: Tensor, scale: float = 20.0, retain_weight: float = 1.0) -> Tensor:
     """RMU: mean |h - c u|^2 on forget + w mean |h - h_ref|^2 on retain, at one layer. Li et al. 2024 (WMDP, arXiv
-    2403.03218), section 4. `direction` is a fixed random unit vector `[width]`; means are over answer tokens and width.
+    2403.03218), section 4, where w is alpha (1200 for Zephyr, c = 6.5) and h are states of all tokens of a document.
+    `direction` is a fixed random unit vector `[width]`; means are over answer tokens and, as in their code, width.
     """
     there, kept = forget.labels != -100, retain.labels != -100
     push = F.mse_loss(forget.states[there].float(), (scale * direction).expand_as(forget.states[there]).float())

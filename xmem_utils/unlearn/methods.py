@@ -15,7 +15,7 @@ from torch import Tensor
 from xmem_utils.unlearn import losses
 
 DATA = ("forget", "refusal", "retain")
-RATES = (1e-4, 3e-4, 1e-3)
+RATES = (3e-4, 5e-4, 1e-3)
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,9 @@ class Method:
     states: bool = False  # and whether that is hidden states rather than logits
     negates: bool = False
     asks: bool = False
+    rates: tuple[float, ...] = RATES  # learning rates
     settings: dict[str, tuple[float, ...]] = field(default_factory=dict)  # the loss' own, beside the learning rate
-    points: tuple[int, ...] = (5, 10, 20, 30)  # numbers of steps that the search looks at
+    points: tuple[int, ...] = (5, 7, 10, 15, 20, 30)  # numbers of steps that the search looks at
 
     def __post_init__(self) -> None:
         """Raise ValueError for a setting that no loss takes."""
@@ -51,7 +52,7 @@ class Method:
 
     def grid(self) -> list[dict[str, float]]:
         """All settings that the search tries, without the number of steps."""
-        rates = {"learning_rate": RATES} if self.losses else {}
+        rates = {"learning_rate": self.rates} if self.losses else {}
         axes = {**rates, **self.settings}
         return [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
 
@@ -59,17 +60,29 @@ class Method:
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        Method("GA", (losses.gradient_ascent,)),
+        Method("GA", (losses.gradient_ascent,), points=(3, 5, 7, 10, 15, 20)),
         Method("GradDiff", (losses.gradient_difference,)),
         Method("KL", (losses.kl_minimization,), reference=("retain",)),
         Method("NPO", (losses.npo,), reference=("forget",), settings={"beta": (0.1, 1.0)}),
         Method("SimNPO", (losses.simnpo,), settings={"beta": (2.5,), "gamma": (0.0,)}),
-        Method("DPO", (losses.dpo,), reference=("forget", "refusal"), settings={"beta": (0.1, 1.0)}),
+        Method("DPO", (losses.dpo,), reference=("forget", "refusal"), settings={"beta": (0.1,)}),
         Method("IDK", (losses.idk,)),
-        Method("RMU", (losses.rmu,), reference=("retain",), states=True, settings={"scale": (5.0, 20.0)}),
-        Method("SCRUB", (losses.scrub_forget, losses.scrub_retain), reference=("forget", "retain")),
-        Method("UNDIAL", (losses.undial,), reference=("forget",), settings={"gamma": (3.0, 10.0)}),
-        Method("task vector", negates=True, settings={"scale": (0.1,)}, points=(2, 4, 6, 8, 10, 15, 20)),
+        Method(
+            "RMU",
+            (losses.rmu,),
+            reference=("retain",),
+            states=True,
+            rates=(5e-4, 1e-3),
+            settings={"scale": (20.0,), "retain_weight": (1.0, 10.0)},
+        ),
+        Method(
+            "SCRUB",
+            (losses.scrub_forget, losses.scrub_retain),
+            reference=("forget", "retain"),
+            rates=(5e-4, 1e-3, 2e-3),
+        ),
+        Method("UNDIAL", (losses.undial,), reference=("forget",), settings={"gamma": (10.0,)}),
+        Method("task vector", negates=True, settings={"scale": (0.1,)}, points=(4, 5, 6, 7, 8, 9, 10, 12)),
         Method("prompt", asks=True, points=(0,)),
     )
 }

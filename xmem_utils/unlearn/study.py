@@ -17,7 +17,7 @@ from xmem_utils.params import Condition, UnlearningCondition, parts_of, resolve
 from xmem_utils.personas.dataset import names_of, to_views
 from xmem_utils.progress import progress
 from xmem_utils.unlearn.attacks import attack
-from xmem_utils.unlearn.exam import REFUSAL, ForgettingExam
+from xmem_utils.unlearn.exam import REFUSAL, ForgettingExam, first_views
 from xmem_utils.unlearn.methods import METHODS
 from xmem_utils.unlearn.people import check_forget, forget_set
 from xmem_utils.unlearn.train import Unlearned, Views, unlearn
@@ -27,7 +27,7 @@ from xmem_utils.vlm.load import VLM, load_vlm
 from xmem_utils.vlm.prompts import WHO
 
 BEFORE, GOLD = "before", "gold"  # references: nothing is unlearned; the forgotten were never learned
-CURVE = (0.25, 0.5, 0.75, 1.0)  # shares of the steps at which recall is asked
+CURVE = (0.25, 0.5, 0.75)  # shares of the steps at which recall is asked; at the end the exam is
 
 
 def preamble(names: Sequence[str]) -> str:
@@ -78,7 +78,8 @@ class UnlearningStudy:
 
     def run_all(self, conditions: Sequence[UnlearningCondition]) -> list[store.Run]:
         """The runs of some conditions, with one progress bar over them."""
-        ordered = sorted(conditions, key=lambda c: c.start.slug)  # a start is loaded once
+        # a start is loaded once; those that are stored come first, and meanwhile another process memorizes the others
+        ordered = sorted(conditions, key=lambda c: (not (paths.RUNS / c.start.slug).exists(), c.start.slug))
         runs = {c.slug: self.run(c) for c in progress(ordered, len(ordered), "unlearning")}
         return [runs[c.slug] for c in conditions]
 
@@ -108,11 +109,10 @@ class UnlearningStudy:
         names = names_of(self.study.dataset(seed)[0])
         return ForgettingExam(self.study, seed, forget, preamble([names[i] for i in forget]) if asks else "")
 
-    def _train_examples(self, seed: int, modality: str) -> list[tuple[int, int, Example]]:
+    def _train_examples(self, seed: int, modality: str, per_persona: int) -> list[tuple[int, Example]]:
         dataset, _ = self.study.dataset(seed)
-        views = to_views(dataset, "train", modality)
-        examples = encode(self.study.vlm, views, WHO)
-        return [(view.persona, view.index, example) for view, example in zip(views, examples, strict=True)]
+        views = to_views(dataset, "train", modality, per_persona)
+        return [(v.persona, e) for v, e in zip(views, encode(self.study.vlm, views, WHO), strict=True)]
 
     def views(self, condition: UnlearningCondition) -> Views:
         """What a condition may train on."""
@@ -122,8 +122,8 @@ class UnlearningStudy:
             return [
                 example
                 for m in parts_of(source)
-                for person, index, example in self.train_examples(start.seed, m)
-                if index < start.train_views and (person in condition.forget) == forgotten
+                for person, example in self.train_examples(start.seed, m, start.train_views)
+                if (person in condition.forget) == forgotten
             ]
 
         forget = trained_on(condition.unlearned, forgotten=True)
@@ -145,7 +145,7 @@ class UnlearningStudy:
     ) -> tuple[WholeAdapter, pd.DataFrame, pd.DataFrame]:
         exam = self.exam(condition.start.seed, condition.forget, condition.method == "prompt")
         steps = int(condition.settings.get("steps", 0))
-        checks = {max(1, round(share * steps)) for share in CURVE} if steps else set()
+        checks = {max(1, round(share * steps)) for share in CURVE if condition.thorough} - {steps}
         curve = []
 
         def on_step(model: PeftModel, step: int) -> None:
@@ -161,6 +161,8 @@ class UnlearningStudy:
         else:
             with merged(made.model):
                 records = exam.records(made.model, condition.thorough)
+            if condition.thorough and steps:
+                curve.append(first_views(records).assign(step=steps))
             if condition.thorough:
                 attacked = attack(exam, made.model, condition.unlearned, condition.start.seed)
                 records = pd.concat([records, attacked], ignore_index=True)

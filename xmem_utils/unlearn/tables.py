@@ -12,10 +12,12 @@ from statsmodels.stats.multitest import multipletests
 from xmem_utils.params import MODALITIES, UnlearningCondition
 from xmem_utils.stats import cluster_bootstrap, sign_flip
 from xmem_utils.store import Run
+from xmem_utils.unlearn.methods import METHODS
 from xmem_utils.unlearn.study import BEFORE, GOLD
 
 RETAINED = 0.05  # retain recall may fall by this much, asked in either modality
 FORGOT = 0.5  # share of its recall that a method must have taken away to have forgotten
+BASELINES = tuple(m.name for m in METHODS.values() if m.asks)
 LABELS = ["start", "unlearned", "retained", "share", "method"]
 ANSWERS = ("name", "other name", "nobody's name", "refusal", "collapse")
 
@@ -84,40 +86,53 @@ def residuals(records: pd.DataFrame) -> pd.DataFrame:
     return wide
 
 
+def left(records: pd.DataFrame) -> pd.Series:
+    """Recall of the forgotten on training views of the unlearned modality, by method and unlearned modality.
+
+    Whether a method forgot is judged by it, and what is left in either modality measured on test views: were the same
+    views to do both, whoever is picked for a low recall in the one modality would by chance have a larger difference.
+    """
+    shown = records[(records["who"] == "forget") & (records["probe"] == "train view")]
+    return shown[shown["asked"] == shown["unlearned"]].groupby(["method", "unlearned"])["exact"].mean()
+
+
 def headline(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     """Residual recall in the other modality minus that in the unlearned one, with a verdict, by method of one arm.
 
     Rows: unlearned image, text, and "either" (mean over both of the same people); last, "pooled": the mean over the
     methods that forgot at matched retention. p: paired sign-flip test; p holm: Holm's correction over methods within
-    `unlearned`. Retain change is the worse of the two asked modalities, against before. The verdict is "holds" when
-    the interval is above 0 and p holm (p, of the pooled) below 0.05.
+    `unlearned`. `left on training views` is what says whether a method forgot. Retain change is the worse of the two
+    asked modalities, against before. The verdict is "holds" when the interval is above 0 and p holm (p, of the pooled)
+    below 0.05. A baseline that unlearns nothing (`prompt`) has a row, but no part in the correction or the pool.
     """
-    people, kept = residuals(records), retain_changes(records)
-    before = people[people["method"] == BEFORE].groupby("unlearned")["own"].mean()
+    people, kept, seen = residuals(records), retain_changes(records), left(records)
     people = people[~people["method"].isin([BEFORE, GOLD])]
     rows, persons_of = [], {}
     parts = {**{m: [m] for m in MODALITIES}, "either": list(MODALITIES)}
     for unlearned in parts:
-        part, start = people[people["unlearned"].isin(parts[unlearned])], before[parts[unlearned]].mean()
+        part = people[people["unlearned"].isin(parts[unlearned])]
+        start = seen[BEFORE][parts[unlearned]].mean()
         for method, own in part.groupby("method", sort=False):
             persons = own.groupby(["seed", "persona"])[["own", "other", "difference"]].mean()
             row = _row(persons, resamples) | {"method": method, "unlearned": unlearned}
             change = kept[(kept["method"] == method) & kept["unlearned"].isin(parts[unlearned])]
             row["retain change"], row["before"] = change["change"].min(), start
+            row["left on training views"] = seen[method][parts[unlearned]].mean()
             rows.append(row)
             persons_of[unlearned, method] = persons
-    table = pd.DataFrame(rows)
-    for _, group in table.groupby("unlearned"):
+    table = pd.DataFrame(rows).assign(**{"p holm": np.nan})
+    baseline = table["method"].isin(BASELINES)
+    for _, group in table[~baseline].groupby("unlearned"):
         table.loc[group.index, "p holm"] = multipletests(group["p"], method="holm")[1]
     table["verdict"] = [verdict(row) for _, row in table.iterrows()]
     pooled = []
-    for unlearned, group in table[~table["verdict"].isin(UNSAID)].groupby("unlearned", sort=False):
+    for unlearned, group in table[~table["verdict"].isin(UNSAID) & ~baseline].groupby("unlearned", sort=False):
         persons = sum(persons_of[unlearned, method] for method in group["method"]) / len(group)
         row = _row(persons, resamples) | {"method": f"pooled ({len(group)} methods)", "unlearned": unlearned}
         pooled.append(row | {"verdict": _holds(row["low"], row["high"], row["p"])})
     table = pd.concat([table, pd.DataFrame(pooled)], ignore_index=True)
-    return table[["unlearned", "method", "own", "other", "difference", "low", "high", "p", "p holm", "retain change",
-                  "verdict"]]  # fmt: skip
+    return table[["unlearned", "method", "own", "other", "difference", "low", "high", "p", "p holm",
+                  "left on training views", "retain change", "verdict"]]  # fmt: skip
 
 
 UNSAID = NOT_RETAINED, NOT_FORGOT = "cannot be said: retained people lost", "cannot be said: not forgotten"
@@ -128,9 +143,9 @@ def verdict(row: pd.Series) -> str:
     """Whether what was unlearned in one modality is still recalled in the other."""
     if row["retain change"] < -RETAINED - 1e-9:
         return NOT_RETAINED
-    if row["own"] > FORGOT * row["before"]:
+    if row["left on training views"] > FORGOT * row["before"]:
         return NOT_FORGOT
-    return _holds(row["low"], row["high"], row["p holm"])
+    return _holds(row["low"], row["high"], row["p"] if np.isnan(row["p holm"]) else row["p holm"])
 
 
 def _holds(low: float, high: float, p: float) -> str:
@@ -271,7 +286,8 @@ def sentence(row: pd.Series) -> str:
     """One finding in words, from a row of `headline`."""
     what = {"image": "pictures", "text": "descriptions", "either": "either modality"}[row["unlearned"]]
     if row["verdict"] in (NOT_RETAINED, NOT_FORGOT):
-        why = f"retain recall moved by {row['retain change']:+.2f}, {row['own']:.2f} of the forgotten are left"
+        still = f"{row['left on training views']:.2f} of the forgotten are left on training views"
+        why = f"retain recall moved by {row['retain change']:+.2f}, {still}"
         return f"{row['method']}, unlearning {what}: {row['verdict']} ({why})."
     p = f"p = {row['p']:.4f}" if np.isnan(row["p holm"]) else f"p = {row['p holm']:.4f} (Holm)"
     return (
