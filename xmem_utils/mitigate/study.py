@@ -25,7 +25,7 @@ from xmem_utils.progress import progress
 from xmem_utils.vlm.adapters import adapt
 from xmem_utils.vlm.batches import Example, encode
 
-FURTHER = 0.6  # training tokens after the start, as a share of the start's own
+FURTHER = 0.4  # training tokens after the start, as a share of the start's own
 RATE = 1e-3  # peak learning rate after the start
 PAIR_MATERIAL = ("captions", "matching", "labels", "pairs")
 SHARES = (0.0, 0.05, 0.1, 0.25, 0.5, 1.0)  # of the study's people that are paired then
