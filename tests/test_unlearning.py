@@ -194,6 +194,15 @@ def test_whether_it_forgot_is_judged_on_views_the_headline_does_not_ask(study):
             assert not asked & {e.prompt.numpy().tobytes() for e in examples}
 
 
+def test_what_trains_nothing_is_examined_once_for_both_modalities(study, runs, monkeypatch):
+    other = condition(study, BEFORE, "text", {}, thorough=True)
+    monkeypatch.setattr(type(study.exam(0, FORGET, False)), "records", None)
+    records = study.run(other).records
+    first = runs[BEFORE].records
+    exam_only = ~first["probe"].isin(["int8", "int4", "relearned"])
+    assert records[~records["probe"].isin(["int8", "int4", "relearned"])].equals(first[exam_only])
+
+
 def test_the_curve_ends_with_the_exam(runs):
     run = runs["GradDiff"]
     assert sorted(run.curve["step"].unique()) == [2, 4, 6, 8]

@@ -42,6 +42,7 @@ class UnlearningStudy:
         self.study = study
         self.root = paths.UNLEARNED
         self.exam, self.train_examples = cache(self._exam), cache(self._train_examples)
+        self._untrained: dict[str, pd.DataFrame] = {}  # exams of models of which nothing was trained
         self._start: tuple[Condition, VLM] | None = None  # the last one alone: real models are large
 
     def forget_set(self, seed: int, share: float = 0.1) -> tuple[int, ...]:
@@ -159,8 +160,7 @@ class UnlearningStudy:
         if made.diverged:
             records = pd.DataFrame([{"who": "diverged", "probe": "", "asked": "", "exact": float("nan")}])
         else:
-            with merged(made.model):
-                records = exam.records(made.model, condition.thorough)
+            records = self._records(exam, made.model, condition)
             if condition.thorough and steps:
                 curve.append(first_views(records).assign(step=steps))
             if condition.thorough:
@@ -168,6 +168,17 @@ class UnlearningStudy:
                 records = pd.concat([records, attacked], ignore_index=True)
         nothing = pd.DataFrame(columns=["who", "asked", "recall", "step"])
         return adapter, records, pd.concat(curve) if curve else nothing
+
+    def _records(self, exam: ForgettingExam, model: PeftModel, condition: UnlearningCondition) -> pd.DataFrame:
+        """The exam; where nothing is trained, that of the other unlearned modality, if it was taken already."""
+        key = condition.model_copy(update={"unlearned": "image", "retained": "image"}).slug
+        if key in self._untrained:
+            return self._untrained[key]
+        with merged(model):
+            records = exam.records(model, condition.thorough)
+        if not condition.settings.get("steps"):
+            self._untrained[key] = records
+        return records
 
 
 def check_memorized(run: store.Run) -> None:
