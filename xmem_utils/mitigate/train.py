@@ -95,8 +95,9 @@ def _material_loss(
     batch = [material.examples[i] for i in rows]
     if recipe.loss == "states":
         partners = [material.partners[i] for i in rows]
-        states = [_states(vlm, model, part, recipe.depth) for part in (batch, partners)]
-        return losses.alignment(*states), length(batch) + length(partners)
+        with torch.no_grad():  # they stay where they are
+            goal = _states(vlm, model, partners, recipe.depth)
+        return losses.alignment(_states(vlm, model, batch, recipe.depth), goal), length(batch) + length(partners)
     logits, labels = _answers(vlm, model, batch)
     if recipe.loss == "answers":
         return losses.cross_entropy(logits, labels), length(batch)
