@@ -173,7 +173,8 @@ def test_a_setting_that_diverged_somewhere_is_not_chosen():
 
 
 def test_a_method_nobody_searched_for_is_refused_with_the_command():
-    with pytest.raises(ValueError, match="no settings for mine: run `python -m xmem_utils search 05_unlearning --model xmem-tiny-s`"):
+    command = "python -m xmem_utils search 05_unlearning --model xmem-tiny-s"
+    with pytest.raises(ValueError, match=f"no settings for mine: run `{command}`"):
         search.chosen_settings("xmem-tiny-s", ["NPO", "mine"])
 
 

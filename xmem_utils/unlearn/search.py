@@ -145,6 +145,7 @@ def chosen_settings(model: str, methods: Sequence[str]) -> dict[str, dict[str, f
     table = table_of(model).set_index("method")
     if missing := [m for m in methods if m not in table.index]:
         raise ValueError(
-            f"no settings for {', '.join(missing)}: run `python -m xmem_utils search 05_unlearning --model {model}` first"
+            f"no settings for {', '.join(missing)}: run "
+            f"`python -m xmem_utils search 05_unlearning --model {model}` first"
         )
     return {m: {**json.loads(table.loc[m, "settings"]), "steps": float(table.loc[m, "steps"])} for m in methods}
