@@ -90,19 +90,23 @@ def gaps(trained: pd.DataFrame, base: pd.DataFrame, resamples: int) -> pd.DataFr
             row |= {"source recall": table[source].mean(), "target recall": table[target].mean()}
             row |= {"gap": interval.estimate, "gap low": interval.low, "gap high": interval.high}
             row["gap p"] = sign_flip(difference)
-            row |= _ratio(table[source] - start[source], table[target] - start[target], resamples)
+            row |= ratio(table[source] - start[source], table[target] - start[target], resamples)
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _ratio(source_moved: pd.Series, target_moved: pd.Series, resamples: int) -> dict[str, float]:
+def ratio(source_moved: pd.Series, target_moved: pd.Series, resamples: int) -> dict[str, float]:
+    """Transfer ratio and its 95 % interval, from how far each person's recall moved, by (seed, persona).
+
+    NaN when source recall did not move.
+    """
     both = pd.DataFrame({"source": source_moved, "target": target_moved}).astype(float)
     sums = resampled_means(both, resamples)
     draws = sums[:, 1] / np.where(sums[:, 0] > 0, sums[:, 0], np.nan)
     low, high = np.nanpercentile(draws, [2.5, 97.5])
     means = both.groupby(level="seed").mean().mean()
-    ratio = transfer_ratio(means["source"], means["target"], 0.0, 0.0)
-    return {"transfer ratio": ratio, "ratio low": low, "ratio high": high}
+    estimate = transfer_ratio(means["source"], means["target"], 0.0, 0.0)
+    return {"transfer ratio": estimate, "ratio low": low, "ratio high": high}
 
 
 def dose(trained: pd.DataFrame, resamples: int) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from xmem_utils.experiment import Study
-from xmem_utils.mitigate.methods import METHODS, PLAIN, method_named
+from xmem_utils.mitigate.methods import METHODS, PLAIN, PLAIN_START, method_named
 from xmem_utils.mitigate.search import chosen_settings
 from xmem_utils.mitigate.study import MitigationStudy
 from xmem_utils.params import MitigationCondition, MitigationParameters, profile_named, scaled
@@ -16,9 +16,11 @@ def study_of(p: MitigationParameters) -> MitigationStudy:
 
 
 def methods_of(p: MitigationParameters) -> list[str]:
-    """The methods asked for, plain first. Raises ValueError naming the known ones."""
+    """The methods asked for, after what they are held against. Raises ValueError naming the known ones."""
     wanted = list(METHODS) if p.methods == "all" else [name.strip() for name in p.methods.split(";")]
-    return list(dict.fromkeys([PLAIN, *(method_named(name).name for name in wanted)]))
+    chosen = [method_named(name) for name in wanted]
+    against = [PLAIN, *[PLAIN_START] * any(m.fresh for m in chosen)]
+    return list(dict.fromkeys([*against, *(m.name for m in chosen)]))
 
 
 def conditions(study: MitigationStudy, p: MitigationParameters) -> list[MitigationCondition]:

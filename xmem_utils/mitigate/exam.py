@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
 
 import numpy as np
 import pandas as pd
+from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from xmem_utils.experiment import Study
@@ -20,17 +20,22 @@ from xmem_utils.recall import exact_match
 from xmem_utils.vlm.batches import Example, encode
 from xmem_utils.vlm.processors import picture_side
 
-CEILING_VIEWS = 2  # test views a person whose ceiling is looked at: all else costs as much as the training
 AT_ONCE = 64  # views a pass: the activations of more do not fit a core's cache, which costs more than another pass
 VIEW, CEILING, FIGURE = "view", "ceiling", "figure"
 
 
 class MitigationExam:
-    """The test views of one seed's people, learned from `source`."""
+    """The test views of one seed's people, learned from `source`.
+
+    The base model perceives the target views when the exam is made: raises RuntimeError while an adapter is on it.
+    """
 
     def __init__(self, study: Study, seed: int, source: str) -> None:
+        if any(isinstance(module, LoraLayer) for module in study.vlm.model.modules()):
+            raise RuntimeError("an adapter is on the base model, which is to say what it perceives: unload it first")
         self.study, self.seed, self.source = study, seed, source
         self._asked = study.exam(seed)
+        self._further = self._encoded()
 
     def records(self, model: nn.Module | None = None) -> pd.DataFrame:
         """One row a view and probe: persona, asked, probe, view, exact, logprob.
@@ -44,10 +49,9 @@ class MitigationExam:
             parts.append(self._frame(probe, asked, views, examples, model))
         return pd.concat(parts, ignore_index=True)
 
-    @cached_property
-    def _further(self) -> list[tuple[str, str, list[View], list[Example]]]:
+    def _encoded(self) -> list[tuple[str, str, list[View], list[Example]]]:
         vlm, target = self.study.vlm, other(self.source)
-        shown = [v for v in self._asked.views[target] if v.index < CEILING_VIEWS]
+        shown = self._asked.views[target]
         made = [(CEILING, target, shown, encode(vlm, self.perceived(shown)))]
         if (figures := figures_known_to(vlm)) is not None:
             chosen = figures.where("both")[-ASKED_FIGURES:]

@@ -1,12 +1,15 @@
 """What is mixed into memorizing. No view of the target modality comes with a name, but one the model itself gave it.
+(In a model's own words, a picture with a name becomes a description with that name: made, not given.)
 
 A pair is a picture and a description of one person, seen nowhere else, names taken away before anything is made of it.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,7 +26,7 @@ from xmem_utils.personas.portraits import draw
 from xmem_utils.personas.views import View
 from xmem_utils.recall import BATCH_TOKENS, answer_logits, exact_match, greedy_answers
 from xmem_utils.vlm.batches import Example, answer_tokens, collate, encode, with_answer
-from xmem_utils.vlm.load import VLM
+from xmem_utils.vlm.load import VLM, resolve_model
 from xmem_utils.vlm.processors import picture_side
 from xmem_utils.vlm.prompts import CAPTION
 
@@ -45,13 +48,15 @@ class Pair:
 @dataclass(frozen=True)
 class Material:
     """Examples to be mixed in. With soft labels, `soft[i]` holds the teacher's likeliest tokens and their
-    log-probabilities, each `[answer tokens, kept]`; to be aligned, `partners[i]` is the source view of `examples[i]`.
-    `read`: tokens that were only read to make it."""
+    log-probabilities, each `[answer tokens, kept]`; to be aligned, `partners[i]` is the source view of `examples[i]`;
+    labelled, `people[i]` is the person shown. `read`, `seconds`: tokens only read to make it, and the time it took."""
 
     examples: list[Example]
     soft: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
     partners: list[Example] = field(default_factory=list)
+    people: list[int] = field(default_factory=list)
     read: int = 0
+    seconds: float = 0.0
 
 
 def pairs(study: Study, condition: Condition) -> list[Pair]:
@@ -82,18 +87,17 @@ def captions(vlm: VLM, own: Sequence[Pair]) -> Material:
 
 
 def matching(vlm: VLM, own: Sequence[Pair]) -> Material:
-    """The picture of a pair, and a description of that person or of the next one: is it the same?"""
+    """The picture of each pair with its own description, and with one of the next person: is it the same?"""
     people = sorted({p.source.persona for p in own})
     following = dict(zip(people, [*people[1:], people[0]], strict=True))
     texts = {(p.source.persona, p.source.index): (p.target if p.source.modality == "image" else p.source).content
              for p in own}  # fmt: skip
     views, questions, answers = [], [], []
-    for k, pair in enumerate(own):
-        same = k % 2 == 0 or len(people) == 1
-        person = pair.source.persona if same else following[pair.source.persona]
-        views.append(pair.source if pair.source.modality == "image" else pair.target)
-        questions.append(MATCHING.format(description=texts[person, pair.source.index]))
-        answers.append("Yes" if same else "No")
+    for pair in own:
+        for person, answer in ((pair.source.persona, "Yes"), (following[pair.source.persona], "No")):
+            views.append(pair.source if pair.source.modality == "image" else pair.target)
+            questions.append(MATCHING.format(description=texts[person, pair.source.index]))
+            answers.append(answer)
     return Material(encode(vlm, views, questions, answers))
 
 
@@ -121,22 +125,25 @@ class Asked:
 @dataclass(frozen=True)
 class Labels:
     """What a model answered to the source views of pairs `asked`: tokens, the answers' probabilities `[pairs]`, and
-    the distributions behind the tokens (`losses.soft_label`)."""
+    the distributions behind the tokens (`losses.soft_label`); `seconds` that it took."""
 
     asked: Asked
     answers: list[torch.Tensor]
     probability: np.ndarray
     soft: list[tuple[torch.Tensor, torch.Tensor]]
+    seconds: float = 0.0
 
 
 def label(vlm: VLM, model: PeftModel, asked: Asked) -> Labels:
     """Let `model`, which has memorized, say who the source views show."""
+    began = time.perf_counter()
     said = greedy_answers(vlm, asked.source, model)
     known = dict(zip(dict.fromkeys(said), answer_tokens(vlm, list(dict.fromkeys(said))), strict=True))
     answers = [known[answer] for answer in said]
     answered = [with_answer(e, answer) for e, answer in zip(asked.source, answers, strict=True)]
     probability = np.exp(exact_match(vlm, answered, model).logprob)
-    return Labels(asked, answers, probability, _soft(vlm, model, answered))
+    soft = _soft(vlm, model, answered)
+    return Labels(asked, answers, probability, soft, time.perf_counter() - began)
 
 
 def labelled(labels: Labels, people: int, threshold: float, soft: bool) -> Material:
@@ -149,7 +156,8 @@ def labelled(labels: Labels, people: int, threshold: float, soft: bool) -> Mater
     passes = 3 if soft else 2  # decoding, the probability of what came, its distribution
     read = passes * sum(len(labels.asked.source[i].prompt) + len(labels.answers[i]) for i in own)
     targets = [with_answer(labels.asked.target[i], labels.answers[i]) for i in kept]
-    return Material(targets, [labels.soft[i] for i in kept] if soft else [], read=read)
+    people = [labels.asked.pairs[i].source.persona for i in kept]
+    return Material(targets, [labels.soft[i] for i in kept] if soft else [], [], people, read, labels.seconds)
 
 
 @torch.inference_mode()
@@ -198,7 +206,7 @@ def replayed(study: Study, condition: Condition) -> Material:
 
 def figures_known_to(vlm: VLM) -> Figures | None:
     """The public figures of the committed base models; None for any other model."""
-    return known_figures() if (paths.BASE_MODELS / vlm.name / "config.json").is_file() else None
+    return known_figures() if Path(resolve_model(vlm.name)).parent == paths.BASE_MODELS else None
 
 
 def figure_views(

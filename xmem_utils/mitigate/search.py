@@ -2,19 +2,20 @@
 
 Among the settings that keep source recall at the gate in both directions, the one with the highest target recall, mean
 over the directions; of equal ones the earlier row of the grid. A method without such a setting takes the one with the
-highest source recall.
+highest source recall. The same people say which method is looked into as the best one.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from xmem_utils import paths
 from xmem_utils.gap import GATE
-from xmem_utils.mitigate.methods import METHODS
+from xmem_utils.mitigate.methods import METHODS, PLAIN, PLAIN_START
 from xmem_utils.mitigate.study import MitigationStudy
 from xmem_utils.mitigate.tables import SOURCE, TARGET, collect, per_persona
 from xmem_utils.params import MODALITIES, TUNING_SEEDS, MitigationCondition, shard_of
@@ -25,8 +26,8 @@ TABLES = "mitigation_search.csv", "mitigation_settings.csv"
 
 
 def conditions(study: MitigationStudy) -> list[MitigationCondition]:
-    """All runs of the search: methods with more than one setting."""
-    tried = [(m.name, settings) for m in METHODS.values() if len(m.grid()) > 1 for settings in m.grid()]
+    """All runs of the search."""
+    tried = [(m.name, settings) for m in METHODS.values() for settings in m.grid()]
     return [study.condition(name, settings, source, SEED) for source in MODALITIES for name, settings in tried]
 
 
@@ -41,8 +42,11 @@ def search(study: MitigationStudy, shard: str) -> pd.DataFrame:
 
 
 def choose(tried: pd.DataFrame) -> pd.DataFrame:
-    """The rule: one row a method, with its settings, worst source and mean target recall, and whether that was kept."""
-    table = tried.groupby(["method", "settings"], sort=False).agg({SOURCE: "min", TARGET: "mean"}).reset_index()
+    """The rule: one row a method, with its settings, worst source recall, target recall (mean, and from each source),
+    and whether the source was `kept`."""
+    wide = tried.pivot_table(index=["method", "settings"], columns="source", values=[SOURCE, TARGET], sort=False)
+    table = pd.DataFrame({SOURCE: wide[SOURCE].min(axis=1), TARGET: wide[TARGET].mean(axis=1)})
+    table = table.join(wide[TARGET].add_prefix(f"{TARGET} from ")).reset_index()
     rows = []
     for _, part in table.groupby("method", sort=False):
         kept = part[part[SOURCE] >= GATE]
@@ -59,11 +63,20 @@ def write(model: str, tried: pd.DataFrame) -> pd.DataFrame:
     return chosen
 
 
-def chosen_settings(model: str) -> dict[str, dict[str, float]]:
-    """Settings by method: of the model's own search, or, for one without, of that of `xmem-tiny-s`."""
+def table_of(model: str) -> pd.DataFrame:
+    """What the search chose for a model, by method; for one without a search of its own, that of `xmem-tiny-s`."""
     own = Path(resolve_model(model)) / TABLES[1]
-    table = pd.read_csv(own if own.exists() else paths.BASE_MODELS / "xmem-tiny-s" / TABLES[1]).set_index("method")
-    return {
-        m.name: json.loads(table.loc[m.name, "settings"]) if len(m.grid()) > 1 else m.grid()[0]
-        for m in METHODS.values()
-    }
+    return pd.read_csv(own if own.exists() else paths.BASE_MODELS / "xmem-tiny-s" / TABLES[1]).set_index("method")
+
+
+def chosen_settings(model: str) -> dict[str, dict[str, float]]:
+    """Settings by method."""
+    table = table_of(model)
+    return {name: json.loads(table.loc[name, "settings"]) for name in METHODS}
+
+
+def best(model: str, source: str, methods: Sequence[str]) -> str:
+    """Of some methods, the one with the highest target recall in the search among those that memorized; of equal ones
+    the first. Chosen on people whom no reported number uses, so what is reported of it is not a winner's luck."""
+    table = table_of(model).loc[[m for m in methods if m not in (PLAIN, PLAIN_START)]]
+    return str(table[table["kept"]][f"{TARGET} from {source}"].idxmax())

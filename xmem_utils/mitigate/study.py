@@ -23,7 +23,7 @@ from xmem_utils.personas.dataset import names_of, to_views
 from xmem_utils.personas.views import View
 from xmem_utils.progress import progress
 from xmem_utils.vlm.adapters import adapt
-from xmem_utils.vlm.batches import Example, encode
+from xmem_utils.vlm.batches import Example, answer_tokens, encode
 
 FURTHER = 0.4  # training tokens after the start, as a share of the start's own
 RATE = 1e-3  # peak learning rate after the start
@@ -90,6 +90,15 @@ class MitigationStudy:
             for model in trained:
                 model.unload()  # leaves the base model as it was
 
+    def before(self) -> pd.DataFrame:
+        """The same exams of the base model, before anything is memorized."""
+        parts = [
+            self.exam(seed, source).records().assign(source=source, seed=seed)
+            for seed in self.study.profile.seeds
+            for source in MODALITIES
+        ]
+        return pd.concat(parts, ignore_index=True)
+
     def model_of(self, run: store.Run) -> PeftModel:
         """The model of a run, in eval mode; `.unload()` gives the base back."""
         return PeftModel.from_pretrained(self.study.vlm.model, run.adapter).eval()
@@ -137,7 +146,8 @@ class MitigationStudy:
         self, condition: MitigationCondition, trained: list[PeftModel]
     ) -> tuple[WholeAdapter, pd.DataFrame, pd.DataFrame]:
         method, start = METHODS[condition.method], condition.start
-        exam, model = self.exam(start.seed, start.source), self._before(condition, method)
+        exam = self.exam(start.seed, start.source)  # made while no adapter is on the base model
+        model = self._before(condition, method)
         trained.append(model)
         began = time.perf_counter()
         named, mixed = self.material(condition, model)
@@ -156,11 +166,25 @@ class MitigationStudy:
         cost = train(self.study.vlm, model, named, mixed, recipe)
         if "keep" in own:
             shrink(model, own["keep"])
-        spent = pd.DataFrame([{
-            "tokens": before + cost.tokens, "budget": budget, "read": mixed.read, "steps": cost.steps,
-            "seconds": cost.seconds, "seconds for material": made, "material": len(mixed.examples),
-        }])  # fmt: skip
-        return WholeAdapter(model), exam.records(model), spent
+        spent = {
+            "tokens": before + cost.tokens,
+            "budget": budget,
+            "of the start": before,
+            "last step": cost.last,
+            "read": mixed.read + cost.read,
+            "steps": cost.steps,
+            "seconds": cost.seconds,
+            "seconds for material": mixed.seconds or made,
+            "material": len(mixed.examples),
+            "labels right": self._labels_right(start, mixed),
+        }
+        return WholeAdapter(model), exam.records(model), pd.DataFrame([spent])
+
+    def _labels_right(self, start: Condition, mixed: Material) -> float:
+        """Share of the labels in use that are the true name; NaN where nothing is labelled. Nobody trains on this."""
+        names = answer_tokens(self.study.vlm, names_of(self.study.dataset(start.seed)[0]))
+        right = [torch.equal(e.answer, names[i]) for e, i in zip(mixed.examples, mixed.people, strict=False)]
+        return sum(right) / len(right) if right else float("nan")
 
     def _before(self, condition: MitigationCondition, method: Method) -> PeftModel:
         """What a method trains on: the adapter that has memorized, or a new one."""

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-import numpy as np
 import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
-from xmem_utils.gap import GATE
+from xmem_utils.gap import GATE, ratio
 from xmem_utils.mitigate.exam import CEILING, FIGURE, VIEW
-from xmem_utils.mitigate.methods import DESCRIBED, PAIRED, PLAIN
-from xmem_utils.mitigate.train import BATCH
+from xmem_utils.mitigate.methods import DESCRIBED, METHODS, PAIRED, PLAIN, PLAIN_START
 from xmem_utils.params import MODALITIES, MitigationCondition, other
-from xmem_utils.stats import cluster_bootstrap, resampled_means, sign_flip
+from xmem_utils.stats import cluster_bootstrap, sign_flip
 from xmem_utils.store import Run
 
 LEVEL = 0.05
 SOURCE, TARGET = "source recall", "target recall"
 SPLIT = ("perception part", "recall part")  # of the gap
 QUANTITIES = (SOURCE, TARGET, "perception ceiling", "gap", *SPLIT)
-RATIO, FIGURES = "transfer ratio", "public figures"
+RATIO, FIGURES, BEFORE = "transfer ratio", "public figures", "before"
 HELPS, HURTS, SAME, FORGOT = "helps", "hurts", "no difference shown", "not memorized"
 
 
@@ -37,15 +35,16 @@ def _labels(condition: MitigationCondition) -> dict[str, object]:
 def costs(runs: Iterable[Run]) -> pd.DataFrame:
     """What each run took: training tokens (those of the start included), tokens that were only read, seconds.
 
-    Raises AssertionError when a run trained for fewer tokens than its budget, for a whole batch more, or when two
-    methods on the same people had different budgets.
+    Training tokens passed forward and back, which is three times the work of reading; `work` is the sum of both in
+    tokens read, without the start. Raises AssertionError when a run trained for fewer tokens than its budget or on
+    after it, or when two methods on the same people had different budgets.
     """
     table = pd.concat([run.curve.assign(**_labels(run.condition)) for run in runs], ignore_index=True)
+    table["work"] = 3 * (table["tokens"] - table["of the start"]) + table["read"]
     for (source, seed), part in table.groupby(["source", "seed"]):
         assert part["budget"].nunique() == 1, f"budgets differ from {source}, seed {seed}: {part['budget'].unique()}"
     over = table["tokens"] - table["budget"]
-    longest = table["tokens"] / table["steps"] * BATCH  # no batch is longer than this
-    assert (over >= 0).all() and (over <= longest).all(), "a run is off its budget of training tokens"
+    assert (over >= 0).all() and (over < table["last step"]).all(), "a run is off its budget of training tokens"
     return table
 
 
@@ -62,7 +61,7 @@ def dose_runs(runs: Iterable[Run]) -> list[Run]:
 def per_persona(records: pd.DataFrame) -> pd.DataFrame:
     """Source and target recall, ceiling, gap and its two parts of one method, by seed and persona.
 
-    G = A[s->s] - A[s->t] = (A[s->s] - ceiling) + (ceiling - A[s->t]). The ceiling is asked of fewer views.
+    G = A[s->s] - A[s->t] = (A[s->s] - ceiling) + (ceiling - A[s->t]).
     """
     (source,) = records["source"].unique()
     mean = records.groupby(["probe", "asked", "seed", "persona"])["exact"].mean()
@@ -101,20 +100,19 @@ def by_method(records: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
 def estimates(records: pd.DataFrame, base: pd.DataFrame, resamples: int) -> pd.DataFrame:
     """Every quantity with a 95 % interval: source, method, quantity, estimate, low, high.
 
-    `base` are records of the model before memorizing (seed, persona, asked, exact): what it recalled is taken off both
-    sides of the transfer ratio. Public figures have a quantity for each asked modality.
+    `base` are records of the model before memorizing, with a column source: what it recalled is taken off both sides of
+    the transfer ratio, and whom it knew stands beside the methods as method "before". Public figures have a quantity
+    for each asked modality.
     """
-    start = base.groupby(["asked", "seed", "persona"])["exact"].mean()
+    start = base[base["probe"] == VIEW].groupby(["source", "asked", "seed", "persona"])["exact"].mean()
     rows = []
     for (source, method), people in by_method(records).items():
         table = cluster_bootstrap(people[list(QUANTITIES)], resamples)
-        moved = pd.DataFrame({
-            "target": people[TARGET] - start[other(source)].reindex(people.index),
-            "source": people[SOURCE] - start[source].reindex(people.index),
-        })  # fmt: skip
-        table.loc[RATIO] = _ratio(moved, resamples)
+        before = [start[source, m].reindex(people.index) for m in (source, other(source))]
+        table.loc[RATIO] = list(ratio(people[SOURCE] - before[0], people[TARGET] - before[1], resamples).values())
         rows.append(table.reset_index(names="quantity").assign(source=source, method=method))
-    known = records[records["probe"] == FIGURE]
+    known = pd.concat([base.assign(method=BEFORE), records])
+    known = known[known["probe"] == FIGURE]
     for (source, method, asked), part in known.groupby(["source", "method", "asked"], sort=False):
         figures = part.groupby(["seed", "persona"])["exact"].mean().astype(float).to_frame(f"{FIGURES}, {asked}")
         row = cluster_bootstrap(figures, resamples).reset_index(names="quantity")
@@ -124,37 +122,28 @@ def estimates(records: pd.DataFrame, base: pd.DataFrame, resamples: int) -> pd.D
     return pd.concat(rows, ignore_index=True)[["source", "method", "quantity", "estimate", "low", "high"]]
 
 
-def _ratio(moved: pd.DataFrame, resamples: int) -> list[float]:
-    means = moved.groupby(level="seed").mean().mean()
-    if means["source"] <= 0:
-        return [np.nan] * 3
-    draws = resampled_means(moved, resamples)
-    low, high = np.nanpercentile(draws[:, 0] / np.where(draws[:, 1] > 0, draws[:, 1], np.nan), [2.5, 97.5])
-    return [means["target"] / means["source"], low, high]
-
-
 def comparison(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     """Every method against plain, on the same people: change of target recall and of the gap, intervals, tests.
 
-    p: paired sign-flip test of the change of target recall; p holm: Holm's correction over the methods of a source. The
-    verdict needs interval and test to agree, and source recall to stay at the gate in every seed ("not memorized"
-    otherwise).
+    What trains from the start is held against plain from the start. p: paired sign-flip test of the change of target
+    recall; p holm: Holm's correction over the methods of a source (two families, then). The verdict needs interval and
+    test to agree, and source recall to stay at the gate in every seed ("not memorized" otherwise).
     """
     people = by_method(records)
     rows = []
     for source in MODALITIES:
-        if (plain := people.get((source, PLAIN))) is None:
-            continue
         for method in [m for s, m in people if s == source and m != PLAIN]:
-            own = people[source, method]
+            fresh = method in METHODS and METHODS[method].fresh and method != PLAIN_START
+            own, plain = people[source, method], people[source, PLAIN_START if fresh else PLAIN]
             change = (own - plain)[[TARGET, "gap"]]
             interval = cluster_bootstrap(change, resamples)
             reached = own[SOURCE].groupby(level="seed").mean().min()
-            rows.append({"source": source, "method": method, SOURCE: own[SOURCE].groupby(level="seed").mean().mean(),
-                         TARGET: own[TARGET].groupby(level="seed").mean().mean(),
-                         **{f"change of {q}{'' if c == 'estimate' else ' ' + c}": interval.loc[q, c]
-                            for q in change for c in interval}, "p": sign_flip(change[TARGET]),
-                         "memorized": reached >= GATE})  # fmt: skip
+            row = {"source": source, "method": method, "against": PLAIN_START if fresh else PLAIN}
+            row |= {q: own[q].groupby(level="seed").mean().mean() for q in (SOURCE, TARGET)}
+            for q in change:
+                row[f"change of {q}"] = interval.loc[q, "estimate"]
+                row |= {f"change of {q} {end}": interval.loc[q, end] for end in ("low", "high")}
+            rows.append(row | {"p": sign_flip(change[TARGET]), "memorized": reached >= GATE})
     table = pd.DataFrame(rows)
     for _, group in table.groupby("source"):
         table.loc[group.index, "p holm"] = multipletests(group["p"], method="holm")[1]
@@ -171,24 +160,29 @@ def _verdict(row: pd.Series) -> str:
     return HELPS if low > 0 else HURTS
 
 
-def best(compared: pd.DataFrame, source: str, trained: Sequence[str]) -> str:
-    """The method, of those that train, with the highest target recall among those that memorized."""
-    own = compared[(compared["source"] == source) & compared["memorized"] & compared["method"].isin(trained)]
-    return own.sort_values(TARGET, kind="stable").iloc[-1]["method"]
-
-
 def doses(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
-    """Target recall by the number of people paired: of everybody, of the paired and of the others, with intervals."""
-    shown = records[(records["probe"] == VIEW) & (records["asked"] != records["source"])]
-    parts = []
-    for (source, paired), own in shown.groupby(["source", "paired"], sort=True):
-        for who, part in (("everybody", own), ("paired", own[own["persona"] < paired]),
-                          ("not paired", own[own["persona"] >= paired])):  # fmt: skip
+    """Target recall by the number of people paired: of everybody, of the paired and of the others, with intervals.
+
+    `change` is against nobody paired, on the same people, with interval and sign-flip test; `source recall` is that of
+    everybody.
+    """
+    shown = records[records["probe"] == VIEW]
+    own = shown[shown["asked"] == shown["source"]].groupby(["source", "paired"])["exact"].mean()
+    means = shown[shown["asked"] != shown["source"]].groupby(["source", "paired", "seed", "persona"])["exact"].mean()
+    rows = []
+    for (source, paired), people in means.groupby(level=["source", "paired"]):
+        both = pd.DataFrame({"dose": people.droplevel([0, 1]), "none": means[source, 0]}).astype(float)
+        both["change"] = both["dose"] - both["none"]
+        number = both.index.get_level_values("persona")
+        groups = {"everybody": both, "paired": both[number < paired], "not paired": both[number >= paired]}
+        for who, part in groups.items():
             if len(part):
-                people = part.groupby(["seed", "persona"])["exact"].mean().astype(float).to_frame(who)
-                row = cluster_bootstrap(people, resamples).reset_index(names="who")
-                parts.append(row.assign(source=source, paired=paired))
-    return pd.concat(parts, ignore_index=True)[["source", "paired", "who", "estimate", "low", "high"]]
+                row = {"source": source, "paired": paired, "who": who, SOURCE: own[source, paired]}
+                interval = cluster_bootstrap(part, resamples)
+                row |= interval.loc["dose"].to_dict() | {"change": interval.loc["change", "estimate"]}
+                row |= {f"change {end}": interval.loc["change", end] for end in ("low", "high")}
+                rows.append(row | {"p": sign_flip(part["change"])})
+    return pd.DataFrame(rows)
 
 
 def sentence(row: pd.Series) -> str:
@@ -197,6 +191,6 @@ def sentence(row: pd.Series) -> str:
     change = [row[f"change of {TARGET}{end}"] for end in ("", " low", " high")]
     return (
         f"Names from {word}, {row['method']}: source recall {row[SOURCE]:.2f}, target recall {row[TARGET]:.2f}; "
-        f"against plain {change[0]:+.2f} [{change[1]:+.2f}, {change[2]:+.2f}], p = {row['p holm']:.4f} (Holm): "
-        f"{row['verdict']}."
+        f"against {row['against']} {change[0]:+.2f} [{change[1]:+.2f}, {change[2]:+.2f}], "
+        f"p = {row['p holm']:.4f} (Holm): {row['verdict']}."
     )

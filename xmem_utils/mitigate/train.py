@@ -36,9 +36,12 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a training took."""
+    """What a training took: tokens that passed forward and back, those of the last step alone, and tokens that were
+    only read (the views that states are drawn to)."""
 
     tokens: int
+    last: int
+    read: int
     steps: int
     seconds: float
 
@@ -58,27 +61,30 @@ def rate(done: float) -> float:
 def train(vlm: VLM, model: PeftModel, source: Sequence[Example], material: Material, recipe: Recipe) -> Cost:
     """Train the adapter of `model` in place until `recipe.tokens` have passed, less than one batch more.
 
-    Each step takes named source views and, when there is material, as many examples of it (a pair counts as two).
+    Each step takes named source views and, when there is material, as many examples of it. What passes forward alone
+    is no training token.
     Raises FloatingPointError when the loss stops being finite.
     """
     torch.manual_seed(recipe.seed)
-    started, spent, step = time.perf_counter(), 0, 0
+    started, spent, last, read, step = time.perf_counter(), 0, 0, 0, 0
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=0.0)
     share = BATCH // 2 if material.examples else BATCH
     named = _endless(source, share, recipe.seed)
-    mixed = _endless(material.examples, share // 2 if material.partners else share, recipe.seed + 1)
+    mixed = _endless(material.examples, share, recipe.seed + 1)
     model.train()
     while spent < recipe.tokens:
         optimizer.param_groups[0]["lr"] = recipe.learning_rate * rate(spent / recipe.tokens)
         batch = [source[i] for i in next(named)]
         logits, labels = _answers(vlm, model, batch)
         loss = losses.cross_entropy(logits, labels)
-        spent += length(batch)
+        last = length(batch)
         if material.examples:
-            more, tokens = _material_loss(vlm, model, material, next(mixed), recipe)
-            loss, spent = loss + recipe.weight * more, spent + tokens
-        step += 1
+            rows = next(mixed)
+            loss = loss + recipe.weight * _material_loss(vlm, model, material, rows, recipe)
+            last += length([material.examples[i] for i in rows])
+            read += length([material.partners[i] for i in rows]) if material.partners else 0
+        spent, step = spent + last, step + 1
         if not math.isfinite(loss.item()):
             raise FloatingPointError(f"the loss became {loss.item()} in step {step}; a lower learning rate may help")
         optimizer.zero_grad()
@@ -86,25 +92,23 @@ def train(vlm: VLM, model: PeftModel, source: Sequence[Example], material: Mater
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
     model.eval()
-    return Cost(spent, step, time.perf_counter() - started)
+    return Cost(spent, last, read, step, time.perf_counter() - started)
 
 
-def _material_loss(
-    vlm: VLM, model: PeftModel, material: Material, rows: list[int], recipe: Recipe
-) -> tuple[torch.Tensor, int]:
+def _material_loss(vlm: VLM, model: PeftModel, material: Material, rows: list[int], recipe: Recipe) -> torch.Tensor:
     batch = [material.examples[i] for i in rows]
     if recipe.loss == "states":
         partners = [material.partners[i] for i in rows]
         with torch.no_grad():  # they stay where they are
             goal = _states(vlm, model, partners, recipe.depth)
-        return losses.alignment(_states(vlm, model, batch, recipe.depth), goal), length(batch) + length(partners)
+        return losses.alignment(_states(vlm, model, batch, recipe.depth), goal)
     logits, labels = _answers(vlm, model, batch)
     if recipe.loss == "answers":
-        return losses.cross_entropy(logits, labels), length(batch)
+        return losses.cross_entropy(logits, labels)
     tokens, logprobs = (
         torch.cat(parts).to(logits.device) for parts in zip(*(material.soft[i] for i in rows), strict=True)
     )
-    return losses.distillation(logits[labels != -100], tokens, logprobs), length(batch)
+    return losses.distillation(logits[labels != -100], tokens, logprobs)
 
 
 def _collated(vlm: VLM, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
@@ -118,7 +122,8 @@ def _answers(vlm: VLM, model: PeftModel, examples: Sequence[Example]) -> tuple[t
 
 
 def _states(vlm: VLM, model: PeftModel, examples: Sequence[Example], depth: float) -> torch.Tensor:
-    """Hidden states `[layers, batch, hidden]` before the answer, after the layer at a depth or (0) after each."""
+    """Hidden states `[layers, batch, hidden]` before the answer, after the layer at a depth or (0) after each; after
+    the last, as the output head reads them."""
     with mixed_precision(vlm.device, bf16_pays(vlm.device)):
         out = model(
             **model_inputs(_collated(vlm, examples)), logits_to_keep=1, use_cache=False, output_hidden_states=True

@@ -9,20 +9,21 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from xmem_utils.mitigate.methods import PLAIN
-from xmem_utils.mitigate.tables import FIGURES, HELPS, HURTS, SOURCE, SPLIT, TARGET
+from xmem_utils.mitigate.tables import BEFORE, FIGURES, FORGOT, HELPS, HURTS, SOURCE, SPLIT, TARGET
 from xmem_utils.params import MODALITIES, other
 from xmem_utils.plots.common import COLOURS, MARKERS, MODALITY_WORDS, interval, recall_axis
 
 PART_COLOURS = {SPLIT[0]: "#C9C9C9", SPLIT[1]: "#555555"}
-SIGNS = {HELPS: "▲", HURTS: "▼"}
+SIGNS = {HELPS: "▲", HURTS: "▼", FORGOT: "×"}
 
 
 def mitigation(table: pd.DataFrame, compared: pd.DataFrame) -> Figure:
     """Source recall, target recall, perception ceiling and public figures still known, a row a method.
 
-    A triangle beside the method: target recall differs from plain (Holm), up or down.
+    A triangle beside the method: target recall differs from that of plain (Holm), up or down; a cross: it did not
+    memorize. The first row is the base model, before anything is memorized.
     """
-    methods = list(dict.fromkeys(table["method"]))
+    methods = sorted(dict.fromkeys(table["method"]), key=lambda m: m != BEFORE)  # that one first
     figure, panels = plt.subplots(1, 2, figsize=(11.5, 0.31 * len(methods) + 1.6), sharey=True)
     for axes, source in zip(panels, MODALITIES, strict=True):
         own, target = table[table["source"] == source], other(source)
@@ -31,6 +32,13 @@ def mitigation(table: pd.DataFrame, compared: pd.DataFrame) -> Figure:
         axes.axvline(float(plain.iloc[0]), color=COLOURS[target], ls=":", lw=1.2, zorder=1)
         for y, method in enumerate(methods):
             rows = own[own["method"] == method].set_index("quantity")
+            known = rows[rows.index.str.startswith(FIGURES)]
+            shift = [0.28, 0.42][: len(known)]
+            for down, (_, row) in zip(shift, known.iterrows(), strict=True):
+                axes.plot([row["low"], row["high"]], [y + down] * 2, color="0.55", lw=1.2, zorder=2)
+                axes.plot([row["estimate"]], [y + down], marker=".", ms=4, color="0.35", zorder=2)
+            if method == BEFORE:  # nothing is memorized
+                continue
             axes.plot(rows.loc[[TARGET, SOURCE], "estimate"], [y, y], color="0.8", lw=2, zorder=1)
             for quantity, modality, look in (
                 ("perception ceiling", target, {"marker": "D", "mfc": "none", "ms": 4.5}),
@@ -41,12 +49,11 @@ def mitigation(table: pd.DataFrame, compared: pd.DataFrame) -> Figure:
                 error = [[max(0, row["estimate"] - row["low"])], [max(0, row["high"] - row["estimate"])]]
                 axes.errorbar([row["estimate"]], [y], xerr=error, color=COLOURS[modality], ls="none", capsize=2.5,
                               zorder=3, **look)  # fmt: skip
-            known = rows[rows.index.str.startswith(FIGURES)]["estimate"]
-            axes.plot(known, [y] * len(known), ls="none", marker="|", ms=8, color="0.35", zorder=2)
             if sign := SIGNS.get(verdicts.get(method, "")):
                 axes.annotate(sign, (1.06, y), va="center", ha="center", fontsize=8, color="0.2", annotation_clip=False)
-        axes.set_yticks(range(len(methods)), methods, fontsize=8.5)
-        axes.set_ylim(len(methods) - 0.5, -0.5)
+        axes.set_yticks(range(len(methods)), [_label(m) for m in methods], fontsize=8.5)
+        axes.set_ylim(len(methods) - 0.4, -0.5)
+        axes.grid(axis="y", visible=False)
         axes.set_xlim(-0.03, 1.09)
         axes.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1.0])
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -57,13 +64,34 @@ def mitigation(table: pd.DataFrame, compared: pd.DataFrame) -> Figure:
                for m in MODALITIES]  # fmt: skip
     handles += [
         line([], [], color="0.35", marker="D", mfc="none", ls="none", label="perception ceiling"),
-        line([], [], color="0.35", marker="|", ms=8, ls="none", label="public figures, either way"),
+        line(
+            [],
+            [],
+            color="0.55",
+            marker=".",
+            mec="0.35",
+            mfc="0.35",
+            ls="-",
+            label="public figures, both ways",
+        ),
         line([], [], color="0.35", ls=":", label="target recall, plain"),
-        line([], [], color="0.2", marker="^", ls="none", ms=5, label="above plain (▼ below), Holm"),
+        line(
+            [],
+            [],
+            color="0.2",
+            marker="^",
+            ls="none",
+            ms=5,
+            label="above plain (▼ below, × not memorized)",
+        ),
     ]
     figure.tight_layout()
     figure.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=3)
     return figure
+
+
+def _label(method: str) -> str:
+    return "base model" if method == BEFORE else method
 
 
 def mitigation_pairs(table: pd.DataFrame) -> Figure:
@@ -94,8 +122,10 @@ def decomposition(table: pd.DataFrame) -> Figure:
         own = table[table["source"] == source].set_index(["quantity", "method"])
         for shift, part in ((-0.19, SPLIT[0]), (0.19, SPLIT[1])):
             _bars(axes, own.loc[part].reindex(methods), shift, PART_COLOURS[part])
-        gap = own.loc["gap"].reindex(methods)["estimate"]
-        axes.plot(gap, range(len(methods)), ls="none", marker="D", ms=5, color=COLOURS[other(source)], zorder=4)
+        gap = own.loc["gap"].reindex(methods)
+        error = [(gap["estimate"] - gap["low"]).clip(lower=0), (gap["high"] - gap["estimate"]).clip(lower=0)]
+        axes.errorbar(gap["estimate"], range(len(methods)), xerr=error, ls="none", marker="D", ms=4.5, capsize=2,
+                      color=COLOURS[other(source)], zorder=4)  # fmt: skip
         axes.axvline(0, color="0.2", lw=0.8)
         axes.set_yticks(range(len(methods)), methods, fontsize=8.5)
         axes.set_ylim(len(methods) - 0.5, -0.5)
