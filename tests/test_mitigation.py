@@ -371,6 +371,7 @@ def test_describing_recalls_what_the_ceiling_says_and_leaves_no_recall_part():
     assert own["gap"] == own["perception part"] == pytest.approx(0.1)
     ratio = table[(table["method"] == "good") & (table["quantity"] == tables.RATIO)]["estimate"].item()
     assert ratio == pytest.approx(0.9)
+    assert table[(table["method"] == "forgets") & (table["quantity"] == tables.RATIO)]["estimate"].isna().all()
 
 
 def test_doses_tell_paired_from_unpaired_people():

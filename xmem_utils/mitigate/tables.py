@@ -102,14 +102,16 @@ def estimates(records: pd.DataFrame, base: pd.DataFrame, resamples: int) -> pd.D
 
     `base` are records of the model before memorizing, with a column source: what it recalled is taken off both sides of
     the transfer ratio, and whom it knew stands beside the methods as method "before". Public figures have a quantity
-    for each asked modality.
+    for each asked modality. What did not memorize has no transfer ratio.
     """
     start = base[base["probe"] == VIEW].groupby(["source", "asked", "seed", "persona"])["exact"].mean()
     rows = []
     for (source, method), people in by_method(records).items():
         table = cluster_bootstrap(people[list(QUANTITIES)], resamples)
+        memorized = people[SOURCE].groupby(level="seed").mean().min() >= GATE
         before = [start[source, m].reindex(people.index) for m in (source, other(source))]
-        table.loc[RATIO] = list(ratio(people[SOURCE] - before[0], people[TARGET] - before[1], resamples).values())
+        moved = people[SOURCE] - before[0], people[TARGET] - before[1]
+        table.loc[RATIO] = list(ratio(*moved, resamples).values()) if memorized else [np.nan] * 3
         rows.append(table.reset_index(names="quantity").assign(source=source, method=method))
     known = pd.concat([base.assign(method=BEFORE), records])
     known = known[known["probe"] == FIGURE]
