@@ -18,8 +18,8 @@ from torch import nn
 from xmem_utils.vlm.batches import Example, answer_tokens, collate, end_tokens, model_inputs, with_answer
 from xmem_utils.vlm.load import VLM
 
-# A batch holds about this many tokens: more pays little on two cores and costs memory.
-BATCH_TOKENS = 6000
+# A batch holds about this many tokens: more pays little, costs memory and drives activations out of a core's cache.
+BATCH_TOKENS = 4000
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from xmem_utils.recall import exact_match
 from xmem_utils.vlm.batches import Example, encode
 from xmem_utils.vlm.processors import picture_side
 
-AT_ONCE = 64  # views a pass: the activations of more do not fit a core's cache, which costs more than another pass
 VIEW, CEILING, FIGURE = "view", "ceiling", "figure"
 
 
@@ -78,12 +77,8 @@ class MitigationExam:
     def _frame(
         self, probe: str, asked: str, views: Sequence[View], examples: Sequence[Example], model: nn.Module | None
     ) -> pd.DataFrame:
-        frame = pd.DataFrame({
+        recall = exact_match(self.study.vlm, examples, model)
+        return pd.DataFrame({
             "persona": [v.persona for v in views], "asked": asked, "probe": probe, "view": [v.index for v in views],
+            "exact": recall.exact.astype(float), "logprob": recall.logprob,
         })  # fmt: skip
-        by_length = sorted(range(len(examples)), key=lambda i: len(examples[i].prompt))
-        for k in range(0, len(by_length), AT_ONCE):
-            rows = by_length[k : k + AT_ONCE]
-            recall = exact_match(self.study.vlm, [examples[i] for i in rows], model)
-            frame.loc[rows, "exact"], frame.loc[rows, "logprob"] = recall.exact.astype(float), recall.logprob
-        return frame

@@ -40,7 +40,6 @@ RANKED_VIEWS = 2  # test views of each forgotten person whose rank, truth ratio 
 PARAPHRASE_VIEWS = 1  # test views of each forgotten person in each paraphrase: there are four
 TRAIN_VIEWS = 2  # training views of each forgotten and held-out person: for the membership test, and whether it forgot
 FEW = 30  # retained people asked, a view each, along the curve
-AT_ONCE = 64  # views a pass: the activations of more do not fit a core's cache, which costs more than another pass
 
 Part = tuple[Sequence[View], Sequence[Example]]
 Key = tuple[str, str, str]  # who, probe, modality
@@ -164,13 +163,9 @@ class ForgettingExam:
                 {"who": who, "persona": v.persona, "asked": m, "probe": probe, "view": v.index}
                 for (who, probe, _), (views, _) in own.items() for v in views
             ])  # fmt: skip
-            by_length = sorted(range(len(examples)), key=lambda i: len(examples[i].prompt) + len(examples[i].answer))
-            for k in range(0, len(by_length), AT_ONCE):
-                rows = by_length[k : k + AT_ONCE]
-                recall = exact_match(self.vlm, [examples[i] for i in rows], model)
-                frame.loc[rows, "exact"] = recall.exact.astype(float)
-                frame.loc[rows, "logprob"], frame.loc[rows, "least"] = recall.logprob, recall.least
-            frames.append(frame.assign(tokens=[len(e.answer) for e in examples]))
+            recall = exact_match(self.vlm, examples, model)
+            scores = {"exact": recall.exact.astype(float), "logprob": recall.logprob, "least": recall.least}
+            frames.append(frame.assign(**scores, tokens=[len(e.answer) for e in examples]))
         return pd.concat(frames, ignore_index=True)
 
     def _ranked(self, model: nn.Module, modality: str) -> pd.DataFrame:
