@@ -37,7 +37,7 @@ def study(vlm, tmp_path_factory):
 @pytest.fixture(scope="module")
 def runs(study):
     """A method of each kind, in both directions."""
-    chosen = {m: METHODS[m].grid()[0] for m in (PLAIN, "captions", "self-labelled", "aligned, all layers")}
+    chosen = {m: search.grid(m)[0] for m in (PLAIN, "captions", "self-labelled", "aligned, all layers")}
     return study.run_all(study.conditions(chosen))
 
 
@@ -48,7 +48,7 @@ def fed(study):
     model = adapt(study.study.vlm.model, 8).eval()
     try:
         return {
-            (m.name, source): study.material(study.condition(m.name, m.grid()[0], source, 0), model)
+            (m.name, source): study.material(study.condition(m.name, search.grid(m.name)[0], source, 0), model)
             for m in METHODS.values()
             for source in SOURCES
         }
@@ -117,6 +117,16 @@ def test_labels_are_what_the_model_says_of_the_source_view(study, fed):
     assert [e.answer.tolist() for e in mixed.examples] == [t.tolist() for t in answer_tokens(vlm, said)]
     assert all(torch.equal(e.prompt, t.prompt) for e, t in zip(mixed.examples, asked.target, strict=True))
     assert not mixed.examples[0].inputs  # a description: the target
+
+
+def test_self_training_labels_target_views_by_themselves(study, fed):
+    vlm = study.study.vlm
+    asked = study._asked(study.study.condition("image", 0))
+    said = answer_tokens(vlm, greedy_answers(vlm, asked.target))
+    _, mixed = fed["self-trained", "image"]
+    assert [e.answer.tolist() for e in mixed.examples] == [t.tolist() for t in said]
+    assert all(torch.equal(e.prompt, t.prompt) for e, t in zip(mixed.examples, asked.target, strict=True))
+    assert mixed.read == 2 * sum(len(e.prompt) + len(t) for e, t in zip(asked.target, said, strict=True))
 
 
 def test_a_threshold_leaves_the_likely_labels_and_fewer_people_leave_the_others_out(study):
@@ -412,7 +422,7 @@ def test_the_committed_settings_are_those_that_the_committed_search_chose():
     assert list(committed.index) == list(again.index) == list(METHODS)
     assert (again["settings"] == committed["settings"]).all()
     chosen = search.chosen_settings("xmem-tiny-s")
-    assert all(chosen[m.name] in m.grid() for m in METHODS.values())
+    assert all(chosen[name] in search.grid(name) for name in METHODS)
     for source in SOURCES:
         assert search.best("xmem-tiny-s", source, list(METHODS)) not in (PLAIN, "plain, from the start")
         assert search.best("xmem-tiny-s", source, [PLAIN, "captions"]) == "captions"

@@ -116,6 +116,10 @@ class Asked:
         bare = [[with_answer(e, e.answer[:0]) for e in encode(vlm, views, answers=[""] * len(own))] for views in sides]
         return cls(list(own), *bare)
 
+    def target_alone(self) -> Asked:
+        """The target views in the place of the source views, too: what is answered is trained on."""
+        return Asked(self.pairs, self.target, self.target)
+
     def first(self, people: int) -> Asked:
         """Those of the first people alone."""
         kept = [i for i, p in enumerate(self.pairs) if p.source.persona < people]
@@ -157,7 +161,8 @@ def labelled(labels: Labels, people: int, threshold: float, soft: bool) -> Mater
     read = passes * sum(len(labels.asked.source[i].prompt) + len(labels.answers[i]) for i in own)
     targets = [with_answer(labels.asked.target[i], labels.answers[i]) for i in kept]
     people = [labels.asked.pairs[i].source.persona for i in kept]
-    return Material(targets, [labels.soft[i] for i in kept] if soft else [], [], people, read, labels.seconds)
+    seconds = labels.seconds * len(own) / max(1, len(labels.answers))
+    return Material(targets, [labels.soft[i] for i in kept] if soft else [], [], people, read, seconds)
 
 
 @torch.inference_mode()

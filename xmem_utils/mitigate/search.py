@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
 
 from xmem_utils import paths
 from xmem_utils.gap import GATE
-from xmem_utils.mitigate.methods import METHODS, PLAIN, PLAIN_START
+from xmem_utils.mitigate.methods import LAYERS, METHODS, PLAIN, PLAIN_START
 from xmem_utils.mitigate.study import MitigationStudy
 from xmem_utils.mitigate.tables import SOURCE, TARGET, collect, per_persona
 from xmem_utils.params import MODALITIES, TUNING_SEEDS, MitigationCondition, shard_of
@@ -23,11 +24,34 @@ from xmem_utils.vlm.load import resolve_model
 
 SEED = TUNING_SEEDS[0]
 TABLES = "mitigation_search.csv", "mitigation_settings.csv"
+WEIGHTS, THRESHOLDS = (0.03, 0.1, 0.3, 1.0), (0.5, 0.9)
+
+# Values tried by method and setting; what is not here has no settings.
+GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
+    "captions": {"weight": WEIGHTS},
+    "captions, other people": {"weight": WEIGHTS},
+    "captions, from the start": {"weight": WEIGHTS[1:]},
+    "matching": {"weight": WEIGHTS},
+    "self-labelled, sure": {"threshold": THRESHOLDS},
+    "self-labelled, soft, sure": {"threshold": THRESHOLDS},
+    "aligned, all layers": {"depth": (0.0,), "weight": WEIGHTS},
+    **{f"aligned, depth {k}/{LAYERS}": {"depth": (k / LAYERS,), "weight": WEIGHTS[1:]} for k in range(1, LAYERS + 1)},
+    "replay": {"weight": WEIGHTS[1:]},
+    "lower rank": {"rank": (4.0, 8.0)},
+    "lower learning rate": {"learning_rate": (5e-4, 1e-3)},
+    "weight averaging": {"keep": (0.7, 0.85)},
+}
+
+
+def grid(method: str) -> list[dict[str, float]]:
+    """All settings of a method that are tried."""
+    axes = GRIDS.get(method, {})
+    return [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
 
 
 def conditions(study: MitigationStudy) -> list[MitigationCondition]:
     """All runs of the search."""
-    tried = [(m.name, settings) for m in METHODS.values() for settings in m.grid()]
+    tried = [(name, settings) for name in METHODS for settings in grid(name)]
     return [study.condition(name, settings, source, SEED) for source in MODALITIES for name, settings in tried]
 
 

@@ -27,7 +27,7 @@ from xmem_utils.vlm.batches import Example, answer_tokens, encode
 
 FURTHER = 0.4  # training tokens after the start, as a share of the start's own
 RATE = 1e-3  # peak learning rate after the start
-PAIR_MATERIAL = ("captions", "matching", "labels", "pairs")
+PAIR_MATERIAL = ("captions", "matching", "labels", "own labels", "pairs")
 SHARES = (0.0, 0.05, 0.1, 0.25, 0.5, 1.0)  # of the study's people that are paired then
 
 
@@ -127,6 +127,9 @@ class MitigationStudy:
         if kind == "labels":
             soft, threshold = METHODS[condition.method].loss == "soft", condition.settings.get("threshold", 0.0)
             return named, make.labelled(self._labels(start, model), condition.paired, threshold, soft)
+        if kind == "own labels":
+            answered = make.label(vlm, model, self._asked(start).target_alone())
+            return named, make.labelled(answered, condition.paired, threshold=0.0, soft=False)
         if kind == "pairs":
             asked = self._asked(start).first(condition.paired)
             return named, Material(asked.target, partners=asked.source)
