@@ -244,6 +244,7 @@ rule mitigation:
     output:
         drawn("07_mitigation"),
         expand(f"{HOME}figures/mitigation_{{name}}.csv", name=["tests", "costs"]),
+        f"{HOME}figures/mechanism_switch.csv",
         done=touch(f"{DONE}/07_mitigation"),
     log:
         notebook=f"{EXECUTED}/07_mitigation.ipynb",

@@ -374,6 +374,9 @@ def test_an_unknown_source_and_a_deep_models_few_layers(vlm, people):
         explain(vlm, None, people, "sound")
     some = explain(vlm, None, people, "text", layers=[2, 5])
     assert sorted(some.loc[some["measure"] == questions.OWN, "layer"].unique()) == [0, 2, 5]
+    without = explain(vlm, None, people, "text", patched_views=0)
+    assert set(without["measure"]) == {questions.LENS, questions.LENS_RANK, questions.RETRIEVED,
+                                       questions.RETRIEVED_RANK, questions.PROBE}  # fmt: skip
 
 
 def test_the_model_comes_out_as_it_went_in(vlm, people, monkeypatch):
@@ -450,9 +453,12 @@ def test_recall_switches_on_where_half_of_what_can_come_has_come():
     assert np.isnan(known["restored"]) and known["swapped"] == 1
 
 
-def test_estimates_are_means_over_people_with_intervals_and_the_figure_draws_them(rows, people):
+def test_estimates_are_means_over_people_with_intervals_and_the_figure_draws_them(vlm, rows, people):
     both = [rows.assign(model=model, source="image", seed=0) for model in ("plain", "mitigated")]
+    before = explain(vlm, None, people, "image", patched_views=0)
+    both.append(before.assign(model=tables.BEFORE, source="image", seed=0))
     table = tables.estimates(pd.concat(both), resamples=200)
+    assert set(tables.switches_on(table)["model"]) == {"plain", "mitigated"}
     assert (table["low"] <= table["estimate"] + 1e-9).all() and (table["estimate"] <= table["high"] + 1e-9).all()
     lens = table[(table["measure"] == questions.LENS) & (table["asked"] == "image") & (table["model"] == "plain")]
     np.testing.assert_allclose(lens["estimate"], mean(rows, questions.LENS, "", "image"))
@@ -463,4 +469,6 @@ def test_estimates_are_means_over_people_with_intervals_and_the_figure_draws_the
     assert len(figure.axes) == 8
     drawn = figure.axes[0].lines[0].get_ydata()
     np.testing.assert_allclose(drawn, mean(rows, questions.LENS, "", "image"))
+    grey = figure.axes[2].lines[-2].get_ydata()  # the last line is chance
+    np.testing.assert_allclose(grey, mean(before, questions.PROBE, "image", "text"))
     plt.close(figure)

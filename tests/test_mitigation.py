@@ -367,13 +367,17 @@ def test_verdicts_need_a_difference_and_a_memory():
     said = {"good": tables.HELPS, "bad": tables.HURTS, "same": tables.SAME, "forgets": tables.FORGOT}
     assert table["verdict"].to_dict() == {**said, DESCRIBED: tables.HELPS}
     assert (table["p holm"] >= table["p"]).all()
+    assert (table["lowest seed"] == table["highest seed"]).all()  # there is one
     assert table.loc["good", f"change of {tables.TARGET}"] == pytest.approx(0.4)
 
 
 def test_describing_recalls_what_the_ceiling_says_and_leaves_no_recall_part():
     base = RECORDS[RECORDS["method"] == PLAIN].assign(exact=False)
     base.loc[base["probe"] == FIGURE, "exact"] = True
-    table = tables.estimates(RECORDS, base, 200)
+    memorized = made_up({PLAIN: (1.0, 0.25, 0.9)})
+    table = tables.estimates(RECORDS, base, memorized, 200)
+    start = table[table["method"] == tables.START].set_index("quantity")["estimate"]
+    assert start.to_dict() == {tables.SOURCE: 1.0, tables.TARGET: 0.25}
     knew = table[table["method"] == tables.BEFORE].set_index("quantity")["estimate"]
     assert knew.to_dict() == {f"{tables.FIGURES}, image": 1.0}
     own = table[table["method"] == DESCRIBED].set_index("quantity")["estimate"]
@@ -388,6 +392,8 @@ def test_doses_tell_paired_from_unpaired_people():
     records = pd.concat([
         made_up({PLAIN: (1.0, 0.5, 1.0)}), made_up({PAIRED: (1.0, 0.25, 1.0)}).assign(paired=10),
     ])  # fmt: skip
+    tested = tables.doses(records, 200).set_index(["paired", "who"])[["p", "p holm"]]
+    assert tested.loc[0].isna().all(axis=None) and (tested.loc[10, "p holm"] >= tested.loc[10, "p"]).all()
     table = tables.doses(records, 200).set_index(["paired", "who"])["estimate"]
     assert table[10, "paired"] == 1.0 and table[10, "not paired"] == 0.0 and table[10, "everybody"] == 0.25
     assert (0, "paired") not in table.index

@@ -59,6 +59,7 @@ def explain(
 
     `model` is a PEFT model around the VLM's own, or None for the VLM's; both are left as they were. For people known
     in both modalities either is a source. `layers` are those patched (default: all); on a deep model a few suffice.
+    Without `patched_views` nothing is patched.
     Raises ValueError for an unknown modality and for classes whose layers cannot be looked into (`states.layers_of`).
     """
     if source not in MODALITIES:
@@ -69,8 +70,9 @@ def explain(
             lens_rows(vlm, model, people, states),
             retrieval_rows(people, states),
             probe_rows(people, states),
-            patching_rows(vlm, model, people, source, layers, patched_views),
         ]
+        if patched_views:
+            parts.append(patching_rows(vlm, model, people, source, layers, patched_views))
     rows = pd.concat(parts, ignore_index=True)
     number = np.array(people.numbers)[rows["persona"]]
     return rows.assign(persona=number, chance=rows["measure"].map(chance(people)))

@@ -7,6 +7,7 @@ import pandas as pd
 from xmem_utils.mechanism.explain import OTHERS, OWN, RECALLED
 from xmem_utils.stats import RESAMPLES, cluster_bootstrap
 
+BEFORE, FIGURES = "before memorizing", "public figures"  # what stands beside the models that memorized
 KEYS = ["model", "source", "measure", "given", "asked", "layer"]
 
 
@@ -31,9 +32,10 @@ def switches_on(table: pd.DataFrame) -> pd.DataFrame:
     One row a model and source: restored, the first layer after which the own name's recall has gained half of ceiling
     less unpatched; swapped, the first after which another person's name is said at half of the ceiling (this one is
     also defined where the target misses nothing); NaN when no layer does. unpatched and ceiling are target and source
-    recall without a patch. `table` is that of `estimates`.
+    recall without a patch. `table` is that of `estimates`; models in which nothing was patched are left out.
     """
     out = []
+    table = table[table["model"] != BEFORE]
     for (model, source), own in table.groupby(["model", "source"], sort=False):
         restored, swapped = (
             own[own["measure"] == m].set_index("layer")["estimate"].sort_index() for m in (OWN, OTHERS)

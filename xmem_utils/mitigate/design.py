@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pandas as pd
+
 from xmem_utils.experiment import Study
 from xmem_utils.mitigate.methods import METHODS, PLAIN, PLAIN_START, method_named
 from xmem_utils.mitigate.search import chosen_settings
 from xmem_utils.mitigate.study import MitigationStudy
-from xmem_utils.params import MitigationCondition, MitigationParameters, profile_named, scaled
+from xmem_utils.params import MODALITIES, MitigationCondition, MitigationParameters, profile_named, scaled
 from xmem_utils.vlm.load import load_vlm
 
 
@@ -27,3 +29,10 @@ def conditions(study: MitigationStudy, p: MitigationParameters) -> list[Mitigati
     """All conditions: every method in both directions, seed by seed, and with `pairs` fewer people paired."""
     chosen = chosen_settings(p.model)
     return study.conditions({name: chosen[name] for name in methods_of(p)}, p.pairs)
+
+
+def memorized(study: MitigationStudy) -> pd.DataFrame:
+    """Records of the models that most methods go on from, those of notebook 03, by source and seed."""
+    starts = [study.study.condition(source, seed) for seed in study.study.profile.seeds for source in MODALITIES]
+    parts = [study.study.run(c).records.assign(source=c.source, seed=c.seed) for c in starts]
+    return pd.concat(parts, ignore_index=True)

@@ -19,7 +19,7 @@ LEVEL = 0.05
 SOURCE, TARGET = "source recall", "target recall"
 SPLIT = ("perception part", "recall part")  # of the gap
 QUANTITIES = (SOURCE, TARGET, "perception ceiling", "gap", *SPLIT)
-RATIO, FIGURES, BEFORE = "transfer ratio", "public figures", "before"
+RATIO, FIGURES, BEFORE, START = "transfer ratio", "public figures", "before", "as memorized"
 HELPS, HURTS, SAME, FORGOT = "helps", "hurts", "no difference shown", "not memorized"
 
 
@@ -37,11 +37,11 @@ def costs(runs: Iterable[Run]) -> pd.DataFrame:
     """What each run took: training tokens (those of the start included), tokens that were only read, seconds.
 
     Training tokens passed forward and back, which is three times the work of reading; `work` is the sum of both in
-    tokens read, without the start. Raises AssertionError when a run trained for fewer tokens than its budget or on
+    tokens read. Raises AssertionError when a run trained for fewer tokens than its budget or on
     after it, or when two methods on the same people had different budgets.
     """
     table = pd.concat([run.curve.assign(**_labels(run.condition)) for run in runs], ignore_index=True)
-    table["work"] = 3 * (table["tokens"] - table["of the start"]) + table["read"]
+    table["work"] = 3 * table["tokens"] + table["read"]
     for (source, seed), part in table.groupby(["source", "seed"]):
         assert part["budget"].nunique() == 1, f"budgets differ from {source}, seed {seed}: {part['budget'].unique()}"
     over = table["tokens"] - table["budget"]
@@ -98,22 +98,29 @@ def by_method(records: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
     return with_described({key: per_persona(part) for key, part in groups})
 
 
-def estimates(records: pd.DataFrame, base: pd.DataFrame, resamples: int) -> pd.DataFrame:
+def estimates(records: pd.DataFrame, base: pd.DataFrame, start: pd.DataFrame, resamples: int) -> pd.DataFrame:
     """Every quantity with a 95 % interval: source, method, quantity, estimate, low, high.
 
     `base` are records of the model before memorizing, with a column source: what it recalled is taken off both sides of
-    the transfer ratio, and whom it knew stands beside the methods as method "before". Public figures have a quantity
-    for each asked modality. What did not memorize has no transfer ratio.
+    the transfer ratio, and whom it knew stands beside the methods as method "before". `start` are those of the
+    models that most methods go on from: source and target recall as method "as memorized". Public figures have a
+    quantity for each asked modality. What did not memorize has no transfer ratio.
     """
-    start = base[base["probe"] == VIEW].groupby(["source", "asked", "seed", "persona"])["exact"].mean()
+    at_base = base[base["probe"] == VIEW].groupby(["source", "asked", "seed", "persona"])["exact"].mean()
     rows = []
     for (source, method), people in by_method(records).items():
         table = cluster_bootstrap(people[list(QUANTITIES)], resamples)
         memorized = people[SOURCE].groupby(level="seed").mean().min() >= GATE
-        before = [start[source, m].reindex(people.index) for m in (source, other(source))]
+        before = [at_base[source, m].reindex(people.index) for m in (source, other(source))]
         moved = people[SOURCE] - before[0], people[TARGET] - before[1]
         table.loc[RATIO] = list(ratio(*moved, resamples).values()) if memorized else [np.nan] * 3
         rows.append(table.reset_index(names="quantity").assign(source=source, method=method))
+    for source, part in start[start["probe"] == VIEW].groupby("source"):
+        mean = part.groupby(["asked", "seed", "persona"])["exact"].mean().astype(float)
+        both = pd.DataFrame({SOURCE: mean[source], TARGET: mean[other(source)]})
+        rows.append(
+            cluster_bootstrap(both, resamples).reset_index(names="quantity").assign(source=source, method=START)
+        )
     known = pd.concat([base.assign(method=BEFORE), records])
     known = known[known["probe"] == FIGURE]
     for (source, method, asked), part in known.groupby(["source", "method", "asked"], sort=False):
@@ -129,8 +136,9 @@ def comparison(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     """Every method against plain, on the same people: change of target recall and of the gap, intervals, tests.
 
     What trains from the start is held against plain from the start. p: paired sign-flip test of the change of target
-    recall; p holm: Holm's correction over the methods of a source (two families, then). The verdict needs interval and
-    test to agree, and source recall to stay at the gate in every seed ("not memorized" otherwise).
+    recall; p holm: Holm's correction over the methods of a source (two families, then). Lowest and highest seed: the
+    change in the seed where it is smallest and largest. The verdict needs interval and test to agree, and source recall
+    to stay at the gate in every seed ("not memorized" otherwise).
     """
     people = by_method(records)
     rows = []
@@ -146,6 +154,8 @@ def comparison(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
             for q in change:
                 row[f"change of {q}"] = interval.loc[q, "estimate"]
                 row |= {f"change of {q} {end}": interval.loc[q, end] for end in ("low", "high")}
+            by_seed = change[TARGET].groupby(level="seed").mean()
+            row |= {"lowest seed": by_seed.min(), "highest seed": by_seed.max()}
             rows.append(row | {"p": sign_flip(change[TARGET]), "memorized": reached >= GATE})
     table = pd.DataFrame(rows)
     for _, group in table.groupby("source"):
@@ -166,8 +176,8 @@ def _verdict(row: pd.Series) -> str:
 def doses(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     """Target recall by the number of people paired: of everybody, of the paired and of the others, with intervals.
 
-    `change` is against nobody paired, on the same people, with interval and sign-flip test; `source recall` is that of
-    everybody.
+    `change` is against nobody paired, on the same people, with interval and sign-flip test (p holm: over the rows of a
+    source); `source recall` is that of everybody.
     """
     shown = records[records["probe"] == VIEW]
     own = shown[shown["asked"] == shown["source"]].groupby(["source", "paired"])["exact"].mean()
@@ -184,8 +194,12 @@ def doses(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
                 interval = cluster_bootstrap(part, resamples)
                 row |= interval.loc["dose"].to_dict() | {"change": interval.loc["change", "estimate"]}
                 row |= {f"change {end}": interval.loc["change", end] for end in ("low", "high")}
-                rows.append(row | {"p": sign_flip(part["change"])})
-    return pd.DataFrame(rows)
+                rows.append(row | {"p": sign_flip(part["change"]) if paired else np.nan})
+    table = pd.DataFrame(rows)
+    tested = table[table["paired"] > 0]
+    for _, group in tested.groupby("source"):
+        table.loc[group.index, "p holm"] = multipletests(group["p"], method="holm")[1]
+    return table
 
 
 def sentence(row: pd.Series) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
@@ -9,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from xmem_utils.mechanism.explain import LENS, OTHERS, OTHERS_OWN, OWN, PROBE, RECALLED, RETRIEVED
+from xmem_utils.mechanism.tables import BEFORE, FIGURES
 from xmem_utils.params import MODALITIES, other
 from xmem_utils.plots.common import COLOURS, MARKERS, MODALITY_WORDS
 
@@ -20,15 +23,19 @@ TITLES = {
 }
 OTHER_PERSON = "#009E73"
 WITHIN = dict(ls="--", mfc="white")  # a comparison inside one modality
+BEFORE_LINE = dict(color="0.45", lw=1.4, ls=(0, (4, 1.5)), marker="x", ms=4, zorder=1.5)
 GREY_LINE = dict(color="0.25", lw=1)
 
 
 def mechanism(table: pd.DataFrame, subtitle: str = "") -> Figure:
     """All four questions by layer, for every (model, source) of `table`, in its order; bands are 95 % intervals.
 
-    `table` is that of `mechanism.tables.estimates`.
+    `table` is that of `mechanism.tables.estimates`. The model before memorizing has no row: it is a grey line beside
+    those that memorized.
     """
-    rows = list(table.groupby(["source", "model"], sort=False))
+    before = table[table["model"] == BEFORE]
+    rows = list(table.drop(before.index).groupby(["source", "model"], sort=False))
+    rows.sort(key=lambda row: row[0][1] == FIGURES)
     figure, panels = plt.subplots(
         len(rows), len(TITLES), figsize=(11.4, 1.9 * len(rows) + 1.4), sharex=True, sharey=True, squeeze=False
     )
@@ -38,10 +45,12 @@ def mechanism(table: pd.DataFrame, subtitle: str = "") -> Figure:
         _retrieval(line[1], own, source, target)
         _probe(line[2], own, source, target)
         _patching(line[3], own, source, target)
+        if model != FIGURES:
+            _before(line, before[before["source"] == source], source, target)
         for axes, measure in zip(line, (LENS, RETRIEVED, PROBE, OWN), strict=True):
             chance = own.loc[own["measure"] == measure, "chance"].iloc[0]
             axes.axhline(chance, color="0.4", ls=":", lw=1.2, zorder=1)
-        line[0].set_ylabel(f"{model}\n{MODALITY_WORDS[source]} → {MODALITY_WORDS[target]}", fontsize=9)
+        line[0].set_ylabel(f"{model}\n{MODALITY_WORDS[source]} → {MODALITY_WORDS[target]}", fontsize=9.5)
     for axes, title in zip(panels[0], TITLES.values(), strict=True):
         axes.set_title(title, fontsize=10)
     for axes in panels[-1]:
@@ -65,6 +74,13 @@ def _line(axes: Axes, rows: pd.DataFrame, color: str, **options) -> None:
 
 def _of(rows: pd.DataFrame, measure: str, given: str, asked: str) -> pd.DataFrame:
     return rows[(rows["measure"] == measure) & (rows["given"] == given) & (rows["asked"] == asked)]
+
+
+def _before(line: Sequence[Axes], rows: pd.DataFrame, source: str, target: str) -> None:
+    """What the target's states held before anything was memorized: no band, to be told apart from what was learned."""
+    for axes, measure, given in zip(line, (LENS, RETRIEVED, PROBE), ("", source, source), strict=False):
+        own = _of(rows, measure, given, target).sort_values("layer")
+        axes.plot(own["layer"], own["estimate"], **BEFORE_LINE)
 
 
 def _lens(axes: Axes, rows: pd.DataFrame) -> None:
@@ -102,6 +118,7 @@ def _legend() -> list[plt.Line2D]:
     seen = [line(f"shown {MODALITY_WORDS[m]}", color=COLOURS[m], marker=MARKERS[m]) for m in MODALITIES]
     return [
         *seen, line("compared or learned within one modality", color="0.3", marker="o", **WITHIN),
+        line("target, before anything is memorized", **BEFORE_LINE | {"ms": 4}),
         line("patched with the person's own source states: their name", color="black", marker="D"),
         line("with another person's: that person's name", color=OTHER_PERSON, marker="^"),
         line("with another person's: the own name's first token still", color="0.5", marker="v", ls="--", mfc="white"),
