@@ -230,7 +230,7 @@ rule mitigate:
     params:
         code=code.fingerprint(code.MITIGATION),
     threads: 1
-    priority: 1
+    priority: 2  # the longest shards: were they last, one core would wait for the other
     shell:
         FILL + " 07_mitigation " + MITIGATION + " --shard {wildcards.k}/{SHARDS}"
 
