@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -108,18 +109,20 @@ def mitigation_pairs(table: pd.DataFrame) -> Figure:
         colour, marker = COLOURS[other(source)], MARKERS[other(source)]
         own = table[table["source"] == source]
         none = own[(own["paired"] == 0) & (own["who"] == "not paired")]["estimate"]
-        axes.axhline(float(none.iloc[0]), color="0.35", ls=":", lw=1.2, label="nobody is paired: plain")
+        axes.axhline(float(none.iloc[0]), color="0.35", ls=":", lw=1.2)
         for who, look in (("paired", {"ls": "-"}), ("not paired", {"ls": "--", "mfc": "white"})):
             rows = own[own["who"] == who].sort_values("paired")
             at = [counts.index(n) for n in rows["paired"]]
-            interval(axes, at, rows, color=colour, marker=marker, ms=6, label=who, **look)
+            interval(axes, at, rows, color=colour, marker=marker, ms=6, **look)
         axes.set_xticks(range(len(counts)), [str(n) for n in counts])
         axes.set_xlabel("people of whom there are nameless pairs")
         axes.set_title(f"Names from {MODALITY_WORDS[source]}, asked with {MODALITY_WORDS[other(source)]}")
         recall_axis(axes, source == MODALITIES[0])
     figure.tight_layout()
-    figure.legend(*panels[0].get_legend_handles_labels(), title="the people asked about", loc="upper center",
-                  bbox_to_anchor=(0.5, 0.0), ncols=3)  # fmt: skip
+    line = partial(plt.Line2D, [], [], color="0.35")
+    handles = [line(marker="D", label="people who are paired"), line(ls=":", label="nobody is paired: plain"),
+               line(marker="D", mfc="white", ls="--", label="people who are not")]  # fmt: skip
+    figure.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=3)
     return figure
 
 
