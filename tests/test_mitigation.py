@@ -330,6 +330,7 @@ def test_unknown_methods_are_refused_with_the_known_ones():
         learning_rate=2e-3,
     )  # fmt: skip
     assert design.methods_of(p) == [PLAIN, "replay", "captions"]
+    assert design.methods_of(p.model_copy(update={"methods": f"captions; {DESCRIBED}"})) == [PLAIN, "captions"]
     fresh = p.model_copy(update={"methods": "lower rank"})
     assert design.methods_of(fresh) == [PLAIN, "plain, from the start", "lower rank"]
 

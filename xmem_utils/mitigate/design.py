@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from xmem_utils.experiment import Study
-from xmem_utils.mitigate.methods import METHODS, PLAIN, PLAIN_START, method_named
+from xmem_utils.mitigate.methods import DESCRIBED, METHODS, PLAIN, PLAIN_START, method_named
 from xmem_utils.mitigate.search import chosen_settings
 from xmem_utils.mitigate.study import MitigationStudy
 from xmem_utils.params import MODALITIES, MitigationCondition, MitigationParameters, profile_named, scaled
@@ -18,9 +18,12 @@ def study_of(p: MitigationParameters) -> MitigationStudy:
 
 
 def methods_of(p: MitigationParameters) -> list[str]:
-    """The methods asked for, after what they are held against. Raises ValueError naming the known ones."""
+    """The methods asked for, after what they are held against. Raises ValueError naming the known ones.
+
+    Describe-then-recall trains nothing: it comes with plain.
+    """
     wanted = list(METHODS) if p.methods == "all" else [name.strip() for name in p.methods.split(";")]
-    chosen = [method_named(name) for name in wanted]
+    chosen = [method_named(name) for name in wanted if name != DESCRIBED]
     against = [PLAIN, *[PLAIN_START] * any(m.fresh for m in chosen)]
     return list(dict.fromkeys([*against, *(m.name for m in chosen)]))
 

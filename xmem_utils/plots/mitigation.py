@@ -68,7 +68,8 @@ def mitigation(table: pd.DataFrame, compared: pd.DataFrame) -> Figure:
                     error = [[max(0, row["estimate"] - row["low"])], [max(0, row["high"] - row["estimate"])]]
                     axes.errorbar([row["estimate"]], [y], xerr=error, color=COLOURS[modality], ls="none", capsize=2.5,
                                   zorder=3, **look)  # fmt: skip
-            if sign := SIGNS.get(verdicts.get(method, "")):
+            sign = SIGNS.get(verdicts.get(method, ""))
+            if sign and method != PLAIN_START:  # which is itself what others are held against
                 axes.annotate(sign, (1.06, y), va="center", ha="center", fontsize=8, color="0.2", annotation_clip=False)
         axes.set_yticks(range(len(methods)), [_label(m) for m in methods], fontsize=8.5)
         axes.set_ylim(len(methods) - 0.4, -0.5)
@@ -142,7 +143,7 @@ def decomposition(table: pd.DataFrame) -> Figure:
         axes.set_yticks(range(len(methods)), methods, fontsize=8.5)
         axes.set_ylim(len(methods) - 0.5, -0.5)
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        axes.set_xlabel("of the gap: share of names")
+        axes.set_xlabel("recall lost: share of names")
         axes.grid(axis="y", visible=False)
         axes.set_title(f"Names learned from {MODALITY_WORDS[source]}")
     handles = [plt.Rectangle((0, 0), 1, 1, color=c, label=p) for p, c in PART_COLOURS.items()]
