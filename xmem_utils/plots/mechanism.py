@@ -118,7 +118,7 @@ def _legend() -> list[plt.Line2D]:
     seen = [line(f"shown {MODALITY_WORDS[m]}", color=COLOURS[m], marker=MARKERS[m]) for m in MODALITIES]
     return [
         *seen, line("compared or learned within one modality", color="0.3", marker="o", **WITHIN),
-        line("target, before anything is memorized", **BEFORE_LINE | {"ms": 4}),
+        line("target, before anything is memorized", **BEFORE_LINE),
         line("patched with the person's own source states: their name", color="black", marker="D"),
         line("with another person's: that person's name", color=OTHER_PERSON, marker="^"),
         line("with another person's: the own name's first token still", color="0.5", marker="v", ls="--", mfc="white"),
