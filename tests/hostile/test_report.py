@@ -1,0 +1,16 @@
+"""docs/reliability.md says what the corpus showed; this file comes last in its folder."""
+
+import pytest
+from corpus import REPORT, every_case
+
+
+def test_the_corpus_is_large():
+    assert len(every_case()) >= 100
+
+
+def test_the_report_is_what_the_run_showed(witness):
+    if witness.seen.keys() < {(case.area, case.what) for case in every_case()}:
+        pytest.skip("only a part of the corpus ran")
+    before = REPORT.read_text(encoding="utf-8") if REPORT.exists() else ""
+    REPORT.write_text(witness.text(), encoding="utf-8")
+    assert before == witness.text(), f"{REPORT.name} has been written anew: read it and commit it"
