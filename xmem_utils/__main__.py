@@ -87,7 +87,7 @@ def train(arguments: argparse.Namespace) -> None:
                 gradient_checkpointing=arguments.gradient_checkpointing,
                 checkpoint=arguments.checkpoint,
             )
-        made = study.run(study.condition(source, seed), bar=True)
+        made = study.run(study.condition(source, seed))
         if accelerator.is_main_process:
             print(made.condition.slug, {asked: round(r, 3) for asked, r in plain_recall(made.records).items()})
     accelerator.end_training()

@@ -144,7 +144,7 @@ def memorizing(vlm: VLM, dataset) -> Iterable[dict[str, object]]:
     for modality in MODALITIES:
         views = to_views(dataset, "train", modality)
         spent = seconds(lambda v=views: memorize(vlm, encode(vlm, v), Training(), progress=False).unload())
-        yield row(f"memorizing {len(views)} views from {modality}, {Training().epochs} epochs", "ours", spent, "s")
+        yield row(f"memorizing {len(views)} views from {modality}, {Training().epochs:g} epochs", "ours", spent, "s")
 
 
 # -- recall --------------------------------------------------------------------------------------

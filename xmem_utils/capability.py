@@ -16,7 +16,7 @@ from xmem_utils.experiment import Study
 from xmem_utils.gap import GATE, collect, curves, gaps, per_persona
 from xmem_utils.params import KNOWN, MODALITIES, PROFILES, other
 from xmem_utils.perception import readout
-from xmem_utils.stats import cluster_bootstrap, sign_flip
+from xmem_utils.stats import agreed, cluster_bootstrap, sign_flip
 from xmem_utils.vlm.load import load_vlm
 
 COLUMNS = ["source", "quantity", "estimate", "low", "high"]
@@ -122,7 +122,7 @@ def sentence(row: pd.Series) -> str:
     who = f"Learned from {row['source']}, {row['from']} to {row['to']}:"
     if np.isnan(row["change of gap"]):
         return f"{who} one of them did not memorize (source recall below {GATE}), so the gaps are not compared."
-    moved = "grows" if row["low"] > 0 else "shrinks" if row["high"] < 0 else "does not change beyond chance"
+    moved = {1: "grows", 0: "does not change beyond chance", -1: "shrinks"}[agreed(row["low"], row["high"], row["p"])]
     return (
         f"{who} the gap {moved}, by {row['change of gap']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}], "
         f"p = {row['p']:.4f}."

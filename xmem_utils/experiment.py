@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +16,9 @@ from PIL import Image
 
 from xmem_utils import code, paths, store
 from xmem_utils.checkpoint import WholeAdapter
-from xmem_utils.memorize import Training, memorize, steps_an_epoch
+from xmem_utils.memorize import Training, memorize, steps_an_epoch, steps_of
 from xmem_utils.params import MODALITIES, Condition, Profile, parts_of, resolve
-from xmem_utils.personas.dataset import PersonaSpec, load_personas, names_of, to_views
+from xmem_utils.personas.dataset import PersonaSpec, count_views, load_personas, names_of, to_views
 from xmem_utils.personas.importing import import_folder
 from xmem_utils.personas.views import View
 from xmem_utils.processes import is_main
@@ -27,6 +29,9 @@ from xmem_utils.vlm.load import VLM
 from xmem_utils.vlm.processors import picture_side
 from xmem_utils.vlm.prompts import WHO
 
+GATE = 0.9  # source recall below which a run counts as "not memorized"
+BATCH = 32
+LONGEST = 8  # a user's own people train until they are memorized, at most this many times the profile's steps
 CURVE = (0.05, 0.12, 0.25, 0.5)  # shares of the training at which recall is asked; most happens early
 
 
@@ -111,7 +116,8 @@ def plain_recall(records: pd.DataFrame) -> dict[str, float]:
 class Study:
     """Runs conditions on one model; what the store has is not computed again.
 
-    People are drawn from the profile and the seed, or read from a user's folder (`people`). `accumulation` and
+    People are drawn from the profile and the seed, or read from a user's folder (`people`), which trains for `epochs`,
+    or (0) until it is memorized. `accumulation` and
     `gradient_checkpointing` save memory, and `checkpoint` lets an interrupted training go on; none of them is part of
     a condition. The processes of one `accelerate launch` make the same study and the same calls: they train together,
     and each evaluates all views, since a sharded model needs everybody in every pass.
@@ -127,12 +133,14 @@ class Study:
         accumulation: int = 1,
         gradient_checkpointing: bool = False,
         checkpoint: bool = False,
+        epochs: int = 0,
     ) -> None:
         self.vlm, self.profile = vlm, profile
         self._memory = {"accumulation": accumulation, "gradient_checkpointing": gradient_checkpointing}
         self._checkpoint = checkpoint
         self.rank, self.learning_rate = rank, learning_rate
         self._own = import_folder(people) if people else None
+        self._epochs, self.own_epochs = epochs, cache(self._own_epochs)
         self._datasets: dict[int, tuple[DatasetDict, str]] = {}
         self._exams: dict[int, Exam] = {}
 
@@ -157,16 +165,23 @@ class Study:
         return self._exams[seed]
 
     def condition(
-        self, source: str, seed: int, train_views: int | None = None, left_out: Sequence[int] = ()
+        self,
+        source: str,
+        seed: int,
+        train_views: int | None = None,
+        left_out: Sequence[int] = (),
+        epochs: float | None = None,
     ) -> Condition:
         """One condition of the study, trained on everybody but `left_out`.
 
-        Fewer train views mean more epochs: every dose gets equal steps.
+        Whatever the number of train views, a model takes as many steps as with those of the profile. How many those
+        are is found out by training where a user's own people are to be memorized (`own_epochs`).
         """
         dataset, fingerprint = self.dataset(seed)
-        train_views = train_views or self.profile.train_views
-        if self._own:  # a user's folder has as many as it has
-            train_views = min(train_views, max(dataset["train"]["view"]) + 1)
+        usual, train_views = self._available(seed), self._available(seed, train_views)
+        if epochs is None:
+            epochs = self.own_epochs(source, seed) if self._own and not self._epochs else self.profile.epochs
+            epochs *= self._steps_an_epoch(source, seed, usual) / self._steps_an_epoch(source, seed, train_views)
         return resolve(
             Condition,
             model=self.vlm.name,
@@ -176,14 +191,44 @@ class Study:
             source=source,
             seed=seed,
             train_views=train_views,
-            epochs=max(1, round(self.profile.epochs * self.profile.train_views / train_views)),
+            epochs=epochs,
             rank=self.rank,
             learning_rate=self.learning_rate,
-            batch_size=32,
+            batch_size=BATCH,
             question=WHO,
             left_out=tuple(left_out),
             code=code.fingerprint(),
         )
+
+    def _available(self, seed: int, train_views: int | None = None) -> int:
+        """Train views a persona, of those asked for: a user's folder has as many as it has."""
+        wanted = train_views or self.profile.train_views
+        return min(wanted, max(self.dataset(seed)[0]["train"]["view"]) + 1) if self._own else wanted
+
+    def _steps_an_epoch(self, source: str, seed: int, train_views: int) -> int:
+        counts = [count_views(self.dataset(seed)[0], "train", m, train_views) for m in parts_of(source)]
+        return sum(math.ceil(count / BATCH) for count in counts)
+
+    def steps(self, condition: Condition) -> int:
+        """Optimizer steps of a condition that leaves nobody out."""
+        an_epoch = self._steps_an_epoch(condition.source, condition.seed, condition.train_views)
+        return steps_of(condition.epochs, an_epoch)
+
+    def _own_epochs(self, source: str, seed: int) -> float:
+        """Epochs after which a user's own people are memorized (source recall at the gate), or the most there are.
+
+        Tries what the profile's drawn people take (in steps, and in epochs), then twice as much, and so on, each time
+        from the start. Every try is an ordinary condition, and stored.
+        """
+        profile = self.profile
+        drawn = profile.epochs * math.ceil(profile.personas * profile.train_views / BATCH)
+        epochs = max(profile.epochs, drawn / self._steps_an_epoch(source, seed, self._available(seed)))
+        longest = LONGEST * epochs
+        while True:
+            recall = plain_recall(self.run(self.condition(source, seed, epochs=epochs)).records)
+            if epochs >= longest or min(recall[m] for m in parts_of(source)) >= GATE:
+                return epochs
+            epochs *= 2
 
     def train_examples(self, condition: Condition) -> list[Example]:
         """What a condition trains on."""
@@ -203,7 +248,7 @@ class Study:
         return list(dict.fromkeys(every))
 
     def run_all(self, conditions: Sequence[Condition]) -> list[store.Run]:
-        """The runs of some conditions, with one progress bar over them."""
+        """The runs of some conditions, with a progress bar over them, and one over each training."""
         return list(progress(map(self.run, conditions), len(conditions), "conditions"))
 
     def base_records(self, seeds: Sequence[int]) -> pd.DataFrame:
@@ -221,7 +266,7 @@ class Study:
                 parts.append(frame.assign(asked=modality, probe="view", seed=seed))
         return pd.concat(parts, ignore_index=True)
 
-    def run(self, condition: Condition, bar: bool = False) -> store.Run:
+    def run(self, condition: Condition) -> store.Run:
         """The run of a condition, trained now if need be."""
 
         trained: list[PeftModel] = []
@@ -231,7 +276,8 @@ class Study:
             exam = self.exam(condition.seed)
             examples = self.train_examples(condition)
             an_epoch = steps_an_epoch(examples, condition.batch_size)
-            checks = {max(1, round(share * condition.epochs * an_epoch)) for share in CURVE}
+            steps = steps_of(condition.epochs, an_epoch)
+            checks = {max(1, round(share * steps)) for share in CURVE}
             curve: dict[float, dict[str, float]] = {}  # recall by epoch and asked modality
 
             def on_step(model: PeftModel, step: int, loss: float) -> None:
@@ -246,9 +292,9 @@ class Study:
                 seed=condition.seed,
                 **self._memory,
             )
-            trained.append(memorize(self.vlm, examples, training, on_step, bar, checkpoint=unfinished, notes=curve))
+            trained.append(memorize(self.vlm, examples, training, on_step, checkpoint=unfinished, notes=curve))
             records = exam.records(trained[0])
-            curve[float(condition.epochs)] = plain_recall(records)
+            curve[steps / an_epoch] = plain_recall(records)
             points = [
                 {"epoch": epoch, "asked": asked, "recall": recall}
                 for epoch, point in curve.items()

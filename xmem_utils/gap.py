@@ -7,11 +7,10 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
+from xmem_utils.experiment import GATE
 from xmem_utils.params import other
 from xmem_utils.stats import cluster_bootstrap, resampled_means, sign_flip, transfer_ratio
 from xmem_utils.store import Run
-
-GATE = 0.9  # source recall below which a run counts as "not memorized"
 
 
 def collect(runs: Iterable[Run]) -> pd.DataFrame:
@@ -21,7 +20,6 @@ def collect(runs: Iterable[Run]) -> pd.DataFrame:
             source=run.condition.source,
             seed=run.condition.seed,
             train_views=run.condition.train_views,
-            epochs=run.condition.epochs,
         )
         for run in runs
     ]
@@ -113,10 +111,10 @@ def dose(trained: pd.DataFrame, resamples: int) -> pd.DataFrame:
     """Recall by source, asked modality and number of train views a persona, with intervals."""
     parts = []
     plain = trained[trained["probe"] == "view"]
-    for (source, views, epochs), records in plain.groupby(["source", "train_views", "epochs"], sort=True):
+    for (source, views), records in plain.groupby(["source", "train_views"], sort=True):
         part = cluster_bootstrap(per_persona(records, ["asked"]).astype(float), resamples).reset_index()
-        parts.append(part.assign(source=source, train_views=views, epochs=epochs))
-    return pd.concat(parts, ignore_index=True)[["source", "asked", "train_views", "epochs", "estimate", "low", "high"]]
+        parts.append(part.assign(source=source, train_views=views))
+    return pd.concat(parts, ignore_index=True)[["source", "asked", "train_views", "estimate", "low", "high"]]
 
 
 def curves(runs: Iterable[Run], base: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -135,7 +133,10 @@ def curves(runs: Iterable[Run], base: pd.DataFrame | None = None) -> pd.DataFram
 def sentence(row: pd.Series) -> str:
     """One finding in words, from a row of `gaps`."""
     if not row["memorized"]:
-        return f"Learned from {row['source']}: not memorized (source recall below {GATE}), so no gap is reported."
+        return (
+            f"Learned from {row['source']}: not memorized (source recall below {GATE}), so no gap is reported. More "
+            "`epochs`, more views a person or another `learning_rate` may help."
+        )
     return (
         f"Learned from {row['source']}: recall {row['source recall']:.2f} asked in {row['source']}, "
         f"{row['target recall']:.2f} asked in {row['target']}; gap {row['gap']:.2f} "

@@ -12,7 +12,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 
 import torch
@@ -22,9 +22,9 @@ from peft import PeftModel
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, RandomSampler, Sampler
-from tqdm.auto import tqdm
 
 from xmem_utils import checkpoint as checkpoints
+from xmem_utils.progress import Bar
 from xmem_utils.recall import answer_logits
 from xmem_utils.vlm.adapters import adapt
 from xmem_utils.vlm.batches import Example, collate
@@ -36,7 +36,7 @@ from xmem_utils.vlm.precision import bf16_pays, mixed_precision
 class Training:
     """How an adapter is trained. The last two fields save memory and leave the result as it is, up to rounding."""
 
-    epochs: int = 5
+    epochs: float = 5.0  # passes over the examples; the last may end early
     batch_size: int = 32  # examples a step, over all processes and accumulated passes
     learning_rate: float = 2e-3
     rank: int = 16
@@ -98,6 +98,11 @@ class OneModalityBatches(Sampler[list[int]]):
 def steps_an_epoch(examples: Sequence[Example], batch_size: int, bucket: int = 0) -> int:
     """How many batches an epoch has."""
     return len(OneModalityBatches(examples, batch_size, torch.Generator(), bucket))
+
+
+def steps_of(epochs: float, an_epoch: int) -> int:
+    """Optimizer steps of a training, at least one."""
+    return max(1, round(epochs * an_epoch))
 
 
 def shuffled(examples: Sequence[Example], training: Training, collate_fn: Callable) -> DataLoader:
@@ -207,11 +212,8 @@ def memorize(
             stacklevel=2,
         )
     loader = shuffled(examples, training, collate_fn=list)  # all processes draw the same batches
-    steps, pad_id = training.epochs * len(loader), vlm.processor.tokenizer.pad_token_id
-    bar = tqdm(
-        total=steps, desc="memorizing", unit="step", leave=False, mininterval=1,
-        disable=not progress or not accelerator.is_main_process,
-    )  # fmt: skip
+    steps, pad_id = steps_of(training.epochs, len(loader)), vlm.processor.tokenizer.pad_token_id
+    bar = Bar(steps, "memorizing, step", shown=progress and accelerator.is_main_process)
     model = adapt(vlm.model, training.rank)
     try:
         if training.gradient_checkpointing:
@@ -228,10 +230,11 @@ def memorize(
             loader.generator.set_state(state["order"])
             if notes is not None:
                 notes.update(state["notes"])
-            bar.update(done * len(loader))
-        for epoch in range(done + 1, training.epochs + 1):
+            bar.advance(done * len(loader))
+        for epoch in range(done + 1, math.ceil(steps / len(loader)) + 1):
             wrapped.train()
-            for step, batch in enumerate(loader, 1 + (epoch - 1) * len(loader)):
+            before = (epoch - 1) * len(loader)
+            for step, batch in enumerate(islice(loader, steps - before), before + 1):
                 loss = backward(accelerator, wrapped, batch, training.accumulation, pad_id, bf16).item()
                 if not math.isfinite(loss):
                     raise FloatingPointError(f"the loss became {loss} in epoch {epoch}; a lower learning rate may help")
@@ -239,7 +242,7 @@ def memorize(
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad()
-                bar.update()
+                bar.advance()
                 if on_step:
                     on_step(model, step, loss)
             if checkpoint:

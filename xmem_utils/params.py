@@ -84,7 +84,7 @@ class Condition(Strict):
     source: Source
     seed: int = Field(ge=0)
     train_views: int = Field(ge=1)
-    epochs: int = Field(ge=1)
+    epochs: float = Field(gt=0)  # passes over the training views; the last may end early
     rank: int = Field(ge=1)
     learning_rate: float = Field(gt=0)
     batch_size: int = Field(ge=1)
@@ -103,6 +103,7 @@ class Condition(Strict):
 class MultihopCondition(Condition):
     """Everything that determines one model that learned names from views and facts about names, and its records."""
 
+    epochs: int = Field(ge=1)
     together: int = Field(ge=1)  # further people whose name and fact are learned together, from one view
     practised: int = Field(ge=1)  # further people on whom composing is practised
 
@@ -254,23 +255,25 @@ class MemorizingParameters(Strict):
     learning_rate: float = Field(gt=0)
 
 
-class TrainingParameters(MemorizingParameters):
-    """02_training."""
+class PeopleParameters(MemorizingParameters):
+    """What every notebook takes that can memorize a user's own people."""
 
     model: str
-    source: Literal["image", "text", "both"]
-    train_views: int = Field(ge=0)
     epochs: int = Field(ge=0)
     people: str
+
+
+class TrainingParameters(PeopleParameters):
+    """02_training."""
+
+    source: Literal["image", "text", "both"]
+    train_views: int = Field(ge=0)
     dose: bool
     shard: str
 
 
-class GapParameters(MemorizingParameters):
+class GapParameters(PeopleParameters):
     """03_gap_analysis."""
-
-    model: str
-    people: str
 
 
 class CapabilityParameters(MemorizingParameters):
@@ -292,15 +295,13 @@ class CapabilityParameters(MemorizingParameters):
         return models
 
 
-class UnlearningParameters(MemorizingParameters):
+class UnlearningParameters(PeopleParameters):
     """05_unlearning."""
 
-    model: str
     methods: str
     forget_share: float = Field(gt=0, lt=1)
     forget: str
     arms: bool
-    people: str
 
 
 class MultihopParameters(MemorizingParameters):

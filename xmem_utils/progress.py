@@ -1,4 +1,4 @@
-"""How far a loop is: a bar in JupyterLab, a short line a step in a headless run."""
+"""How far a loop is: a bar in JupyterLab, now and then a short line in a headless run."""
 
 from __future__ import annotations
 
@@ -12,21 +12,39 @@ from tqdm.auto import tqdm
 # Set for the kernel of a headless run: progress is printed as lines that begin so, instead of drawn as a bar.
 LINES = "XMEM_PROGRESS_LINES"
 MARK = "progress: "
-QUIET = 2.0  # seconds between lines, at least
+QUIET = 10.0  # seconds between the lines of one bar, at least
 
 Item = TypeVar("Item")
 
 
-def progress(items: Iterable[Item], total: int, label: str) -> Iterator[Item]:
-    """Yield `items` with a bar in JupyterLab, or a line each (done, time left) in a headless run."""
-    if not os.environ.get(LINES):
-        yield from tqdm(items, total=total, desc=label, unit="", mininterval=1)
-        return
-    started = last = time.monotonic()
-    for done, item in enumerate(items, 1):
-        yield item
+class Bar:
+    """Counts to `total`; `shown=False` is silent, as are the first seconds of a headless run."""
+
+    def __init__(self, total: int, label: str, shown: bool = True, leave: bool = False) -> None:
+        self._lines = shown and bool(os.environ.get(LINES))
+        self._bar = tqdm(total=total, desc=label, unit="", leave=leave, mininterval=1, disable=self._lines or not shown)
+        self._label, self._total, self._done = label, total, 0
+        self._started = self._last = time.monotonic()
+
+    def advance(self, count: int = 1) -> None:
+        """`count` more are done."""
+        self._bar.update(count)
+        self._done += count
         now = time.monotonic()
-        if now - last < QUIET:  # read from the store: nothing to report
-            continue
-        last, spent = now, now - started
-        print(f"{MARK}{label} {done}/{total}, {spent:.0f} s, {spent / done * (total - done):.0f} s left", flush=True)
+        if self._lines and now - self._last >= QUIET:
+            self._last, spent = now, now - self._started
+            left = spent / self._done * (self._total - self._done)
+            print(f"{MARK}{self._label} {self._done}/{self._total}, {spent:.0f} s, {left:.0f} s left", flush=True)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self._bar.close()
+
+
+def progress(items: Iterable[Item], total: int, label: str) -> Iterator[Item]:
+    """Yield `items` with a bar that counts those the caller is done with."""
+    bar = Bar(total, label, leave=True)
+    for item in items:
+        yield item
+        bar.advance()
+    bar.close()

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 RESAMPLES = 10_000
+LEVEL = 0.05  # below it a test rejects
 
 
 def cluster_bootstrap(
@@ -39,16 +40,26 @@ def resampled_means(values: pd.DataFrame, resamples: int = RESAMPLES, seed: int 
 def sign_flip(differences: pd.DataFrame | pd.Series | np.ndarray, flips: int = RESAMPLES, seed: int = 0) -> float:
     """Two-sided paired sign-flip test that per-persona differences centre on 0; p in (0, 1].
 
-    (hits + 1) / (flips + 1), so p is never 0 (Phipson and Smyth 2010).
+    Exact, over all 2^k patterns of the k differences that are not 0, where those are no more than `flips`. Else over
+    `flips` random ones, as (hits + 1) / (flips + 1), so that p is never 0 (Phipson and Smyth 2010).
     """
     d = np.asarray(differences, float).ravel()
-    rng = np.random.default_rng(seed)
     observed = abs(d.mean())
+    moved = d[d != 0]
+    if 2 ** len(moved) <= flips:
+        signs = np.indices((2,) * len(moved), dtype=np.int8).reshape(len(moved), -1).T * 2 - 1
+        return float((np.abs(signs @ moved) / len(d) >= observed - 1e-12).mean())
+    rng = np.random.default_rng(seed)
     hits = 0
     for block in np.array_split(np.arange(flips), max(1, flips * len(d) // 5_000_000)):
         signs = rng.integers(0, 2, size=(len(block), len(d)), dtype=np.int8) * 2 - 1
         hits += int((np.abs(signs @ d) / len(d) >= observed - 1e-12).sum())
     return (hits + 1) / (flips + 1)
+
+
+def agreed(low: float, high: float, p: float) -> int:
+    """1 or -1, the sign of an effect, where its interval and its test agree that it is not 0; else 0."""
+    return 0 if p >= LEVEL or low <= 0 <= high else 1 if low > 0 else -1
 
 
 def transfer_ratio(source: float, target: float, source_before: float, target_before: float) -> float:

@@ -71,7 +71,7 @@ class Witness:
         self.seen[case.area, case.what] = f"refused: {sentence}"
 
     def __call__(self, case: Case, action: Callable[[], Any], *secret: object) -> Any:
-        """What `action` returns when the case is to be accepted; else its ValueError or OSError is checked and noted."""
+        """What `action` returns when the case is to be accepted; else its ValueError or OSError is noted."""
         if case.accepted is not None:
             result = action()
             self.seen[case.area, case.what] = case.accepted
@@ -86,8 +86,8 @@ class Witness:
         lines = [
             "# What was tried, and what happens",
             "",
-            f"Written by `make test` from the corpus in [tests/hostile](../tests/hostile): {len(self.seen)} inputs that "
-            "somebody may bring, by mistake or on purpose, each with its outcome. … stands for a folder or a version.",
+            "Written by `make test` from the corpus in [tests/hostile](../tests/hostile): inputs that somebody may bring, by "
+            f"mistake or on purpose, {len(self.seen)} in all, each with its outcome. … stands for a folder or a version.",
         ]
         for area in sorted({area for area, _ in self.seen}):
             lines += ["", f"## {area.replace('_', ' ').capitalize()}", "", "| input | outcome |", "|---|---|"]

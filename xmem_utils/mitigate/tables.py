@@ -12,10 +12,9 @@ from xmem_utils.gap import GATE, ratio
 from xmem_utils.mitigate.exam import CEILING, FIGURE, VIEW
 from xmem_utils.mitigate.methods import DESCRIBED, METHODS, PAIRED, PLAIN, PLAIN_START
 from xmem_utils.params import MODALITIES, MitigationCondition, other
-from xmem_utils.stats import cluster_bootstrap, sign_flip
+from xmem_utils.stats import agreed, cluster_bootstrap, sign_flip
 from xmem_utils.store import Run
 
-LEVEL = 0.05
 SOURCE, TARGET = "source recall", "target recall"
 SPLIT = ("perception part", "recall part")  # of the gap
 QUANTITIES = (SOURCE, TARGET, "perception ceiling", "gap", *SPLIT)
@@ -168,9 +167,7 @@ def _verdict(row: pd.Series) -> str:
     low, high = row[f"change of {TARGET} low"], row[f"change of {TARGET} high"]
     if not row["memorized"]:
         return FORGOT
-    if row["p holm"] >= LEVEL or low <= 0 <= high:
-        return SAME
-    return HELPS if low > 0 else HURTS
+    return {1: HELPS, 0: SAME, -1: HURTS}[agreed(low, high, row["p holm"])]
 
 
 def doses(records: pd.DataFrame, resamples: int) -> pd.DataFrame:

@@ -21,10 +21,9 @@ from xmem_utils.gap import GATE
 from xmem_utils.multihop.arms import CHAIN, COMPOSED, CONTROLS, DIRECT, HOP_1, HOP_2, STEPWISE, chance
 from xmem_utils.multihop.people import STUDY
 from xmem_utils.params import other
-from xmem_utils.stats import cluster_bootstrap, resampled_means, sign_flip
+from xmem_utils.stats import agreed, cluster_bootstrap, resampled_means, sign_flip
 from xmem_utils.store import Run
 
-LEVEL = 0.05
 CHAINED = (DIRECT, STEPWISE, CHAIN)  # arms that need both hops
 # what can become of a question that needs both, as shares that add up to 1
 FATES = ("hop 1 missed", "hop 2 missed", "both right, not composed", "composed")
@@ -231,9 +230,7 @@ def verdict(row: pd.Series) -> str:
 
 
 def _decided(p: float, low: float, high: float) -> str:
-    if p >= LEVEL or low <= 0 <= high:
-        return NOT_SHOWN
-    return HOLDS if low > 0 else REVERSED
+    return {1: HOLDS, 0: NOT_SHOWN, -1: REVERSED}[agreed(low, high, p)]
 
 
 def _beyond_verdict(row: pd.Series) -> str:

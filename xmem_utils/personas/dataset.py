@@ -243,6 +243,13 @@ def to_views(dataset: DatasetDict, split: str, modality: str, per_persona: int |
     ]  # fmt: skip
 
 
+def count_views(dataset: DatasetDict, split: str, modality: str, per_persona: int) -> int:
+    """How many views `to_views` returns, nothing decoded."""
+    table = dataset[split].data
+    there = table.column("image" if modality == "image" else "description").is_valid()
+    return int((there.to_numpy() & (table.column("view").to_numpy() < per_persona)).sum())
+
+
 def names_of(dataset: DatasetDict) -> list[str]:
     """Names by persona number."""
     pairs: Iterable = zip(dataset["test"]["persona"], dataset["test"]["name"], strict=True)

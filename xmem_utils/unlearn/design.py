@@ -19,7 +19,7 @@ FURTHER_SHARES = (0.05, 0.2)  # of people forgotten
 def study_of(p: UnlearningParameters) -> UnlearningStudy:
     """The study that a notebook's parameters describe, its model loaded."""
     profile = scaled(profile_named(p.profile), p)
-    return UnlearningStudy(Study(load_vlm(p.model), profile, p.rank, p.learning_rate, p.people))
+    return UnlearningStudy(Study(load_vlm(p.model), profile, p.rank, p.learning_rate, p.people, epochs=p.epochs))
 
 
 def methods_of(p: UnlearningParameters) -> list[str]:

@@ -10,7 +10,7 @@ from scipy.stats import ks_2samp, mannwhitneyu
 from statsmodels.stats.multitest import multipletests
 
 from xmem_utils.params import MODALITIES, UnlearningCondition
-from xmem_utils.stats import cluster_bootstrap, sign_flip
+from xmem_utils.stats import agreed, cluster_bootstrap, sign_flip
 from xmem_utils.store import Run
 from xmem_utils.unlearn.methods import METHODS
 from xmem_utils.unlearn.study import BEFORE, GOLD
@@ -136,7 +136,6 @@ def headline(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
 
 
 UNSAID = NOT_RETAINED, NOT_FORGOT = "cannot be said: retained people lost", "cannot be said: not forgotten"
-LEVEL = 0.05
 
 
 def verdict(row: pd.Series) -> str:
@@ -149,8 +148,7 @@ def verdict(row: pd.Series) -> str:
 
 
 def _holds(low: float, high: float, p: float) -> str:
-    """Interval and test must agree."""
-    return "not shown" if p >= LEVEL or low <= 0 <= high else "holds" if low > 0 else "reversed"
+    return {1: "holds", 0: "not shown", -1: "reversed"}[agreed(low, high, p)]
 
 
 def _row(persons: pd.DataFrame, resamples: int) -> dict[str, float]:
