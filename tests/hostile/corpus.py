@@ -86,8 +86,9 @@ class Witness:
         lines = [
             "# What was tried, and what happens",
             "",
-            "Written by `make test` from the corpus in [tests/hostile](../tests/hostile): inputs that somebody may bring, by "
-            f"mistake or on purpose, {len(self.seen)} in all, each with its outcome. … stands for a folder or a version.",
+            "Written by `make test` from the corpus in [tests/hostile](../tests/hostile).",
+            f"{len(self.seen)} inputs that somebody may bring, by mistake or on purpose, each with its outcome.",
+            "… stands for a folder or a version.",
         ]
         for area in sorted({area for area, _ in self.seen}):
             lines += ["", f"## {area.replace('_', ' ').capitalize()}", "", "| input | outcome |", "|---|---|"]
