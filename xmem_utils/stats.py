@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
 
@@ -47,7 +49,7 @@ def sign_flip(differences: pd.DataFrame | pd.Series | np.ndarray, flips: int = R
     observed = abs(d.mean())
     moved = d[d != 0]
     if 2 ** len(moved) <= flips:
-        signs = np.indices((2,) * len(moved), dtype=np.int8).reshape(len(moved), -1).T * 2 - 1
+        signs = np.array([*product((-1, 1), repeat=len(moved))])
         return float((np.abs(signs @ moved) / len(d) >= observed - 1e-12).mean())
     rng = np.random.default_rng(seed)
     hits = 0

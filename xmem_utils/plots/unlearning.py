@@ -163,6 +163,8 @@ def unlearning_attacks(table: pd.DataFrame) -> Figure:
             if unlearned == MODALITIES[0]:
                 axes.set_title(kind)
         panels[0].set_ylabel(f"unlearned from\n{_words(unlearned)}", fontsize=9)
+    low, high = grid[0, 0].get_xlim()
+    grid[0, 0].set_xlim(min(low, -0.05), max(high, 0.05))  # where nothing changed, too, the axis has a scale
     figure.supxlabel("change of the share of forgotten names recalled, in percentage points", fontsize=9)
     figure.tight_layout()
     figure.legend(handles=_asked(), loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=2, fontsize=8)
