@@ -139,7 +139,7 @@ def pixels_apart(first, second, draws=8, levels=32):
 
 
 def test_two_pairs_of_values_that_can_hardly_be_told_apart_are_known():
-    """A known defect, in README's limits too: portraits are in the base models' pretraining, so both change together."""
+    """Known, and named in README: portraits are in the pretraining, so they are mended with the next base models."""
 
     def shirts(colour):
         return pixels_apart(*({"garment": g, "garment colour": colour} for g in ("tee", "crewneck")))
