@@ -15,7 +15,7 @@ from datetime import timedelta
 from itertools import product
 from pathlib import Path
 
-from xmem_utils.params import KNOWN, MODALITIES, PROFILES, TUNING_SEEDS, profile_named, shard_of, shown
+from xmem_utils.params import KNOWN, MODALITIES, MOST, PROFILES, TUNING_SEEDS, profile_named, shard_of, shown
 
 MANIFEST_PROFILES = ("quick", "standard")
 LONGEST = 450  # characters of what is said about an error
@@ -249,11 +249,26 @@ def fill(arguments: argparse.Namespace) -> None:
         print(made.condition.slug)
 
 
-def positive(text: str) -> int:
-    """A whole number of at least 1, for argparse."""
-    if not (text.isdecimal() and len(text) < 10 and int(text) >= 1):
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no whole number from 1 to 999999999")
-    return int(text)
+def whole(least: int, most: int = 999_999_999) -> Callable[[str], int]:
+    """A whole number from `least` to `most`, for argparse."""
+
+    def read(text: str) -> int:
+        if not (text.isdecimal() and len(text) < 10 and least <= int(text) <= most):
+            raise argparse.ArgumentTypeError(f"{shown(text)} is no whole number from {least} to {most}")
+        return int(text)
+
+    return read
+
+
+def throughput(text: str) -> float:
+    """A positive, finite number, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{shown(text)} is no positive number")
+    return value
 
 
 def parser() -> argparse.ArgumentParser:
@@ -275,7 +290,9 @@ def parser() -> argparse.ArgumentParser:
     training = command("train", train, "train conditions into the store; works under accelerate launch")
     training.add_argument("--model", default="xmem-tiny-s", help="an embedded model, a folder, or a Hub id")
     training.add_argument("--source", choices=(*MODALITIES, "both"), default="both", help="the modality learned from")
-    training.add_argument("--seed", type=int, action="append", help="again for more (default: those of the profile)")
+    training.add_argument(
+        "--seed", type=whole(0), action="append", help="again for more (default: those of the profile)"
+    )
     training.add_argument("--learning-rate", type=float, default=2e-3)
     training.add_argument("--people", default="", help="a folder of your own people")
     training.add_argument("--checkpoint", action="store_true", help="save after every epoch, and go on from there")
@@ -283,15 +300,15 @@ def parser() -> argparse.ArgumentParser:
     planned.add_argument(
         "--model", required=True, help="an embedded model, a folder, a config.json, or a cached Hub id"
     )
-    planned.add_argument("--processes", type=positive, default=1, help="GPUs (DDP); memory is that of each")
-    planned.add_argument("--tokens", type=positive, help="tokens of a view (default: as the config says)")
-    planned.add_argument("--tflops", type=float, help="what the GPUs reach together, in 10^12 operations a second")
+    planned.add_argument("--processes", type=whole(1), default=1, help="GPUs (DDP); memory is that of each")
+    planned.add_argument("--tokens", type=whole(1), help="tokens of a view (default: as the config says)")
+    planned.add_argument("--tflops", type=throughput, help="what the GPUs reach together, in 10^12 operations a second")
     planned.add_argument("--measure", action="store_true", help="time a few real steps; the weights must be here")
     planned.add_argument("--json", action="store_true")
     for part in (training, planned):
         part.add_argument("--profile", default="quick", help=f"{', '.join(PROFILES)}, or a YAML file")
-        part.add_argument("--rank", type=positive, default=16, help="LoRA rank")
-        part.add_argument("--accumulation", type=positive, default=1, help="passes a step: less memory, same result")
+        part.add_argument("--rank", type=whole(1, MOST["rank"]), default=16, help="LoRA rank")
+        part.add_argument("--accumulation", type=whole(1), default=1, help="passes a step: less memory, same result")
         part.add_argument("--gradient-checkpointing", action="store_true", help="less memory, about a third slower")
     command("manifest", write_manifest, "rewrite data/personas_manifest.json after changing the generator")
     tuning = command("tuning", write_tuning, "recall of the tuning personas, into the base model's folder")
@@ -355,7 +372,8 @@ def main(given: Sequence[str] | None = None) -> None:
     try:
         arguments.call(arguments)
         sys.stdout.flush()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        traceback.clear_frames(error.__traceback__)  # ends progress bars, so that the sentence comes last
         print(f"{name}: interrupted; what was finished is stored, the same command goes on from there", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # whoever read the output has gone, as `head` does
@@ -364,6 +382,7 @@ def main(given: Sequence[str] | None = None) -> None:
     except (OSError, ValueError) as error:
         if not is_refusal(error):
             raise
+        traceback.clear_frames(error.__traceback__)
         sys.exit(f"{name}: {sentence(error)}")
 
 

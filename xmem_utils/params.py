@@ -167,7 +167,7 @@ def shown(value: object) -> str:
 
 
 _SHORT = reprlib.Repr()
-_SHORT.maxstring, _SHORT.maxlong, _SHORT.maxlevel = 200, 60, 2
+_SHORT.maxstring, _SHORT.maxlong, _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxtuple = 200, 60, 2, 3, 3
 
 
 def profile_named(name: str) -> Profile:
@@ -184,7 +184,7 @@ def profile_named(name: str) -> Profile:
     for field in ("seeds", "dose_views"):
         if field in fields and not isinstance(fields[field], list):
             raise ValueError(f"profile {shown(name)}: {field} must be a list, such as [0, 1, 2]")
-    with _one_sentence(Profile):
+    with _one_sentence(f"profile {shown(name)} cannot be used: "):
         return _bounded(Profile.model_validate(fields, strict=False))
 
 
@@ -204,8 +204,11 @@ def _profile_fields(name: str) -> dict[str, Any]:
         raise ValueError(f"profile {shown(name)} cannot be read: it is no UTF-8 text") from None
     except RecursionError:
         raise ValueError(f"profile {shown(name)} cannot be read: it is nested too deeply") from None
+    except yaml.MarkedYAMLError as error:
+        why = " ".join(filter(None, (error.context, error.problem, f"(line {error.problem_mark.line + 1})")))
+        raise ValueError(f"profile {shown(name)} cannot be read: {why}") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
-        why = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+        why = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise ValueError(f"profile {shown(name)} cannot be read: {why}") from None
     if not isinstance(fields, dict) or not all(isinstance(field, str) for field in fields):
         raise ValueError(f"profile {shown(name)} must map {', '.join(Profile.model_fields)} to values")
@@ -237,27 +240,33 @@ def scaled(profile: Profile, parameters: BaseModel) -> Profile:
 
 def resolve(schema: type[BaseModel], **values: Any) -> Any:
     """Build a parameter object; a wrong value raises ValueError with one sentence for all fields."""
-    with _one_sentence(schema):
+    with _one_sentence(f"{schema.__name__} cannot be used: "):
         return schema(**values)
 
 
 @contextmanager
-def _one_sentence(schema: type[BaseModel]) -> Iterator[None]:
+def _one_sentence(opening: str = "") -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
-        problems = [_problem(schema, problem) for problem in error.errors()]
+        problems = [text for problem in error.errors() if (text := _problem(problem))]
         more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise ValueError(f"{schema.__name__} cannot be used: " + "; ".join(problems[:3]) + more) from None
+        raise ValueError(opening + "; ".join(problems[:3]) + more) from None
 
 
-def _problem(schema: type[BaseModel], problem: Any) -> str:
+def _problem(problem: Any) -> str:
+    """What is wrong with one field, in words."""
     field = ".".join(map(str, problem["loc"])) or "parameters"
-    if problem["type"] == "missing":
-        return f"{field} is missing"
-    if problem["type"] == "extra_forbidden":
-        return f"unknown field {shown(field)}{_hint(field, schema.model_fields)}"
-    return f"{field}={shown(problem['input'])}: {problem['msg']}"
+    match problem["type"]:
+        case "missing":
+            return f"{field} is missing"
+        case "extra_forbidden":
+            return f"unknown field {shown(field)}{_hint(field, Profile.model_fields)}"
+        case "too_short":  # said of a list with a wrong member, too
+            return "" if problem["input"] else f"{field} is empty"
+    what = problem["msg"].removeprefix("Value error, ").split(", unable")[0]
+    value = f"{field}={shown(problem['input'])}"
+    return f"{value} {what.removeprefix('Input ')}" if what.startswith("Input ") else f"{value}: {what}"
 
 
 def _hint(name: str, known: Any) -> str:
@@ -299,7 +308,7 @@ def check(schema: type[BaseModel], given: dict[str, Any], texts: bool = False) -
         if name not in schema.model_fields:
             known = f"this notebook takes {', '.join(schema.model_fields)}"
             raise ValueError(f"unknown parameter {shown(name)}{_hint(name, schema.model_fields)}; {known}")
-    with _one_sentence(schema):
+    with _one_sentence():
         frozen = _bounded(schema.model_validate_strings(given) if texts else schema(**given))
     if hasattr(frozen, "profile"):
         profile = profile_named(frozen.profile)
