@@ -343,10 +343,8 @@ def is_refusal(error: Exception) -> bool:
     """
     frame, line = list(traceback.walk_tb(error.__traceback__))[-1]
     file = frame.f_code.co_filename
-    ours = Path(file).is_relative_to(Path(__file__).parent) and linecache.getline(file, line).lstrip().startswith(
-        "raise"
-    )
-    return isinstance(error, OSError) or ours
+    said = linecache.getline(file, line).lstrip().startswith("raise")
+    return isinstance(error, OSError) or (said and Path(file).is_relative_to(Path(__file__).parent))
 
 
 def sentence(error: Exception) -> str:
@@ -357,9 +355,9 @@ def sentence(error: Exception) -> str:
 
         file = os.fsdecode(error.filename)
         text = f"{shown(file)} cannot be used: {error.strerror}"
-        for variable, place in (("XMEM_FIGURES", paths.FIGURES), ("XMEM_HOME", paths.HOME)):
-            if place != paths.REPO and Path(file).is_relative_to(place):
-                text += f"; {variable} is {shown(str(place))}, which must be a folder that can be written, with room"
+        for variable, place in (("XMEM_FIGURES", paths.FIGURES), ("XMEM_HOME", paths.DATA)):
+            if Path(file).is_relative_to(place) and not Path(file).is_relative_to(paths.BASE_MODELS):
+                text += f"; set {variable} to a folder that can be written, with room"
                 break
     text = " ".join(text.split())
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"

@@ -110,6 +110,8 @@ def ask(p: Any) -> None:
     from xmem_utils.vlm.load import resolve_model
 
     for model in getattr(p, "model_list", [p.model] if hasattr(p, "model") else []):
+        if not model:
+            raise ValueError("model='' names no model; leave it out for the default")
         resolve_model(model)
     own = import_folder(p.people)[0] if getattr(p, "people", "") else None
     if isinstance(p, params.MitigationParameters):
@@ -136,7 +138,8 @@ def run(name: str, assignments: Iterable[str] = (), out: Path | None = None) -> 
     out = out or paths.EXECUTED / notebook.name
     if out.is_dir():
         raise ValueError(f"the executed copy cannot be written to {out}: it is a folder; name a file")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    for folder in (out.parent, paths.FIGURES):  # now, not after minutes in the kernel
+        folder.mkdir(parents=True, exist_ok=True)
     unfinished = out.with_name(f"unfinished-{out.name}")
     logger = logging.getLogger("papermill")
     relay = _Relay(" ".join([name, *(str(given[key]) for key in ("source", "shard") if key in given)]))

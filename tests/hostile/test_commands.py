@@ -53,14 +53,14 @@ def interrupted(command, home, pattern):
 
 @pytest.fixture
 def moved(monkeypatch, tmp_path):
-    """Where XMEM_HOME points, in words -> the folder; all paths follow until the end of the test."""
+    """Let XMEM_HOME and XMEM_FIGURES point somewhere; all paths follow until the end of the test."""
 
-    def move(where):
+    def move(where, figures):
         home = {"~": "~/new", "relative": "new"}.get(where, str(tmp_path / where))
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("HOME", str(tmp_path))
         monkeypatch.setenv("XMEM_HOME", home)
-        monkeypatch.delenv("XMEM_FIGURES", raising=False)
+        monkeypatch.setenv("XMEM_FIGURES", figures and str(tmp_path / figures))
         importlib.reload(paths)
 
     yield move
@@ -102,7 +102,7 @@ def test_commands(case, witness, tmp_path, monkeypatch, capsys, moved, request):
             witness(case, lambda: out)
             assert out == f"no runs in {tmp_path}/new/data/runs\n"
         return
-    moved(given.get("home", "new"))
+    moved(given.get("home", "new"), given.get("figures", ""))
     if given.get("home") == "unwritable":
         request.getfixturevalue("nobody")
     if case.refused:
