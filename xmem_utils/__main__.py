@@ -36,20 +36,31 @@ def write_manifest(_: argparse.Namespace) -> None:
     paths.MANIFEST.write_text(json.dumps(entries, indent=1) + "\n")
 
 
+def folder_of(model: str) -> Path:
+    """Where tables of a model are written: its folder. Raises ValueError, before any work, for a Hub id."""
+    from xmem_utils.vlm.load import resolve_model
+
+    folder = Path(resolve_model(model))
+    if not folder.is_dir():
+        raise ValueError(f"the tables go into the model's folder, and {shown(model)} is none: give a local copy")
+    return folder
+
+
 def write_tuning(arguments: argparse.Namespace) -> None:
     """Memorize the tuning personas in each modality and record recall in both, in the base model's folder."""
     from xmem_utils.experiment import Study
     from xmem_utils.gap import collect
-    from xmem_utils.vlm.load import load_vlm, resolve_model
+    from xmem_utils.vlm.load import load_vlm
     from xmem_utils.vlm.threads import set_threads
 
+    folder = folder_of(arguments.model)
     set_threads()
     study = Study(load_vlm(arguments.model), PROFILES["standard"], rank=16, learning_rate=2e-3)
     runs = study.run_all([study.condition(s, seed) for seed in TUNING_SEEDS for s in MODALITIES])
     records = collect(runs).query("probe == 'view'")
     table = records.pivot_table(index=["source", "seed"], columns="asked", values="exact", aggfunc="mean")
     table = table.add_prefix("recall asked in ").reset_index()
-    table.to_csv(Path(resolve_model(arguments.model)) / "tuning.csv", index=False, float_format="%.4f")
+    table.to_csv(folder / "tuning.csv", index=False, float_format="%.4f")
     print(table.to_string(index=False))
 
 
@@ -209,7 +220,7 @@ def search_settings(arguments: argparse.Namespace) -> None:
     from xmem_utils.mitigate.study import MitigationStudy
     from xmem_utils.unlearn import search
     from xmem_utils.unlearn.study import UnlearningStudy
-    from xmem_utils.vlm.load import load_vlm, resolve_model
+    from xmem_utils.vlm.load import load_vlm
     from xmem_utils.vlm.threads import set_threads
 
     study_of, searching = {
@@ -217,10 +228,7 @@ def search_settings(arguments: argparse.Namespace) -> None:
         "07_mitigation": (MitigationStudy, mitigation_search),
     }[arguments.notebook]
     shard_of((), arguments.shard)  # a wrong one is refused before any work
-    if not Path(resolve_model(arguments.model)).is_dir():
-        raise ValueError(
-            f"what was chosen is written into the model's folder, and {arguments.model!r} is none: give a local copy"
-        )
+    folder_of(arguments.model)
     set_threads()
     study = study_of(Study(load_vlm(arguments.model), PROFILES["standard"], rank=16, learning_rate=2e-3))
     tried = searching.search(study, arguments.shard)
