@@ -184,7 +184,7 @@ store.get(condition.model_copy(update={{"seed": 99}}), None, root)
     assert "Permission denied" in done.stderr
 
 
-def test_a_kernel_that_dies_is_one_sentence(tmp_path, monkeypatch, capsys):
+def test_a_kernel_that_dies_is_one_sentence(tmp_path, monkeypatch):
     from xmem_utils import __main__ as commands
     from xmem_utils import headless
 
@@ -193,4 +193,4 @@ def test_a_kernel_that_dies_is_one_sentence(tmp_path, monkeypatch, capsys):
     nbformat.write(notebook, tmp_path / "dies.ipynb")
     monkeypatch.setattr(headless, "find", lambda name: tmp_path / "dies.ipynb")
     with pytest.raises(SystemExit, match="03_gap_analysis: its kernel died"):
-        commands.run("03_gap_analysis", [], tmp_path / "out.ipynb")
+        commands.main(["run", "03_gap_analysis", "--out", str(tmp_path / "out.ipynb")])

@@ -4,52 +4,52 @@ import os
 import subprocess
 import sys
 
+import nbformat
 import pytest
 
 from xmem_utils import code, headless, params, paths, progress
+from xmem_utils.__main__ import main
 from xmem_utils.vlm import tiny
 
 
-def test_values_are_read_as_what_they_are():
-    given = headless.parse(["seeds=5", "learning_rate=1e-3", "source=text", "pretrain=true", "people=", "shard=2/6"])
-    assert given == {
-        "seeds": 5, "learning_rate": 1e-3, "source": "text", "pretrain": True, "people": "", "shard": "2/6"
+def test_values_are_read_as_what_the_notebook_declares():
+    given = ["seeds=5", "learning_rate=1e-3", "source=text", "dose=true", "people=", "shard=2/6"]
+    assert headless.checked("02_training", given)[0] == {
+        "seeds": 5, "learning_rate": 1e-3, "source": "text", "dose": True, "people": "", "shard": "2/6"
     }  # fmt: skip
-    with pytest.raises(ValueError, match="name=value"):
-        headless.parse(["seeds"])
 
 
-@pytest.mark.parametrize(
-    ("name", "given", "sentence"),
-    [
-        ("03_gap", {}, "unknown notebook '03_gap'"),
-        ("03_gap_analysis", {"seed": 5}, "unknown parameter 'seed'; did you mean 'seeds'?"),
-        ("03_gap_analysis", {"seeds": "five"}, "seeds='five'"),
-        ("03_gap_analysis", {"profile": "small"}, "unknown profile 'small'"),
-        ("00_base_model", {"size": "huge"}, "size='huge'"),
-        ("02_training", {"shard": "0/2"}, "shard='0/2': expected k/n"),
-    ],
-)
-def test_what_is_wrong_is_said_before_a_kernel_starts(tmp_path, name, given, sentence):
-    with pytest.raises(ValueError) as error:
-        headless.run(name, given, tmp_path / "out.ipynb")
-    assert sentence in str(error.value)
+def test_what_is_wrong_is_said_before_a_kernel_starts(tmp_path):
+    for name, given in (("03_gap", []), ("03_gap_analysis", ["seed=5"]), ("07_mitigation", ["methods=nothing"])):
+        with pytest.raises(ValueError, match="unknown"):
+            headless.run(name, given, tmp_path / "out.ipynb")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_whole_number_is_a_fine_learning_rate(monkeypatch, tmp_path):
-    calls = []
-    monkeypatch.setattr(headless.papermill, "execute_notebook", lambda *args, **kwargs: calls.append(args[2]))
-    headless.run("02_training", {"learning_rate": 1}, tmp_path / "out.ipynb")
-    assert calls == [{"learning_rate": 1.0}]
+def test_the_copy_of_an_earlier_run_stays_until_a_new_one_is_complete(tmp_path, monkeypatch):
+    notebook = nbformat.read(paths.NOTEBOOKS / "01_data_synthesis.ipynb", as_version=4)
+    source = "raise RuntimeError('no\\nluck')"
+    notebook.cells = [*notebook.cells[:3], nbformat.v4.new_code_cell(source)]
+    nbformat.write(notebook, tmp_path / "fails.ipynb")
+    monkeypatch.setattr(headless, "find", lambda name: tmp_path / "fails.ipynb")
+    out, unfinished = tmp_path / "out.ipynb", tmp_path / "unfinished-out.ipynb"
+    out.write_text("earlier")
+    with pytest.raises(
+        SystemExit, match=r"cell \d failed with RuntimeError: no luck; its executed copy up to there is"
+    ):
+        main(["run", "01_data_synthesis", "--out", str(out)])
+    assert out.read_text() == "earlier"
+    assert nbformat.read(unfinished, as_version=4).cells[-1].outputs[0]["ename"] == "RuntimeError"
+    notebook.cells.pop()
+    nbformat.write(notebook, tmp_path / "fails.ipynb")
+    assert headless.run("01_data_synthesis", [], out) == out
+    assert nbformat.read(out, as_version=4).cells and not unfinished.exists()
 
 
 def test_shards_are_a_partition():
     items = list(range(30))
     for n in (1, 4, 7, 30):
         assert [x for k in range(1, n + 1) for x in params.shard_of(items, f"{k}/{n}")] == items
-    with pytest.raises(ValueError, match="expected k/n"):
-        params.shard_of(items, "3/2")
 
 
 def test_progress_is_lines_in_a_headless_run(monkeypatch, capsys):
@@ -82,21 +82,6 @@ def test_a_profile_from_a_file(tmp_path):
     good = "personas: 7\nseeds: [3, 4]\ntrain_views: 2\ntest_views: 2\nepochs: 1\ndose_views: [1]\nresamples: 100\n"
     file.write_text(good)
     assert params.profile_named(str(file)).seeds == (3, 4)
-    for text, sentence in (
-        ("personas: many\n", "personas='many'"),
-        ("personas: 7\n", "seeds is missing"),
-        ("seeds: 3\n", "seeds must be a list"),
-        ("1: 20\n", "must map"),
-        (good.replace("[3, 4]", "[3, 3]"), "a value stands there twice"),
-        (good.replace("[3, 4]", "[-1]"), "greater than or equal to 0"),
-        (good.replace("[1]", "[0]"), "greater than or equal to 1"),
-        ("a: [\n", "cannot be read"),
-    ):
-        file.write_text(text)
-        with pytest.raises(ValueError, match=sentence):
-            params.profile_named(str(file))
-    with pytest.raises(ValueError, match="cannot be read"):
-        params.profile_named(str(tmp_path / "none.yaml"))
 
 
 def test_the_graph_has_every_notebook_and_explains_itself(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from xmem_utils import params, paths
 
-NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
+NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("0*.ipynb"))
 
 
 def papermill(notebook, out, home, *arguments):
@@ -44,9 +44,6 @@ def test_a_notebook_is_clean_and_its_parameters_are_typed(path):
     ("arguments", "sentence"),
     [
         (("-p", "epoch", "3"), "unknown parameter 'epoch'; did you mean 'epochs'?"),
-        (("-p", "epochs", "many"), "epochs='many'"),
-        (("-p", "source", "sound"), "source='sound'"),
-        (("-p", "profile", "small"), "unknown profile 'small'"),
         (("-p", "model", "xmem-tiny-q"), "unknown model 'xmem-tiny-q'"),
     ],
     ids=lambda value: value[1] if isinstance(value, tuple) else "",

@@ -3,7 +3,7 @@
 import pytest
 
 from xmem_utils import params
-from xmem_utils.params import GapParameters, TrainingParameters, freeze
+from xmem_utils.params import GapParameters, freeze
 
 GOOD = {"profile": "quick", "model": "m", "seeds": 0, "personas": 0, "rank": 16, "learning_rate": 2e-3, "people": ""}
 
@@ -20,20 +20,10 @@ def test_an_unknown_name_is_refused_with_the_one_that_was_meant():
         freeze(GapParameters, {**GOOD, "seed": 3})
 
 
-@pytest.mark.parametrize(("name", "value"), [("seeds", "3"), ("rank", 1.5), ("learning_rate", "fast"), ("rank", 0)])
-def test_a_wrong_type_or_value_is_refused_by_name(name, value):
+@pytest.mark.parametrize(("name", "value"), [("seeds", "3"), ("rank", 1.5), ("rank", True), ("people", 3)])
+def test_a_cell_with_a_wrong_type_is_refused_by_name(name, value):
     with pytest.raises(ValueError, match=f"{name}="):
         freeze(GapParameters, {**GOOD, name: value})
-
-
-def test_an_unknown_source_is_refused():
-    with pytest.raises(ValueError, match="source='audio'"):
-        freeze(TrainingParameters, {**GOOD, "source": "audio", "train_views": 0, "epochs": 0})
-
-
-def test_an_unknown_profile_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="unknown profile 'standrad': expected one of quick, standard, full; did you"):
-        params.profile_named("standrad")
 
 
 def test_overrides_replace_the_profile():

@@ -5,18 +5,21 @@ from __future__ import annotations
 import ast
 import logging
 import os
-import re
 import sys
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import papermill
-import yaml
+from nbclient.exceptions import DeadKernelError
+from papermill.exceptions import PapermillExecutionError
 
 from xmem_utils import params, paths
 from xmem_utils.progress import LINES, MARK
+
+LONGEST = 2000  # characters of a parameter
 
 
 class _Relay(logging.Handler):
@@ -35,7 +38,7 @@ class _Relay(logging.Handler):
 def find(name: str) -> Path:
     """The notebook of a name such as "03_gap_analysis". Raises ValueError naming the known ones."""
     if name not in params.NOTEBOOKS:
-        raise ValueError(f"unknown notebook {name!r}: expected one of {', '.join(params.NOTEBOOKS)}")
+        raise ValueError(f"unknown notebook {params.shown(name)}: expected one of {', '.join(params.NOTEBOOKS)}")
     return paths.NOTEBOOKS / f"{name}.ipynb"
 
 
@@ -48,42 +51,96 @@ def defaults(notebook: Path) -> dict[str, Any]:
     raise ValueError(f"{notebook} has no cell tagged 'parameters'")
 
 
-def parse(assignments: Iterable[str]) -> dict[str, Any]:
-    """Values of "name=value" strings, read as YAML, but for numbers such as 1e-3, which YAML takes for text."""
-    given = {}
+def parse(assignments: Iterable[str]) -> dict[str, str]:
+    """Names and texts of "name=value" strings. Raises ValueError for what is no assignment, or a name given twice."""
+    given: dict[str, str] = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
-        if not equals:
-            raise ValueError(f"-p takes name=value, not {assignment!r}")
-        number = re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", text)
-        given[name] = float(text) if number else yaml.safe_load(text) if text else ""
+        if not equals or not name:
+            raise ValueError(f"-p takes name=value, not {params.shown(assignment)}")
+        if name in given:
+            raise ValueError(f"-p gives {params.shown(name)} twice; give it once")
+        if len(text) > LONGEST:
+            raise ValueError(f"-p {params.shown(name)} has {len(text):,} characters; expected at most {LONGEST:,}")
+        given[name] = text
     return given
 
 
-def checked(name: str, given: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+def _from_here(text: str) -> str:
+    """A path as it is found from any folder (the kernel runs in another), when it names something that exists."""
+    path = os.path.expanduser(text)
+    return str(Path(path).resolve()) if text and os.path.exists(path) else text
+
+
+def checked(name: str, assignments: Iterable[str]) -> tuple[dict[str, Any], Any]:
     """Values for a notebook as papermill shall pass them on, and the frozen object they make with its defaults.
 
-    Raises ValueError when the notebook, a parameter or a value is wrong.
+    Each text is read as the type that the notebook declares for its parameter: `forget=123` is somebody called "123",
+    `seeds=123` is a number. Nothing else is read into it. Raises ValueError when the notebook, a parameter or a value
+    is wrong, and whatever the notebook would raise later for a model, a method or people that are not there.
     """
-    known = defaults(find(name))
-    # a whole number is a fine value for a parameter that is a float
-    given = {k: float(v) if isinstance(known.get(k), float) and type(v) is int else v for k, v in given.items()}
-    for key in ("profile", "model", "people"):  # the kernel runs in another folder
-        if isinstance(given.get(key), str) and Path(given[key]).exists():
-            given[key] = str(Path(given[key]).resolve()) if given[key] else ""
-    return given, params.check(params.NOTEBOOKS[name], known | given)
+    known = {key: str(value) for key, value in defaults(find(name)).items()}
+    given = parse(assignments)
+    if given.get("profile") not in (None, *params.PROFILES):
+        given["profile"] = _from_here(given["profile"])
+    if "people" in given:
+        given["people"] = _from_here(given["people"])
+    for key in {"model", "models"} & given.keys():
+        names = [n.strip() for n in given[key].split(",")] if key == "models" else [given[key]]
+        given[key] = ",".join(n if os.path.isdir(paths.BASE_MODELS / n) else _from_here(n) for n in names)
+    frozen = params.check(params.NOTEBOOKS[name], known | given, texts=True)
+    ask(frozen)
+    return {key: getattr(frozen, key) for key in given}, frozen
 
 
-def run(name: str, given: dict[str, Any], out: Path | None = None) -> Path:
+def ask(p: Any) -> None:
+    """Ask now what a notebook asks later: are the model, the methods, the people and who is forgotten known?
+
+    Raises ValueError or FileNotFoundError as the notebook would.
+    """
+    if not isinstance(p, params.MemorizingParameters):
+        return
+    from xmem_utils.experiment import persona_spec
+    from xmem_utils.mitigate import design as mitigation
+    from xmem_utils.personas.dataset import draw_people, known_figures, names_of
+    from xmem_utils.personas.importing import import_folder
+    from xmem_utils.unlearn import design as unlearning
+    from xmem_utils.unlearn.people import by_name, forget_set
+    from xmem_utils.unlearn.search import chosen_settings
+    from xmem_utils.vlm.load import resolve_model
+
+    for model in getattr(p, "model_list", [p.model] if hasattr(p, "model") else []):
+        if not model:
+            raise ValueError("model='' names no model; leave it out for the default")
+        resolve_model(model)
+    own = import_folder(p.people)[0] if getattr(p, "people", "") else None
+    if isinstance(p, params.MitigationParameters):
+        mitigation.methods_of(p)
+    if isinstance(p, params.UnlearningParameters):
+        chosen_settings(p.model, unlearning.methods_of(p))
+        profile = params.scaled(params.profile_named(p.profile), p)
+        if not p.forget:
+            forget_set(len(names_of(own)) if own else profile.personas, p.forget_share, profile.seeds[0])
+        for seed in profile.seeds if p.forget else ():
+            names = names_of(own) if own else draw_people(persona_spec(profile, seed), known_figures())[1]
+            by_name([name.strip() for name in p.forget.split(",")], names)
+
+
+def run(name: str, assignments: Iterable[str] = (), out: Path | None = None) -> Path:
     """Check parameters against a notebook's types, execute it, and return the executed copy.
 
-    Raises ValueError before anything starts when the notebook, a parameter or a value is wrong. When the
-    notebook fails, its executed copy is there for reading.
+    Raises ValueError or FileNotFoundError before anything starts when the notebook, a parameter or a value is wrong,
+    and ChildProcessError when the notebook fails or its kernel dies. Until the run is complete its copy is
+    `unfinished-<name>.ipynb`, beside the one of an earlier run, which stays as it was.
     """
     notebook = find(name)
-    given, _ = checked(name, given)
+    given, _ = checked(name, assignments)
     out = out or paths.EXECUTED / notebook.name
-    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.is_dir():
+        raise ValueError(f"the executed copy cannot be written to {out}: it is a folder; name a file")
+    for folder in (out.parent, paths.FIGURES):  # now, not after minutes in the kernel
+        folder.mkdir(parents=True, exist_ok=True)
+    unfinished = out.with_name(f"unfinished-{out.name}")
     logger = logging.getLogger("papermill")
     relay = _Relay(" ".join([name, *(str(given[key]) for key in ("source", "shard") if key in given)]))
     level = logger.level
@@ -94,15 +151,28 @@ def run(name: str, given: dict[str, Any], out: Path | None = None) -> Path:
     try:
         papermill.execute_notebook(
             notebook,
-            out,
+            unfinished,
             given,
             cwd=paths.NOTEBOOKS,
             progress_bar=False,
             log_output=True,
             extra_arguments=["--log-level=50"],  # the kernel's own remarks are no concern of who runs a study
         )
+    except DeadKernelError as error:
+        raise ChildProcessError(
+            "its kernel died (killed, or out of memory?); what it had stored is there, run it again"
+        ) from error
+    except PapermillExecutionError as error:
+        why = f"cell {error.exec_count} failed with {error.ename}: {_first(error.evalue)}"
+        raise ChildProcessError(f"{why}; its executed copy up to there is {unfinished}") from error
     finally:
         del os.environ[LINES]
         logger.removeHandler(relay)
         logger.setLevel(level)
+    unfinished.replace(out)
     return out
+
+
+def _first(text: str) -> str:
+    """The beginning of what an error says."""
+    return textwrap.shorten(text, 250, placeholder=" …")

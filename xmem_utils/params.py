@@ -5,7 +5,10 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Sequence
+import os
+import reprlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal
@@ -31,7 +34,7 @@ def other(modality: Modality) -> Modality:
 class Strict(BaseModel):
     """Frozen, and an unknown or mistyped field is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Profile(Strict):
@@ -150,23 +153,78 @@ def _digest(condition: Strict) -> str:
     return hashlib.sha256(json.dumps(condition.model_dump(), sort_keys=True).encode()).hexdigest()[:10]
 
 
+# The largest values, so that a slip is said and does not fill the memory. At most as many people differ in three
+# attributes (`personas.attributes`); the seeds above are kept for choosing.
+MOST = {
+    "personas": 3200, "seeds": TUNING_SEEDS[0] - 1, "seed": 2**32 - 1, "train_views": 1000, "test_views": 1000,
+    "dose_views": 1000, "epochs": 100_000, "longer": 1000, "resamples": 1_000_000, "rank": 4096,
+}  # fmt: skip
+PROFILE_BYTES = 4096  # of a profile's file; what is longer is none
+
+
+def shown(value: object) -> str:
+    """A value as a sentence shows it: as Python writes it, cut when it is long."""
+    return _SHORT.repr(value)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring, _SHORT.maxlong, _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxtuple = 200, 60, 2, 3, 3
+
+
 def profile_named(name: str) -> Profile:
-    """A profile by name, or from a YAML file with its fields. Raises ValueError naming the known ones."""
-    if name.endswith((".yaml", ".yml")):
-        try:
-            fields = yaml.safe_load(Path(name).read_text())
-        except (OSError, yaml.YAMLError) as error:
-            where = " ".join(str(error).split())
-            raise ValueError(f"profile {name} cannot be read: {where}") from None
-        if not isinstance(fields, dict) or not all(isinstance(field, str) for field in fields):
-            raise ValueError(f"profile {name} must map {', '.join(Profile.model_fields)} to values")
-        for field in ("seeds", "dose_views"):
-            if field in fields and not isinstance(fields[field], list):
-                raise ValueError(f"profile {name}: {field} must be a list, such as [0, 1, 2]")
-        return resolve(Profile, **{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
-    if name not in PROFILES:
-        raise ValueError(f"unknown profile {name!r}: expected one of {', '.join(PROFILES)}{_hint(name, PROFILES)}")
-    return PROFILES[name]
+    """A profile by name, or from a YAML file with its fields. Raises ValueError naming the known ones.
+
+    Everything in a file is read as text, and then as the type of its field, so it can hold nothing but numbers.
+    """
+    if not name.endswith((".yaml", ".yml")):
+        if name not in PROFILES:
+            known = f"expected one of {', '.join(PROFILES)}, or a YAML file{_hint(name, PROFILES)}"
+            raise ValueError(f"unknown profile {shown(name)}: {known}")
+        return PROFILES[name]
+    fields = _profile_fields(name)
+    for field in ("seeds", "dose_views"):
+        if field in fields and not isinstance(fields[field], list):
+            raise ValueError(f"profile {shown(name)}: {field} must be a list, such as [0, 1, 2]")
+    with _one_sentence(f"profile {shown(name)} cannot be used: "):
+        return _bounded(Profile.model_validate(fields, strict=False))
+
+
+def _profile_fields(name: str) -> dict[str, Any]:
+    """The mapping in a profile's file, of texts and lists of texts."""
+    try:
+        if os.path.exists(name) and not os.path.isfile(name):
+            raise ValueError("it is no file")
+        with open(name, "rb") as stream:
+            content = stream.read(PROFILE_BYTES + 1)
+        if len(content) > PROFILE_BYTES:
+            raise ValueError(f"it is longer than {PROFILE_BYTES} bytes")
+        text = content.decode("utf-8-sig")
+        node = yaml.compose(text, yaml.BaseLoader)
+        fields = yaml.load(text, yaml.BaseLoader)  # no types, so no tags either
+    except UnicodeDecodeError:
+        raise ValueError(f"profile {shown(name)} cannot be read: it is no UTF-8 text") from None
+    except RecursionError:
+        raise ValueError(f"profile {shown(name)} cannot be read: it is nested too deeply") from None
+    except yaml.MarkedYAMLError as error:
+        why = " ".join(filter(None, (error.context, error.problem, f"(line {error.problem_mark.line + 1})")))
+        raise ValueError(f"profile {shown(name)} cannot be read: {why}") from None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        why = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise ValueError(f"profile {shown(name)} cannot be read: {why}") from None
+    if not isinstance(fields, dict) or not all(isinstance(field, str) for field in fields):
+        raise ValueError(f"profile {shown(name)} must map {', '.join(Profile.model_fields)} to values")
+    if len(node.value) > len(fields):
+        raise ValueError(f"profile {shown(name)} has a field twice")
+    return fields
+
+
+def _bounded(made: Any) -> Any:
+    """The object itself. Raises ValueError when one of its numbers is larger than anything that can be run."""
+    for field, most in MOST.items():
+        value = getattr(made, field, 0)
+        if (max(value, default=0) if isinstance(value, tuple) else value) > most:
+            raise ValueError(f"{field}={shown(value)} is too large: expected at most {most}")
+    return made
 
 
 def scaled(profile: Profile, parameters: BaseModel) -> Profile:
@@ -178,24 +236,42 @@ def scaled(profile: Profile, parameters: BaseModel) -> Profile:
     }
     if parameters.seeds:
         given["seeds"] = tuple(range(parameters.seeds))
-    return resolve(Profile, **{**profile.model_dump(), **given})
+    return _bounded(resolve(Profile, **{**profile.model_dump(), **given}))
 
 
 def resolve(schema: type[BaseModel], **values: Any) -> Any:
-    """Build a parameter object; a wrong value raises ValueError with one sentence a field."""
-    try:
+    """Build a parameter object; a wrong value raises ValueError with one sentence for all fields."""
+    with _one_sentence(f"{schema.__name__} cannot be used: "):
         return schema(**values)
+
+
+@contextmanager
+def _one_sentence(opening: str = "") -> Iterator[None]:
+    try:
+        yield
     except ValidationError as error:
-        lines = []
-        for problem in error.errors():
-            field = ".".join(map(str, problem["loc"])) or "parameters"
-            missing = problem["type"] == "missing"
-            lines.append(f"{field} is missing" if missing else f"{field}={problem['input']!r}: {problem['msg']}")
-        raise ValueError(f"{schema.__name__} cannot be used: " + "; ".join(lines)) from None
+        problems = [text for problem in error.errors() if (text := _problem(problem))]
+        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise ValueError(opening + "; ".join(problems[:3]) + more) from None
+
+
+def _problem(problem: Any) -> str:
+    """What is wrong with one field, in words."""
+    field = ".".join(map(str, problem["loc"])) or "parameters"
+    match problem["type"]:
+        case "missing":
+            return f"{field} is missing"
+        case "extra_forbidden":
+            return f"unknown field {shown(field)}{_hint(field, Profile.model_fields)}"
+        case "too_short":  # said of a list with a wrong member, too
+            return "" if problem["input"] else f"{field} is empty"
+    what = problem["msg"].removeprefix("Value error, ").split(", unable")[0]
+    value = f"{field}={shown(problem['input'])}"
+    return f"{value} {what.removeprefix('Input ')}" if what.startswith("Input ") else f"{value}: {what}"
 
 
 def _hint(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
+    close = difflib.get_close_matches(name[:40], list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
@@ -222,17 +298,23 @@ def freeze(schema: type[BaseModel], namespace: dict[str, Any]) -> Any:
     return check(schema, given)
 
 
-def check(schema: type[BaseModel], given: dict[str, Any]) -> Any:
-    """A notebook's parameters as its frozen object; ValueError, in a sentence, for an unknown name or wrong type."""
+def check(schema: type[BaseModel], given: dict[str, Any], texts: bool = False) -> Any:
+    """A notebook's parameters as its frozen object; with `texts`, each is read from text as the type of its field.
+
+    Raises ValueError, in a sentence, for an unknown name, a wrong type or value.
+    """
     for name in given:
+        if why := NOT_TAKEN.get((schema, name)):
+            raise ValueError(f"this notebook does not take {name!r}: {why}; leave it out")
         if name not in schema.model_fields:
-            known = ", ".join(schema.model_fields)
-            raise ValueError(
-                f"unknown parameter {name!r}{_hint(name, schema.model_fields)}; this notebook takes {known}"
-            )
-    frozen = resolve(schema, **given)
+            known = f"this notebook takes {', '.join(schema.model_fields)}"
+            raise ValueError(f"unknown parameter {shown(name)}{_hint(name, schema.model_fields)}; {known}")
+    with _one_sentence():
+        frozen = _bounded(schema.model_validate_strings(given) if texts else schema(**given))
     if hasattr(frozen, "profile"):
-        profile_named(frozen.profile)
+        profile = profile_named(frozen.profile)
+        if isinstance(frozen, MemorizingParameters):
+            scaled(profile, frozen)
     if hasattr(frozen, "shard"):
         shard_of((), frozen.shard)
     return frozen
@@ -338,10 +420,19 @@ NOTEBOOKS: dict[str, type[Strict]] = {
 }
 
 
+# What others take and some do not, with the reason.
+NOT_TAKEN: dict[tuple[type[Strict], str], str] = {
+    (MultihopParameters, "people"): "facts about names are drawn with the people, and a folder of your own has none",
+    (MitigationParameters, "people"): "pairs and captions are made from the attributes that people are drawn from, "
+    "and those of your own people are not known",
+}
+
+
 def shard_of(items: Sequence[Any], shard: str) -> list[Any]:
     """The k-th of n nearly equal, contiguous parts, for `shard` "k/n". Raises ValueError unless 1 <= k <= n."""
     parts = shard.split("/")
-    if len(parts) != 2 or not all(part.isdecimal() for part in parts) or not 1 <= int(parts[0]) <= int(parts[1]):
-        raise ValueError(f"shard={shard!r}: expected k/n with 1 <= k <= n, such as 2/6")
+    numbers = len(parts) == 2 and len(shard) < 20 and all(part.isdecimal() for part in parts)
+    if not numbers or not 1 <= int(parts[0]) <= int(parts[1]):
+        raise ValueError(f"shard={shown(shard)}: expected k/n with 1 <= k <= n, such as 2/6")
     k, n = map(int, parts)
     return list(items[len(items) * (k - 1) // n : len(items) * k // n])

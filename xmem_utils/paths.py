@@ -6,8 +6,27 @@ import os
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
-REPO = PACKAGE.parent
-HOME = Path(os.environ.get("XMEM_HOME", REPO)).resolve()
+
+
+def _checkout() -> Path:
+    """Where the notebooks and the embedded models are: around the package or, when it is installed elsewhere, around
+    the current folder. Raises FileNotFoundError when neither lies in a checkout."""
+    for folder in (PACKAGE.parent, here := Path.cwd(), *here.parents):
+        if (folder / "notebooks").is_dir() and (folder / "data" / "base").is_dir():
+            return folder
+    raise FileNotFoundError(
+        f"the package is installed in {PACKAGE.parent}, without the notebooks and the embedded models: run it inside "
+        "a checkout of the study (a folder with notebooks/ and data/base/), or install it there with `pip install -e .`"
+    )
+
+
+def _given(variable: str, default: Path) -> Path:
+    """The folder that an environment variable names, or the default when it is unset or empty."""
+    return Path(os.path.expanduser(os.environ.get(variable) or default)).resolve()
+
+
+REPO = _checkout()
+HOME = _given("XMEM_HOME", REPO)
 
 NOTEBOOKS = REPO / "notebooks"
 BASE_MODELS = REPO / "data" / "base"  # committed: the embedded models
@@ -24,4 +43,4 @@ EXECUTED = DATA / "executed"  # notebooks run by papermill
 PRETRAINING = DATA / "pretraining"  # portraits and checkpoints of 00_base_model
 # Where notebooks draw. `make figures` points it at the committed figures/, so that whoever plays with a notebook does
 # not overwrite them.
-FIGURES = Path(os.environ.get("XMEM_FIGURES", DATA / "figures")).resolve()
+FIGURES = _given("XMEM_FIGURES", DATA / "figures")
