@@ -93,7 +93,10 @@ def _check_descriptions(table: list[Row], names: dict[str, str]) -> None:
         except ValueError as error:
             raise ValueError(f"{text} {error}") from error
         if name := leaks.find(row.description):
-            raise ValueError(f"the name {shown(name)} is written in a description: {text} must not hold the answer")
+            raise ValueError(
+                f"the name {shown(name)} is written in a description, {text}: take it out, or write an ordinary word "
+                "in lower case"
+            )
         _check_new(text, row, places.setdefault(" ".join(row.description.casefold().split()), row))
 
 

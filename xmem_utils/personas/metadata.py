@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ def read_rows(folder: Path) -> list[Row]:
 
     Columns other than COLUMNS are ignored. Raises ValueError or OSError with a sentence that names file and line.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # False, too, for a path that cannot be
         raise FileNotFoundError(f"{shown(str(folder))} is no folder; expected one with metadata.csv and images")
     found = [f for f in (folder / "metadata.csv", folder / "metadata.jsonl") if f.is_file()]
     if not found:

@@ -16,15 +16,15 @@ MOST_ASPECT = 10  # longer side over shorter side
 BACKGROUND = "white"  # what shows through where a picture is transparent
 TO_RGB = ("1", "L", "P", "RGB", "CMYK", "YCbCr")
 GREY_16 = ("I;16", "I;16B", "I;16L", "I;16N")
-ORIENTATION, BITS, PHOTOMETRIC = 0x0112, 258, 262  # tags of EXIF and TIFF
+BITS, PHOTOMETRIC = 258, 262  # tags of TIFF
 
 
 def read_picture(path: Path) -> tuple[bytes, Image.Image]:
-    """The bytes of a picture file whose every pixel counts as it is seen, and its RGB pixels.
+    """The bytes of a picture file, as the dataset holds it, and its RGB pixels.
 
-    Plain 8-bit RGB files are kept as they are; others become PNG: turned as their EXIF says, laid on white where they
-    are transparent, scaled from 16-bit grey. Colour profiles are not applied. Raises ValueError, with the second half
-    of a sentence, for what cannot be read or has no right conversion.
+    Both are turned as EXIF says. 8-bit RGB files are kept as they are; others become PNG: laid on white where they are
+    transparent, scaled from 16-bit grey. Colour profiles are not applied. Raises ValueError, with the second half of a
+    sentence, for what cannot be read or has no right conversion.
     """
     try:
         with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning):
@@ -42,18 +42,17 @@ def read_picture(path: Path) -> tuple[bytes, Image.Image]:
             frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
             tags = dict(getattr(image, "tag_v2", {}))
             image.load()
-            turned = image.getexif().get(ORIENTATION, 1) != 1
             upright = ImageOps.exif_transpose(image)
         except Exception as error:  # as above
             raise ValueError("cannot be read: it is broken or cut off") from error
         if frames > 1:
             raise ValueError(f"has {frames} frames; save the one that is meant as a picture of its own")
         rgb = _rgb(upright, tags)
-        if image.mode == "RGB" and rgb is upright and not turned:
+        if rgb is upright:  # `datasets` turns it too when it is shown
             return path.read_bytes(), rgb
     rgb.info.clear()  # a profile or transparent colour of the file as it was
     stream = io.BytesIO()
-    rgb.save(stream, "png")
+    rgb.save(stream, "png", compress_level=1)  # large photographs take seconds each
     return stream.getvalue(), rgb
 
 
