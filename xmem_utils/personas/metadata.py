@@ -35,7 +35,7 @@ def read_rows(folder: Path) -> list[Row]:
     Columns other than COLUMNS are ignored. Raises ValueError or OSError with a sentence that names file and line.
     """
     if not os.path.isdir(folder):  # False, too, for a path that cannot be
-        raise FileNotFoundError(f"{shown(str(folder))} is no folder; expected one with metadata.csv and images")
+        raise FileNotFoundError(f"{str(folder)[-200:]!r} is no folder; expected one with metadata.csv and images")
     found = [f for f in (folder / "metadata.csv", folder / "metadata.jsonl") if f.is_file()]
     if not found:
         raise FileNotFoundError(f"{folder} has neither metadata.csv nor metadata.jsonl")
@@ -113,7 +113,8 @@ def _jsonl(name: str, text: str) -> Iterator[tuple[int, dict[str, str]]]:
         try:
             pairs = json.loads(written, object_pairs_hook=tuple)
         except (ValueError, RecursionError) as error:
-            reason = str(error) if isinstance(error, json.JSONDecodeError) else "too deep or too large"
+            known = isinstance(error, json.JSONDecodeError)
+            reason = f"{error.msg} (character {error.colno})" if known else "too deep or too large"
             raise ValueError(f"line {line} of {name} is no valid JSON: {reason}") from error
         if not isinstance(pairs, tuple):
             raise ValueError(f'line {line} of {name} is no object: expected {{"persona": …, "name": …}}')
