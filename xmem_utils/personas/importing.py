@@ -6,107 +6,141 @@ metadata), `description`, or both. Each persona needs both modalities in both sp
 
 from __future__ import annotations
 
+import hashlib
 from itertools import zip_longest
 from pathlib import Path
 
-import pandas as pd
 from datasets import Dataset, DatasetDict
-from PIL import Image, UnidentifiedImageError
 
 from xmem_utils.personas.attributes import AXIS_NAMES
 from xmem_utils.personas.dataset import SPLITS, content_fingerprint, features
+from xmem_utils.personas.metadata import Row, read_rows
 from xmem_utils.personas.names import FACTS
+from xmem_utils.personas.pictures import read_picture
+from xmem_utils.personas.texts import Leaks, check_description, check_name, looks, shown
 
 
 def import_folder(folder: Path | str) -> tuple[DatasetDict, str]:
     """Read and check a folder of people; returns the dataset and its fingerprint.
 
-    Raises ValueError or FileNotFoundError with a sentence that names the persona and file at fault. Nothing
-    is written.
+    Raises ValueError or OSError with a sentence that names the persona, line or file at fault. Nothing is written.
     """
     folder = Path(folder)
-    table = _metadata(folder)
+    table = read_rows(folder)
     names = _names(table)
     if len(names) < 2:
         raise ValueError(f"{folder} holds {len(names)} persona; recall among names needs at least two")
+    if not any(row.split == "test" for row in table):
+        raise ValueError(f"{folder} has zero test views: recall is measured on views that were not trained on")
+    _check_descriptions(table, names)
+    images = _images(folder, table)
     rows: dict[str, list[dict]] = {split: [] for split in SPLITS}
     for number, (persona, name) in enumerate(names.items()):
         for split in SPLITS:
-            mine = table[(table["persona"] == persona) & (table["split"] == split)]
-            images = [_image(folder, f, persona) for f in mine["file_name"] if f]
-            texts = [d for d in mine["description"] if d]
-            for modality, views in (("image", images), ("text", texts)):
+            mine = [row for row in table if row.persona == persona and row.split == split]
+            pictures = [images[row] for row in mine if row.file_name]
+            texts = [row.description for row in mine if row.description]
+            for modality, views in (("image", pictures), ("text", texts)):
                 if not views:
                     raise ValueError(
-                        f"persona {persona!r} has no {split} view in modality {modality!r}; each persona needs "
+                        f"persona {shown(persona)} has no {split} view in modality {modality!r}; each persona needs "
                         "pictures and descriptions in both splits"
                     )
-            for k, (image, text) in enumerate(zip_longest(images, texts)):
+            for k, (image, text) in enumerate(zip_longest(pictures, texts)):
                 rows[split].append(
                     {"persona": number, "name": name, "view": k, "description": text,
                      "image": None if image is None else {"bytes": image, "path": None},
                      **dict.fromkeys((*FACTS, *AXIS_NAMES))}
                 )  # fmt: skip
-    for text in table["description"]:
-        written = next((n for n in names.values() if n.casefold() in text.casefold()), None)
-        if written:
-            raise ValueError(
-                f"the name {written!r} is written in a description ({text[:60]!r}): the answer would be in the question"
-            )
     dataset = DatasetDict({s: Dataset.from_list(rows[s], features=features()) for s in SPLITS})
     return dataset, content_fingerprint(dataset)
 
 
-def _metadata(folder: Path) -> pd.DataFrame:
-    files = [folder / f"metadata{suffix}" for suffix in (".csv", ".jsonl")]
-    found = [f for f in files if f.is_file()]
-    if not found:
-        raise FileNotFoundError(f"{folder} has neither metadata.csv nor metadata.jsonl")
-    if found[0].suffix == ".csv":
-        table = pd.read_csv(found[0], dtype=str)
-    else:
-        table = pd.read_json(found[0], lines=True, dtype=str)
-    if lacking := [c for c in ("persona", "name", "split") if c not in table]:
-        raise ValueError(f"{found[0].name} lacks the column {', '.join(lacking)}")
-    for column in ("file_name", "description"):
-        if column not in table:
-            table[column] = ""
-    table = table.fillna("")
-    if table.empty:
-        raise ValueError(f"{found[0].name} has no rows")
-    for column in ("persona", "name", "split"):
-        if (table[column] == "").any():
-            row = int((table[column] == "").to_numpy().argmax()) + 1
-            raise ValueError(f"row {row} of {found[0].name} has no {column}")
-    if wrong := sorted(set(table["split"]) - set(SPLITS)):
-        raise ValueError(f"unknown split {wrong[0]!r} in {found[0].name}: expected 'train' or 'test'")
-    if "test" not in set(table["split"]):
-        raise ValueError(f"{found[0].name} has zero test views: recall is measured on views that were not trained on")
-    return table
-
-
-def _names(table: pd.DataFrame) -> dict[str, str]:
+def _names(table: list[Row]) -> dict[str, str]:
+    """Names by persona, which are told apart by more than case, spacing, accents and look-alike letters."""
     names: dict[str, str] = {}
-    for persona, rows in table.groupby("persona", sort=True):
-        given = sorted(set(rows["name"]))
-        if len(given) > 1:
-            raise ValueError(f"persona {persona!r} has several names: {', '.join(given)}")
-        twin = next((p for p, n in names.items() if n.casefold() == given[0].casefold()), None)
-        if twin is not None:
-            raise ValueError(f"personas {twin!r} and {persona!r} share the name {given[0]!r}; names must be unique")
-        names[persona] = given[0]
-    return names
+    for row in table:
+        try:
+            check_name(row.name)
+        except ValueError as error:
+            raise ValueError(f"the name {shown(row.name)} in line {row.line} {error}") from error
+        given = names.setdefault(row.persona, row.name)
+        if given != row.name:
+            raise ValueError(f"persona {shown(row.persona)} has several names: {shown(given)}, {shown(row.name)}")
+    owner: dict[str, str] = {}
+    for persona, name in sorted(names.items()):
+        twin = owner.setdefault(looks(name), persona)
+        if twin != persona:
+            raise ValueError(
+                f"personas {shown(twin)} and {shown(persona)} share the name {shown(name)}; names must differ in more "
+                "than case, accents and letters that look alike"
+            )
+    return dict(sorted(names.items()))
 
 
-def _image(folder: Path, file_name: str, persona: str) -> bytes:
-    path = folder / file_name
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"the image {file_name!r} of persona {persona!r} lies outside of {folder}")
-    if not path.is_file():
-        raise FileNotFoundError(f"the image {file_name!r} of persona {persona!r} is missing from {folder}")
+def _check_descriptions(table: list[Row], names: dict[str, str]) -> None:
+    """That each is plain text, gives no name away, and is not in both splits."""
+    leaks = Leaks(names.values())
+    places: dict[str, Row] = {}
+    for row in table:
+        if not row.description:
+            continue
+        text = f"the description {shown(row.description)} in line {row.line}"
+        if not row.description.strip():
+            raise ValueError(f"{text} is blank; leave it empty or write one")
+        try:
+            check_description(row.description)
+        except ValueError as error:
+            raise ValueError(f"{text} {error}") from error
+        if name := leaks.find(row.description):
+            raise ValueError(
+                f"the name {shown(name)} is written in a description, {text}: take it out, or write an ordinary word "
+                "in lower case"
+            )
+        _check_new(text, row, places.setdefault(" ".join(row.description.casefold().split()), row))
+
+
+def _images(folder: Path, table: list[Row]) -> dict[Row, bytes]:
+    """Picture files by row; none shows two people or is in both splits."""
+    images: dict[Row, bytes] = {}
+    places: dict[tuple, Row] = {}  # by pixels
+    for row in table:
+        if row.file_name:
+            image = f"the image {shown(row.file_name)} of persona {shown(row.persona)} (line {row.line})"
+            path = _path(folder, row.file_name, image)
+            try:
+                images[row], picture = read_picture(path)
+            except ValueError as error:
+                raise ValueError(f"{image} {error}") from error
+            pixels = picture.size, hashlib.sha256(picture.tobytes()).digest()
+            first = places.setdefault(pixels, row)
+            if first.persona != row.persona:
+                raise ValueError(
+                    f"{image} is also that of persona {shown(first.persona)} (line {first.line}); expected one person "
+                    "a picture: replace one"
+                )
+            _check_new(image, row, first)
+    return images
+
+
+def _check_new(what: str, row: Row, first: Row) -> None:
+    """A view that stood before, in row `first`, may not test what was trained."""
+    if first.split != row.split:
+        raise ValueError(
+            f"{what} is the same as in line {first.line}, of the other split; test views must be new: replace one"
+        )
+
+
+def _path(folder: Path, file_name: str, image: str) -> Path:
     try:
-        with Image.open(path) as image:
-            image.convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"the image {file_name!r} of persona {persona!r} cannot be read: {error}") from error
-    return path.read_bytes()
+        path = (folder / file_name).resolve()
+        inside, there = path.is_relative_to(folder.resolve()), path.is_file()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, NUL or half a character, links in a circle
+        raise ValueError(f"{image} has a file name that no file can have") from error
+    if not inside:
+        raise ValueError(f"{image} lies outside of {folder}; copy it there and give its name alone")
+    if path.is_dir():
+        raise ValueError(f"{image} is a folder; expected a file")
+    if not there:
+        raise FileNotFoundError(f"{image} is missing from {folder}")
+    return path

@@ -22,7 +22,8 @@ MODALITY_WORDS = {"image": "pictures", "text": "descriptions"}
 
 
 def style() -> None:
-    """Set the look of every figure; call it once at the top of a notebook."""
+    """Set the look of every figure and table; call it once at the top of a notebook."""
+    pd.set_option("display.html.use_mathjax", False)  # a name with $ is no formula
     sns.set_theme(style="whitegrid", context="notebook", font_scale=0.9)
     plt.rcParams.update({
         "figure.dpi": 100, "savefig.dpi": 160, "axes.spines.top": False, "axes.spines.right": False,

@@ -23,7 +23,9 @@ def contact_sheet(rows: pd.DataFrame, zoom: float = 0.95) -> Figure:
             f"{row['name']}\n{row['hair colour']} {row['hair style']}, {row['skin']} skin\n"
             f"{row['garment colour']} {row['garment']}\neyewear: {row['eyewear']}, facial hair: {row['facial hair']}"
         )
-        cells[-1].text(0.03, 0.5, caption, va="center", fontsize=7.5, transform=cells[-1].transAxes)
+        cells[-1].text(  # a name may hold $, which is no formula
+            0.03, 0.5, caption, va="center", fontsize=7.5, transform=cells[-1].transAxes, parse_math=False
+        )
     return figure
 
 
