@@ -1,4 +1,4 @@
-"""What cannot be used is refused by `load_vlm` with one sentence that says what to do."""
+"""What loads, and how; folders that `load_vlm` refuses are in tests/hostile."""
 
 import json
 import shutil
@@ -6,7 +6,6 @@ import shutil
 import huggingface_hub.constants
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from xmem_utils import paths
 from xmem_utils.vlm.adapters import language_linears
@@ -27,12 +26,6 @@ def edit(file, **changes):
     file.write_text(json.dumps({k: v for k, v in raw.items() if v is not None}))
 
 
-def test_a_hub_model_that_is_not_there_says_how_to_fetch_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"`hf download google/gemma-3-4b-it`.*licence.*`hf auth login`"):
-        load_vlm("google/gemma-3-4b-it")
-
-
 def test_a_hub_model_in_the_cache_loads_offline_under_its_commit(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     commit = "0123456789abcdef0123456789abcdef01234567"
@@ -40,50 +33,6 @@ def test_a_hub_model_in_the_cache_loads_offline_under_its_commit(tmp_path, monke
     (tmp_path / "models--someone--tiny" / "refs").mkdir()
     (tmp_path / "models--someone--tiny" / "refs" / "main").write_text(commit)
     assert load_vlm("someone/tiny").fingerprint == f"someone/tiny@{commit}"
-
-
-def test_a_text_only_model_is_refused(tmp_path):
-    config = LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
-    LlamaForCausalLM(config).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"is no vision-language model.*'llama'"):
-        load_vlm(str(tmp_path))
-
-
-def test_a_folder_without_processor_is_refused(folder):
-    for file in folder.glob("*"):
-        if file.name not in ("config.json", "generation_config.json", "model.safetensors"):
-            file.unlink()
-    with pytest.raises(ValueError, match=r"copy .*tokenizer\.json.* of the original model"):
-        load_vlm(str(folder))
-
-
-def test_a_folder_without_tokenizer_is_refused(folder):
-    for file in folder.glob("tokenizer*"):
-        file.unlink()
-    with pytest.raises(ValueError, match=r"copy .*tokenizer\.json.* of the original model"):
-        load_vlm(str(folder))
-
-
-def test_a_processor_without_chat_template_is_refused_until_it_gets_one(folder):
-    template = (folder / "chat_template.jinja").read_text()
-    (folder / "chat_template.jinja").unlink()
-    with pytest.raises(ValueError, match=r"no chat template.*chat_template\.jinja in a local copy"):
-        load_vlm(str(folder))
-    (folder / "chat_template.jinja").write_text(template)
-    load_vlm(str(folder))
-
-
-def test_pickled_weights_are_refused_by_name(folder):
-    torch.save({}, folder / "pytorch_model.bin")
-    (folder / "model.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=r"never pickles \(pytorch_model\.bin\): convert them"):
-        load_vlm(str(folder))
-
-
-def test_an_unknown_model_type_is_refused(folder):
-    edit(folder / "config.json", model_type="tomorrow")
-    with pytest.raises(ValueError, match=r"transformers \S+ does not know the model_type 'tomorrow'"):
-        load_vlm(str(folder))
 
 
 CODE = """

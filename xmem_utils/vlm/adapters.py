@@ -45,15 +45,16 @@ def adapt(model: nn.Module, rank: int) -> PeftModel:
 def load_adapter(model: nn.Module, folder: Path, trainable: bool = False) -> PeftModel:
     """A model with a stored adapter, as `PeftModel.from_pretrained` makes it, which passes over what does not fit.
 
-    Raises ValueError for a folder without LoRA in safetensors, for an adapter that lacks a tensor, has one more or one
-    of another shape, sits elsewhere than on the language model, or holds NaN. The model is then as before.
+    Raises FileNotFoundError for a folder without config or safetensors of an adapter, ValueError for an adapter that
+    is no LoRA, lacks a tensor, has one more or one of another shape, sits elsewhere than on the language model, or
+    holds NaN. The model is then as before.
     """
     fresh = "train it again, or take the model that it was trained on"
     files = [folder / "adapter_config.json", folder / "adapter_model.safetensors"]
     if gone := [file.name for file in files if not file.is_file()]:
         raise FileNotFoundError(f"{folder} holds no adapter: it has no {gone[0]}")
     stored, wanted = headers(files[1:]), language_linears(model)
-    with one_sentence(f"the adapter {folder} does not fit {type(model).__name__}", fresh):
+    with one_sentence(f"the adapter in {folder} does not fit {type(model).__name__}", fresh):
         read_json(files[0])
         config = PeftConfig.from_pretrained(str(folder))
         if not isinstance(config, LoraConfig) or config.task_type is not None:
@@ -61,19 +62,17 @@ def load_adapter(model: nn.Module, folder: Path, trainable: bool = False) -> Pef
         config.inference_mode = not trainable
         adapted = PeftModel(model, config)
     try:
-        with one_sentence(f"the adapter {folder} does not fit {type(model).__name__}", fresh), _no_warnings():
-            found = adapted.load_adapter(
-                str(folder), "default", is_trainable=trainable, ignore_mismatched_sizes=True
-            )  # those of another shape are missing then
+        with one_sentence(f"the adapter in {folder} does not fit {type(model).__name__}", fresh), _no_warnings():
+            # ignored sizes: tensors of another shape are then among the missing
+            found = adapted.load_adapter(str(folder), "default", trainable, ignore_mismatched_sizes=True)
             lost, more = sorted(found.missing_keys), sorted(found.unexpected_keys)
             if lost:
-                what = f"{len(lost)} of its {len(stored)} tensors are missing or of another shape, such as {lost[0]}"
-                raise ValueError(what)
+                raise ValueError(f"{len(lost)} tensors are missing in it or of another shape, such as {lost[0]}")
             if more:
                 raise ValueError(f"{len(more)} of its {len(stored)} tensors have no place, such as {more[0]}")
             if {name for name, m in model.named_modules() if isinstance(m, LoraLayer)} != set(wanted):
                 raise ValueError("it sits on other layers than the linear ones of the language model")
-        check_finite(adapted, f"the weights of the adapter {folder}")
+        check_finite(adapted, f"the weights of the adapter in {folder}")
     except BaseException:
         adapted.unload()
         raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ LARGEST_JSON = 1 << 27  # bytes; large tokenizers have some 10^7
 COUNTS = re.compile(r"(num|n)_.*|.*_layers|depths?")  # for each of these, transformers lists or builds something
 MOST_COUNTED = 10**6
 MOST_PARAMETERS = 10**13
-MOST_TENSORS = 10**5
+MOST_TENSORS = 30_000
 FLOATS = {"F64", "F32", "F16", "BF16"}
 
 
@@ -27,7 +28,7 @@ class Refusal(ValueError):
     """A sentence for a person, which `one_sentence` leaves as it is."""
 
 
-def shown(text: object, width: int = 60) -> str:
+def shown(text: object, width: int = 100) -> str:
     """Text from outside as a sentence can hold it: quoted, and cut when long."""
     text = str(text)
     return repr(text) if len(text) <= width else f"{text[:width]!r}..."
@@ -64,9 +65,9 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """A model's config.json, with counts of layers and the like that can be listed.
+    """A model's config.json, with counts of layers and the like that a list can have.
 
-    Raises Refusal as `read_json` does, and for a count above `MOST_COUNTED`.
+    Raises Refusal as `read_json` does, for a count above `MOST_COUNTED`, and for a number beyond 64 bits.
     """
     raw = read_json(file)
     inner: list[Any] = [raw]
@@ -74,10 +75,10 @@ def read_config(file: Path) -> dict[str, Any]:
         for key, value in part.items() if isinstance(part, dict) else enumerate(part):
             if isinstance(value, (dict, list)):
                 inner.append(value)
-            elif isinstance(value, (int, float)) and value > MOST_COUNTED and COUNTS.fullmatch(str(key)):
+            elif isinstance(value, int) and abs(value) > (MOST_COUNTED if COUNTS.fullmatch(str(key)) else 2**62):
                 raise Refusal(
-                    f"{file} says {key} = {shown(value)}, more than any model has ({MOST_COUNTED}); fetch it again "
-                    "from where the model comes from"
+                    f"{file} says {shown(key)}: {str(value)[:40]}, which no model has; fetch it again from where the "
+                    "model comes from"
                 )
     return raw
 
@@ -97,9 +98,9 @@ def weight_files(folder: Path) -> list[Path]:
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} is no model folder: it has no config.json")
     whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if whole.exists() and index.exists():
+    if os.path.lexists(whole) and index.exists():
         raise Refusal(f"{folder} has two sets of weights, {whole.name} and {index.name}; move away the one not meant")
-    if whole.exists():
+    if os.path.lexists(whole):
         return [whole]
     if index.exists():
         shards = read_json(index).get("weight_map")
@@ -131,6 +132,8 @@ def headers(files: Iterable[Path]) -> dict[str, tuple[str, int]]:
     """
     found: dict[str, tuple[str, int]] = {}
     for file in files:
+        if not file.is_file():
+            raise Refusal(f"{file} is no file but a folder, or a link to nothing; fetch it again")
         try:
             with safe_open(file, framework="pt") as weights:
                 parts = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118
@@ -164,8 +167,8 @@ def bounded(name: str, numbers: int = MOST_PARAMETERS, tensors: int = MOST_TENSO
             if size > numbers or count > tensors:
                 raise Refusal(
                     f"the config of {shown(name)} asks for more than {min(size, numbers):,} parameters in "
-                    f"{min(count, tensors):,} tensors, more than its weights or any model can have; config and weights "
-                    "belong together, so fetch both again"
+                    f"{min(count, tensors):,} tensors, which its weights do not hold and no model has; config and "
+                    "weights belong together, so fetch both again"
                 )
 
     hook = register_module_parameter_registration_hook(add)
@@ -182,14 +185,14 @@ def check_loaded(model: nn.Module, info: dict[str, Any], stored: dict[str, tuple
     not in it. `stored` is what the files hold, see `headers`.
     """
     parts = []
-    for kind in ("missing", "unexpected", "mismatched"):
+    for kind, words in (("missing", "missing"), ("unexpected", "too many"), ("mismatched", "of another shape")):
         keys = sorted(key if isinstance(key, str) else key[0] for key in info[f"{kind}_keys"])
         if keys:
-            parts.append(f"{len(keys)} {kind} (such as {shown(keys[0], 80)})")
+            parts.append(f"{len(keys)} {words} (such as {shown(keys[0], 80)})")
     if parts:
         raise Refusal(
-            f"the weights of {shown(name)} are not those that its config.json describes: tensors {', '.join(parts)}; "
-            "config and weights belong together, so fetch both again"
+            f"the weights of {shown(name)} are not those that its config.json describes, counted in tensors: "
+            f"{', '.join(parts)}; config and weights belong together, so fetch both again"
         )
     check_finite(model, f"the weights of {shown(name)}")
     numbers = {key.rpartition(".")[2] for key, p in model.named_parameters() if p.is_floating_point()}

@@ -132,7 +132,7 @@ def check_config(file: Path, name: str, trust_remote_code: bool = False) -> tupl
     code = sorted({str(entry) for part in auto for entry in part.values()})
     kind = raw[0].get("model_type")
     known = isinstance(kind, str) and kind in CONFIG_MAPPING
-    if not known and "auto_map" not in raw[0]:
+    if not known and not code:
         raise Refusal(
             f"transformers {transformers.__version__} does not know the model_type {shown(kind)} of {shown(name)}; "
             "a newer version may"
@@ -219,13 +219,13 @@ def _model(
         return model
 
     # tied weights are made twice; room for what a class makes and does not store
-    numbers = 4 * sum(size for _, size in stored.values()) + 2**20
+    room = 4 * sum(size for _, size in stored.values()) + 2**20, 4 * len(stored) + 1000
     with (
         one_sentence(
             f"transformers cannot build {shown(name)} from its config and weights",
             "they must be complete and of one model",
         ),
-        bounded(name, numbers),
+        bounded(name, *room),
     ):
         if device.type != "cpu":
             return load(None)  # transformers takes sdpa wherever a class allows it
