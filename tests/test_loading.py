@@ -2,13 +2,19 @@
 
 import json
 import shutil
+import warnings
+from pathlib import Path
 
 import huggingface_hub.constants
+import pandas as pd
 import pytest
 import torch
 
-from xmem_utils import paths
-from xmem_utils.vlm.adapters import language_linears
+from xmem_utils import paths, store
+from xmem_utils.checkpoint import WholeAdapter
+from xmem_utils.params import Condition
+from xmem_utils.plan import config_of
+from xmem_utils.vlm.adapters import adapt, language_linears
 from xmem_utils.vlm.load import load_vlm
 from xmem_utils.vlm.processors import DEFAULT_SIDE, picture_side
 
@@ -26,13 +32,21 @@ def edit(file, **changes):
     file.write_text(json.dumps({k: v for k, v in raw.items() if v is not None}))
 
 
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def hub_copy(cache, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+    shutil.copytree(EMBEDDED, cache / "models--someone--tiny" / "snapshots" / COMMIT)
+    (cache / "models--someone--tiny" / "refs").mkdir()
+    (cache / "models--someone--tiny" / "refs" / "main").write_text(COMMIT)
+    return "someone/tiny"
+
+
 def test_a_hub_model_in_the_cache_loads_offline_under_its_commit(tmp_path, monkeypatch):
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    shutil.copytree(EMBEDDED, tmp_path / "models--someone--tiny" / "snapshots" / commit)
-    (tmp_path / "models--someone--tiny" / "refs").mkdir()
-    (tmp_path / "models--someone--tiny" / "refs" / "main").write_text(commit)
-    assert load_vlm("someone/tiny").fingerprint == f"someone/tiny@{commit}"
+    name = hub_copy(tmp_path, monkeypatch)
+    assert load_vlm(name).fingerprint == f"{name}@{COMMIT}"
+    assert config_of(name).model_type == "gemma3"
 
 
 CODE = """
@@ -98,3 +112,30 @@ def test_pictures_are_drawn_at_the_size_of_crop_tile_or_a_default(images, side):
 
 def test_the_embedded_model_keeps_its_64_pixels(vlm):
     assert picture_side(vlm.processor) == 64
+
+
+@pytest.mark.parametrize("name", ["xmem-tiny-s", "a folder"])
+def test_a_stored_run_names_its_base_and_no_folder_of_this_machine(folder, tmp_path, name):
+    own = load_vlm("xmem-tiny-s" if name == "xmem-tiny-s" else str(folder), "cpu")
+
+    def compute(condition):
+        model = adapt(own.model, 1)
+        return WholeAdapter(model), pd.DataFrame({"exact": [True]}), pd.DataFrame({"epoch": [0]})
+
+    condition = Condition(
+        weights=own.fingerprint, data="d", personas=5, source="image", seed=0, train_views=1, epochs=1, rank=1,
+        learning_rate=1e-3, batch_size=1, question="Who is this?", code="c",
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # PEFT looks for the base on the Hub, and says when it finds none
+        run = store.get(condition, compute, tmp_path / "runs")
+    base = json.loads((run.adapter / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert base == ("xmem-tiny-s" if name == "xmem-tiny-s" else folder.name)
+    for file in (f for f in run.folder.rglob("*") if f.is_file()):
+        for place in (str(paths.REPO), str(tmp_path), str(Path.home())):
+            assert place.encode() not in file.read_bytes(), f"{file.name} names {place}"
+
+
+def test_an_adapter_of_a_hub_model_names_its_hub_id(tmp_path, monkeypatch):
+    own = load_vlm(hub_copy(tmp_path, monkeypatch), "cpu")
+    assert adapt(own.model, 1).peft_config["default"].base_model_name_or_path == "someone/tiny"

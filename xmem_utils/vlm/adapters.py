@@ -62,7 +62,10 @@ def load_adapter(model: nn.Module, folder: Path, trainable: bool = False) -> Pef
         config.inference_mode = not trainable
         adapted = PeftModel(model, config)
     try:
-        with one_sentence(f"the adapter in {folder} does not fit {type(model).__name__}", fresh), _no_warnings():
+        with (
+            one_sentence(f"the adapter in {folder} does not fit {type(model).__name__}", fresh),
+            warnings.catch_warnings(action="ignore"),
+        ):
             # ignored sizes: tensors of another shape are then among the missing
             found = adapted.load_adapter(str(folder), "default", trainable, ignore_mismatched_sizes=True)
             lost, more = sorted(found.missing_keys), sorted(found.unexpected_keys)
@@ -77,13 +80,6 @@ def load_adapter(model: nn.Module, folder: Path, trainable: bool = False) -> Pef
         adapted.unload()
         raise
     return adapted
-
-
-@contextlib.contextmanager
-def _no_warnings() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -137,7 +138,7 @@ def headers(files: Iterable[Path]) -> dict[str, tuple[str, int]]:
         try:
             with safe_open(file, framework="pt") as weights:
                 parts = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118
-                here = {name: (p.get_dtype(), _product(p.get_shape())) for name, p in parts.items()}
+                here = {name: (p.get_dtype(), math.prod(p.get_shape())) for name, p in parts.items()}
         except (SafetensorError, OSError) as error:
             raise Refusal(
                 f"{file} is damaged or cut short ({cause(error)}); restore it, e.g. with git or by downloading again"
@@ -146,13 +147,6 @@ def headers(files: Iterable[Path]) -> dict[str, tuple[str, int]]:
             raise Refusal(f"{file} holds {shown(twice[0])} again, which another file has; fetch the weights anew")
         found |= here
     return found
-
-
-def _product(shape: Iterable[int]) -> int:
-    out = 1
-    for n in shape:
-        out *= n
-    return out
 
 
 @contextlib.contextmanager

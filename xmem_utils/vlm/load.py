@@ -202,31 +202,27 @@ def check_template(processor: object, name: str) -> None:
                 raise ValueError("it writes nothing")
 
 
-def _model(
-    folder: Path, device: torch.device, remote: bool, name: str, stored: dict[str, tuple[str, int]]
-) -> nn.Module:
+def _model(folder: Path, device: torch.device, remote: bool, name: str) -> nn.Module:
+    stored = headers(weight_files(folder))
+    # tied weights are made twice; room for what a class makes and does not store
+    room = 4 * sum(size for _, size in stored.values()) + 2**20, 4 * len(stored) + 1000
+
     def load(attention: str | None) -> nn.Module:
-        model, info = AutoModelForImageTextToText.from_pretrained(
-            folder,
-            dtype=torch.bfloat16 if device.type == "cuda" else torch.float32,
-            use_safetensors=True,
-            attn_implementation=attention,
-            trust_remote_code=remote,
-            ignore_mismatched_sizes=True,  # they are in `info`, and refused
-            output_loading_info=True,
-        )
+        with bounded(name, *room):
+            model, info = AutoModelForImageTextToText.from_pretrained(
+                folder,
+                dtype=torch.bfloat16 if device.type == "cuda" else torch.float32,
+                use_safetensors=True,
+                attn_implementation=attention,
+                trust_remote_code=remote,
+                ignore_mismatched_sizes=True,  # they are in `info`, and refused
+                output_loading_info=True,
+            )
         check_loaded(model, info, stored, name)
         return model
 
-    # tied weights are made twice; room for what a class makes and does not store
-    room = 4 * sum(size for _, size in stored.values()) + 2**20, 4 * len(stored) + 1000
-    with (
-        one_sentence(
-            f"transformers cannot build {shown(name)} from its config and weights",
-            "they must be complete and of one model",
-        ),
-        bounded(name, *room),
-    ):
+    advice = "config.json and weights must be complete and of one model"
+    with one_sentence(f"transformers cannot build {shown(name)} from its config and weights", advice):
         if device.type != "cpu":
             return load(None)  # transformers takes sdpa wherever a class allows it
         try:
@@ -269,16 +265,17 @@ def load_vlm(name: str, device: str | torch.device | None = None, trust_remote_c
     source, device = resolve_model(name), torch.device(device or default_device())
     local = Path(source).is_dir()
     folder = Path(source) if local else hub_snapshot(source)
-    stored = headers(weight_files(folder))
+    weight_files(folder)
     check_settings(folder)
     config, remote = check_config(folder / "config.json", name, trust_remote_code)
     fingerprint = check_weights(folder) if local else f"{source}@{folder.name}"  # a commit names its weights
     with _quiet():
         processor = checked_processor(folder, config, name, remote)
         check_template(processor, name)
-        model = _model(folder, device, remote, name, stored)
+        model = _model(folder, device, remote, name)
     language_linears(model)  # refuse now what could not be adapted later
-    rows, words = len(model.get_input_embeddings().weight), getattr(processor.tokenizer, "vocab_size", 0)
+    words = getattr(processor.tokenizer, "vocab_size", 0)
+    rows = getattr(model.get_input_embeddings(), "num_embeddings", words)
     if words > rows:
         raise Refusal(
             f"the tokenizer of {shown(name)} has {words} tokens and its model embeds {rows}: they are not of one "
