@@ -75,7 +75,8 @@ def load_adapter(model: nn.Module, folder: Path, trainable: bool = False) -> Pef
                 raise ValueError(f"{len(more)} of its {len(stored)} tensors have no place, such as {more[0]}")
             if {name for name, m in model.named_modules() if isinstance(m, LoraLayer)} != set(wanted):
                 raise ValueError("it sits on other layers than the linear ones of the language model")
-        check_finite(adapted, f"the weights of the adapter in {folder}")
+        own = ((name, p) for name, p in adapted.named_parameters() if "lora_" in name)
+        check_finite(own, f"the weights of the adapter in {folder}")
     except BaseException:
         adapted.unload()
         raise

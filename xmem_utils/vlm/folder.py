@@ -188,7 +188,7 @@ def check_loaded(model: nn.Module, info: dict[str, Any], stored: dict[str, tuple
             f"the weights of {shown(name)} are not those that its config.json describes, counted in tensors: "
             f"{', '.join(parts)}; config and weights belong together, so fetch both again"
         )
-    check_finite(model, f"the weights of {shown(name)}")
+    check_finite(model.named_parameters(), f"the weights of {shown(name)}")
     numbers = {key.rpartition(".")[2] for key, p in model.named_parameters() if p.is_floating_point()}
     for key, (dtype, _) in sorted(stored.items()):
         if dtype not in FLOATS and key.rpartition(".")[2] in numbers:
@@ -198,9 +198,9 @@ def check_loaded(model: nn.Module, info: dict[str, Any], stored: dict[str, tuple
             )
 
 
-def check_finite(model: nn.Module, what: str) -> None:
+def check_finite(parameters: Iterable[tuple[str, nn.Parameter]], what: str) -> None:
     """Raise Refusal for a parameter with NaN or infinity in it."""
-    for key, p in model.named_parameters():
+    for key, p in parameters:
         if p.numel() and p.is_floating_point() and not all(end.isfinite() for end in p.detach().aminmax()):
             raise Refusal(f"{what} are damaged: {shown(key, 100)} holds NaN or infinity; fetch or train them again")
 
