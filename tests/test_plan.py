@@ -100,9 +100,3 @@ def test_plan_prints_a_table_or_json(monkeypatch, capsys):
     table, _, rest = capsys.readouterr().out.partition("{")
     assert "parameters               1,902,016" in table and "give --tflops or --measure" in table
     assert json.loads("{" + rest)["parameters"] == 1_902_016
-
-
-def test_a_model_without_a_config_here_is_one_sentence(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["xmem_utils", "plan", "--model", "nobody/nothing"])
-    with pytest.raises(SystemExit, match="no config of 'nobody/nothing' here"):
-        commands.main()

@@ -78,4 +78,5 @@ class WholeAdapter:
 
     def save_pretrained(self, folder: Path) -> None:
         """Write what `peft.PeftModel.from_pretrained` reads."""
-        self._model.save_pretrained(folder, state_dict=self._weights)
+        # the vocabulary is never resized; "auto" would look for the base on the Hub to compare
+        self._model.save_pretrained(folder, state_dict=self._weights, save_embedding_layers=False)

@@ -13,12 +13,14 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
+from huggingface_hub import hf_hub_download
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConfig
+from transformers import AutoModelForImageTextToText, PretrainedConfig
 
 from xmem_utils.params import Profile
 from xmem_utils.vlm.adapters import adapt, language_linears
-from xmem_utils.vlm.load import resolve_model
+from xmem_utils.vlm.folder import bounded, one_sentence, shown
+from xmem_utils.vlm.load import check_config, resolve_model
 
 TEXT_TOKENS = 64  # template, question, name; with a description, a text view has about as many and no picture
 ANSWER_TOKENS = 8  # of a name, end of turn included: the vocabulary projection runs on these alone
@@ -55,20 +57,37 @@ class Plan:
 def config_of(model: str) -> PretrainedConfig:
     """The config of an embedded model, a folder, a config.json, or a Hub id in the local cache.
 
-    Raises ValueError with a sentence when there is none; nothing is downloaded.
+    Raises ValueError with a sentence when there is none, or none to build on; nothing is downloaded.
     """
-    source = model if Path(model).is_file() else resolve_model(model)
     try:
-        return AutoConfig.from_pretrained(source, local_files_only=True)
+        file = Path(model) if _is_file(model) else Path(resolve_model(model)) / "config.json"
+        if not file.parent.is_dir():
+            file = Path(hf_hub_download(model, "config.json", local_files_only=True))
+        if not file.is_file():
+            raise FileNotFoundError(file)
     except OSError as error:
         raise ValueError(
-            f"no config of {model!r} here: fetch it with `hf download {model} config.json`, or give a config.json"
+            f"no config of {shown(model)} here: fetch it with `hf download {model[:60]} config.json`, or give a "
+            "config.json"
         ) from error
+    return check_config(file, model)[0]
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).is_file()
+    except OSError:  # too long for a name
+        return False
 
 
 def on_meta(config: PretrainedConfig) -> nn.Module:
-    """The model with shapes and dtypes, without weights."""
-    with torch.device("meta"):
+    """The model with shapes and dtypes, without weights. Raises ValueError for sizes that no model has."""
+    name = config.model_type
+    with (
+        one_sentence(f"transformers can build no model of this {name} config", "take the config of a real model"),
+        bounded(name),
+        torch.device("meta"),
+    ):
         return AutoModelForImageTextToText.from_config(config)
 
 

@@ -22,7 +22,7 @@ from xmem_utils.params import MODALITIES, Condition, MitigationCondition, resolv
 from xmem_utils.personas.dataset import names_of, to_views
 from xmem_utils.personas.views import View
 from xmem_utils.progress import progress
-from xmem_utils.vlm.adapters import adapt
+from xmem_utils.vlm.adapters import adapt, load_adapter
 from xmem_utils.vlm.batches import Example, answer_tokens, encode
 
 FURTHER = 0.4  # training tokens after the start, as a share of the start's own
@@ -101,7 +101,7 @@ class MitigationStudy:
 
     def model_of(self, run: store.Run) -> PeftModel:
         """The model of a run, in eval mode; `.unload()` gives the base back."""
-        return PeftModel.from_pretrained(self.study.vlm.model, run.adapter).eval()
+        return load_adapter(self.study.vlm.model, run.adapter).eval()
 
     def _exam(self, seed: int, source: str) -> MitigationExam:
         return MitigationExam(self.study, seed, source)
@@ -194,7 +194,7 @@ class MitigationStudy:
         start = condition.start
         if not method.fresh:
             run = self.study.run(start)
-            return PeftModel.from_pretrained(self.study.vlm.model, run.adapter, is_trainable=True)
+            return load_adapter(self.study.vlm.model, run.adapter, trainable=True)
         torch.manual_seed(start.seed)
         return adapt(self.study.vlm.model, int(condition.settings.get("rank", start.rank)))
 

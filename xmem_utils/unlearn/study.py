@@ -21,7 +21,7 @@ from xmem_utils.unlearn.exam import REFUSAL, ForgettingExam, first_views
 from xmem_utils.unlearn.methods import METHODS
 from xmem_utils.unlearn.people import check_forget, forget_set
 from xmem_utils.unlearn.train import Unlearned, Views, unlearn
-from xmem_utils.vlm.adapters import merged
+from xmem_utils.vlm.adapters import load_adapter, merged
 from xmem_utils.vlm.batches import Example, answer_tokens, encode, with_answer
 from xmem_utils.vlm.load import VLM, load_vlm
 from xmem_utils.vlm.prompts import WHO
@@ -102,7 +102,7 @@ class UnlearningStudy:
             run = self.study.run(condition)
             check_memorized(run)
             vlm = load_vlm(condition.model, self.study.vlm.device)
-            memorized = PeftModel.from_pretrained(vlm.model, run.adapter).merge_and_unload()
+            memorized = load_adapter(vlm.model, run.adapter).merge_and_unload()
             self._start = condition, replace(vlm, model=memorized)
         return self._start[1]
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+
+from xmem_utils.vlm.folder import check_finite, headers, one_sentence, read_json
 
 
 def language_linears(model: nn.Module) -> list[str]:
@@ -36,6 +40,47 @@ def adapt(model: nn.Module, rank: int) -> PeftModel:
         r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=language_linears(model), bias="none"
     )
     return get_peft_model(model, config)
+
+
+def load_adapter(model: nn.Module, folder: Path, trainable: bool = False) -> PeftModel:
+    """A model with a stored adapter, as `PeftModel.from_pretrained` makes it, which passes over what does not fit.
+
+    Raises FileNotFoundError for a folder without config or safetensors of an adapter, ValueError for an adapter that
+    is no LoRA, lacks a tensor, has one more or one of another shape, sits elsewhere than on the language model, or
+    holds NaN. The model is then as before.
+    """
+    fresh = "train it again, or take the model that it was trained on"
+    files = [folder / "adapter_config.json", folder / "adapter_model.safetensors"]
+    if gone := [file.name for file in files if not file.is_file()]:
+        raise FileNotFoundError(f"{folder} holds no adapter: it has no {gone[0]}")
+    stored, wanted = headers(files[1:]), language_linears(model)
+    with one_sentence(f"the adapter in {folder} does not fit {type(model).__name__}", fresh):
+        read_json(files[0])
+        config = PeftConfig.from_pretrained(str(folder))
+        if not isinstance(config, LoraConfig) or config.task_type is not None:
+            raise ValueError("it is no LoRA, or one for a task of PEFT's own")
+        config.inference_mode = not trainable
+        adapted = PeftModel(model, config)
+    try:
+        with (
+            one_sentence(f"the adapter in {folder} does not fit {type(model).__name__}", fresh),
+            warnings.catch_warnings(action="ignore"),
+        ):
+            # ignored sizes: tensors of another shape are then among the missing
+            found = adapted.load_adapter(str(folder), "default", trainable, ignore_mismatched_sizes=True)
+            lost, more = sorted(found.missing_keys), sorted(found.unexpected_keys)
+            if lost:
+                raise ValueError(f"{len(lost)} tensors are missing in it or of another shape, such as {lost[0]}")
+            if more:
+                raise ValueError(f"{len(more)} of its {len(stored)} tensors have no place, such as {more[0]}")
+            if {name for name, m in model.named_modules() if isinstance(m, LoraLayer)} != set(wanted):
+                raise ValueError("it sits on other layers than the linear ones of the language model")
+        own = ((name, p) for name, p in adapted.named_parameters() if "lora_" in name)
+        check_finite(own, f"the weights of the adapter in {folder}")
+    except BaseException:
+        adapted.unload()
+        raise
+    return adapted
 
 
 @contextlib.contextmanager

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import json
 import os
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 import transformers
 from huggingface_hub import snapshot_download
-from safetensors import SafetensorError, safe_open
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 from torch import nn
 from transformers import (
     CONFIG_MAPPING,
@@ -25,6 +26,18 @@ from transformers.utils import logging as transformers_logging
 
 from xmem_utils.paths import BASE_MODELS
 from xmem_utils.vlm.adapters import language_linears
+from xmem_utils.vlm.folder import (
+    Refusal,
+    bounded,
+    check_loaded,
+    check_settings,
+    headers,
+    one_sentence,
+    read_config,
+    read_json,
+    shown,
+    weight_files,
+)
 from xmem_utils.vlm.precision import SDPA_FLOAT32
 from xmem_utils.vlm.processors import load_processor
 
@@ -32,7 +45,6 @@ from xmem_utils.vlm.processors import load_processor
 HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.py")
 HUB_REPEATED = ("consolidated*", "original/*", "onnx/*")  # the same weights again, for other software
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json", "spiece.model")
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 @dataclass
@@ -59,61 +71,34 @@ def resolve_model(name: str) -> str:
 
     Raises ValueError, naming the known models, for anything else.
     """
-    embedded = BASE_MODELS / name
-    if (embedded / "config.json").is_file():
-        return str(embedded)
-    if Path(name).is_dir():
-        return name
-    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        return name
+    with contextlib.suppress(OSError, ValueError):  # too long for a path, NUL in it
+        if name and (BASE_MODELS / name / "config.json").is_file():
+            return str(BASE_MODELS / name)
+        if name and Path(name).is_dir():
+            return name
+    with contextlib.suppress(HFValidationError):
+        validate_repo_id(name)
+        if name.count("/") == 1:
+            return name
     known = ", ".join(sorted(p.parent.name for p in BASE_MODELS.glob("*/config.json"))) or "none yet"
     raise ValueError(
-        f"unknown model {name!r}: expected an embedded model ({known}), an existing folder, "
+        f"unknown model {shown(name)}: expected an embedded model ({known}), an existing folder, "
         "or a Hub id such as 'google/gemma-3-4b-it'"
     )
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model folder, complete.
-
-    Raises FileNotFoundError with a sentence for a folder without config or weights, with pickled weights alone
-    (they could run code when they are read), or without some of the files that its index names.
-    """
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} is no model folder: it has no config.json")
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        pickled = sorted(f.name for kind in PICKLES for f in folder.glob(kind))
-        raise FileNotFoundError(
-            f"{folder} has a config but no .safetensors weights; only safetensors are read, never pickles"
-            + (f" ({', '.join(pickled)}): convert them with from_pretrained and save_pretrained" if pickled else "")
-        )
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        wanted = set(json.loads(index.read_text())["weight_map"].values())
-        if missing := sorted(wanted - {f.name for f in files}):
-            raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}, named in its weight index")
-    return files
-
-
 def check_weights(folder: Path) -> str:
-    """Open every safetensors file of a model folder; return a fingerprint of config, weights and processor.
+    """A fingerprint of config, weights and processor of a model folder: of what is read, not of what lies beside it.
 
-    Raises FileNotFoundError as `weight_files` does, or ValueError for a file that is cut short.
+    Raises what `weight_files` and `headers` raise.
     """
     files = weight_files(folder)
+    headers(files)
     # what reads and words the prompt is part of a model's identity
     digest = hashlib.sha256((folder / "config.json").read_bytes())
     for file in sorted({*folder.glob("*token*.json"), *folder.glob("*processor_config.json"), *folder.glob("*.jinja")}):
         digest.update(file.read_bytes())
     for file in files:
-        try:
-            with safe_open(file, framework="pt") as weights:
-                weights.keys()
-        except (SafetensorError, OSError) as error:
-            raise ValueError(
-                f"{file} is damaged or cut short ({error}); restore it, e.g. with git or by downloading again"
-            ) from error
         with file.open("rb") as stream:
             while block := stream.read(1 << 22):
                 digest.update(block)
@@ -135,34 +120,43 @@ def hub_snapshot(name: str) -> Path:
         ) from error
 
 
-def check_config(folder: Path, name: str, trust_remote_code: bool) -> tuple[PreTrainedConfig, bool]:
-    """The config of a model folder, and whether code that comes with the model will be run (with a warning).
+def check_config(file: Path, name: str, trust_remote_code: bool = False) -> tuple[PreTrainedConfig, bool]:
+    """The config in a config.json, and whether code that comes with the model will be run (with a warning).
 
-    Raises ValueError for a model that takes no images, is unknown to transformers, or needs code of its own
-    that the user does not trust.
+    Raises ValueError for a file that cannot be read or cannot be true, for a model that takes no images, is
+    quantized, is unknown to transformers, or needs code of its own that the user does not trust.
     """
-    parts = [folder / f"{part}config.json" for part in ("", "processor_", "preprocessor_", "tokenizer_")]
-    raw = [json.loads(part.read_text()) if part.is_file() else {} for part in parts]
-    code = sorted({str(entry) for part in raw for entry in part.get("auto_map", {}).values()})
+    parts = [file.parent / f"{part}config.json" for part in ("processor_", "preprocessor_", "tokenizer_")]
+    raw = [read_config(file), *(read_json(part) for part in parts if part.is_file())]
+    auto = [part["auto_map"] for part in raw if isinstance(part.get("auto_map"), dict)]
+    code = sorted({str(entry) for part in auto for entry in part.values()})
     kind = raw[0].get("model_type")
-    if kind not in CONFIG_MAPPING and "auto_map" not in raw[0]:
-        raise ValueError(
-            f"transformers {transformers.__version__} does not know the model_type {kind!r} of {name!r}; "
+    known = isinstance(kind, str) and kind in CONFIG_MAPPING
+    if not known and not code:
+        raise Refusal(
+            f"transformers {transformers.__version__} does not know the model_type {shown(kind)} of {shown(name)}; "
             "a newer version may"
         )
-    if kind not in CONFIG_MAPPING and not trust_remote_code:
-        raise ValueError(
-            f"{name!r} needs Python code that comes with it ({', '.join(code)}); read that code, then say "
+    if not known and not trust_remote_code:
+        raise Refusal(
+            f"{shown(name)} needs Python code that comes with it ({', '.join(code)[:120]}); read that code, then say "
             "load_vlm(..., trust_remote_code=True) if you want to run it"
+        )
+    if raw[0].get("quantization_config") or raw[0].get("transformers_weights"):
+        raise Refusal(
+            f"{shown(name)} is quantized or names weights of its own in config.json (quantization_config, "
+            "transformers_weights), which is not supported; take the original model in 16 or 32 bit floating point"
         )
     remote = trust_remote_code and bool(code)
     if remote:
         warnings.warn(f"running Python code that comes with {name!r}: {', '.join(code)}", stacklevel=3)
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=remote)
-    if kind in CONFIG_MAPPING and not remote and type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-        raise ValueError(
-            f"{name!r} is no vision-language model: transformers has no image-text-to-text class for its "
-            f"model_type {kind!r}; take one that reads images, such as 'google/gemma-3-4b-it'"
+    with one_sentence(f"transformers can make no config of {shown(str(file), 200)}", "fetch the file again"):
+        source = file.parent if file.name == "config.json" else file
+        config = AutoConfig.from_pretrained(source, trust_remote_code=remote, local_files_only=True)
+    if known and not remote and type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        raise Refusal(
+            f"{shown(name)} is no vision-language model: transformers has no image-text-to-text class for its "
+            f"model_type {shown(kind)}; take one that reads images, such as 'google/gemma-3-4b-it'"
         )
     return config, remote
 
@@ -181,7 +175,7 @@ def checked_processor(folder: Path, config: PreTrainedConfig, name: str, remote:
         raise ValueError(f"{name!r} has no tokenizer; {copy}")
     try:
         processor = load_processor(str(folder), config, remote)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except Exception as error:  # tokenizers raises plain Exception
         why = str(error).strip().splitlines()[:1]
         raise ValueError(f"{name!r} has no processor that transformers can load {why}; {copy}") from error
     for part in ("tokenizer", "image_processor"):
@@ -195,24 +189,64 @@ def checked_processor(folder: Path, config: PreTrainedConfig, name: str, remote:
     return processor
 
 
-def _model(folder: Path, device: torch.device, remote: bool) -> nn.Module:
-    def load(attention: str | None) -> nn.Module:
-        return AutoModelForImageTextToText.from_pretrained(
-            folder,
-            dtype=torch.bfloat16 if device.type == "cuda" else torch.float32,
-            use_safetensors=True,
-            attn_implementation=attention,
-            trust_remote_code=remote,
-        )
+def check_template(processor: object, name: str) -> None:
+    """Raise Refusal for a chat template that does not write a question about a text or a picture.
 
-    if device.type != "cpu":
-        return load(None)  # transformers takes sdpa wherever a class allows it
+    Templates are programs; transformers runs them in Jinja's sandbox.
+    """
+    text = {"type": "text", "text": "?"}
+    with one_sentence(f"the chat template of {shown(name)} does not work", "take that of the original model"):
+        for content in ([text], [{"type": "image"}, text]):
+            turn = [{"role": "user", "content": content}]
+            if not processor.apply_chat_template(turn, add_generation_prompt=True, tokenize=False):
+                raise ValueError("it writes nothing")
+
+
+def _model(folder: Path, device: torch.device, remote: bool, name: str) -> nn.Module:
+    stored = headers(weight_files(folder))
+    # tied weights are made twice; room for what a class makes and does not store
+    room = 4 * sum(size for _, size in stored.values()) + 2**20, 4 * len(stored) + 1000
+
+    def load(attention: str | None) -> nn.Module:
+        with bounded(name, *room):
+            model, info = AutoModelForImageTextToText.from_pretrained(
+                folder,
+                dtype=torch.bfloat16 if device.type == "cuda" else torch.float32,
+                use_safetensors=True,
+                attn_implementation=attention,
+                trust_remote_code=remote,
+                ignore_mismatched_sizes=True,  # they are in `info`, and refused
+                output_loading_info=True,
+            )
+        check_loaded(model, info, stored, name)
+        return model
+
+    advice = "config.json and weights must be complete and of one model"
+    with one_sentence(f"transformers cannot build {shown(name)} from its config and weights", advice):
+        if device.type != "cpu":
+            return load(None)  # transformers takes sdpa wherever a class allows it
+        try:
+            return load(SDPA_FLOAT32)
+        except (
+            ValueError
+        ) as error:  # some language models, with capped attention scores say, have eager attention alone
+            if "attention implementation" not in str(error):
+                raise
+            return load(None)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars, and no report of wrong weights as a table: they are refused in a sentence."""
+    bars, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     try:
-        return load(SDPA_FLOAT32)
-    except ValueError as error:  # some language models, with capped attention scores say, have eager attention alone
-        if "attention implementation" not in str(error):
-            raise
-        return load(None)
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
 
 
 def default_device() -> torch.device:
@@ -232,17 +266,23 @@ def load_vlm(name: str, device: str | torch.device | None = None, trust_remote_c
     local = Path(source).is_dir()
     folder = Path(source) if local else hub_snapshot(source)
     weight_files(folder)
+    check_settings(folder)
+    config, remote = check_config(folder / "config.json", name, trust_remote_code)
     fingerprint = check_weights(folder) if local else f"{source}@{folder.name}"  # a commit names its weights
-    config, remote = check_config(folder, name, trust_remote_code)
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
+    with _quiet():
         processor = checked_processor(folder, config, name, remote)
-        model = _model(folder, device, remote)
-    finally:
-        if bars:
-            transformers_logging.enable_progress_bar()
+        check_template(processor, name)
+        model = _model(folder, device, remote, name)
     language_linears(model)  # refuse now what could not be adapted later
+    words = getattr(processor.tokenizer, "vocab_size", 0)
+    rows = getattr(model.get_input_embeddings(), "num_embeddings", words)
+    if words > rows:
+        raise Refusal(
+            f"the tokenizer of {shown(name)} has {words} tokens and its model embeds {rows}: they are not of one "
+            "model; fetch the folder again"
+        )
     if processor.tokenizer.pad_token_id is None:
         processor.tokenizer.pad_token = processor.tokenizer.eos_token  # padding is masked: any token does
+    # what a saved adapter calls its base: nobody else has this machine's folders
+    model.name_or_path = model.config._name_or_path = folder.resolve().name if local else source
     return VLM(model.to(device).eval(), processor, name, fingerprint)
