@@ -162,13 +162,11 @@ MOST = {
 PROFILE_BYTES = 4096  # of a profile's file; what is longer is none
 
 
-def shown(value: object) -> str:
-    """A value as a sentence shows it: as Python writes it, cut when it is long."""
-    return _SHORT.repr(value)
-
-
-_SHORT = reprlib.Repr()
-_SHORT.maxstring, _SHORT.maxlong, _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxtuple = 200, 60, 2, 3, 3
+def shown(value: object, width: int = 100) -> str:
+    """What came from outside as a sentence holds it: as Python writes it, at most `width` characters of a text."""
+    short = reprlib.Repr()
+    short.maxstring, short.maxlong, short.maxlevel, short.maxlist, short.maxtuple = width, 60, 2, 3, 3
+    return short.repr(value)
 
 
 def profile_named(name: str) -> Profile:

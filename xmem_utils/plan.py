@@ -17,9 +17,9 @@ from huggingface_hub import hf_hub_download
 from torch import nn
 from transformers import AutoModelForImageTextToText, PretrainedConfig
 
-from xmem_utils.params import Profile
+from xmem_utils.params import Profile, shown
 from xmem_utils.vlm.adapters import adapt, language_linears
-from xmem_utils.vlm.folder import bounded, one_sentence, shown
+from xmem_utils.vlm.folder import bounded, one_sentence
 from xmem_utils.vlm.load import check_config, resolve_model
 
 TEXT_TOKENS = 64  # template, question, name; with a description, a text view has about as many and no picture

@@ -12,12 +12,13 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict
 
+from xmem_utils.params import shown
 from xmem_utils.personas.attributes import AXIS_NAMES
 from xmem_utils.personas.dataset import SPLITS, content_fingerprint, features
 from xmem_utils.personas.metadata import Row, read_rows
 from xmem_utils.personas.names import FACTS
 from xmem_utils.personas.pictures import read_picture
-from xmem_utils.personas.texts import Leaks, check_description, check_name, looks, shown
+from xmem_utils.personas.texts import Leaks, check_description, check_name, looks
 
 
 def import_folder(folder: Path | str) -> tuple[DatasetDict, str]:

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from xmem_utils.params import shown
 from xmem_utils.personas.dataset import SPLITS
-from xmem_utils.personas.texts import shown
 
 NEEDED = ("persona", "name", "split")
 COLUMNS = (*NEEDED, "file_name", "description")

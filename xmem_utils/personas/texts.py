@@ -15,12 +15,6 @@ CONTROL_TOKEN = re.compile(r"<[^<>\s]{1,60}>|\[/?[A-Z_]{3,}\]")
 LATIN = str.maketrans("АВЕЅІЈКМНОРСТУХԚԜΑΒΕΖΗΙΚΜΝΟΡΤΥΧ", "ABESIJKMHOPCTYXQWABEZHIKMNOPTYX")
 
 
-def shown(text: str) -> str:
-    """A user's text in a message: quoted, escaped and short."""
-    quoted = repr(text[:60])
-    return quoted[:80] + "…" * (len(text) > 60 or len(quoted) > 80)
-
-
 def looks(text: str) -> str:
     """What remains of a text when case, spacing, accents and invisible characters do not count.
 

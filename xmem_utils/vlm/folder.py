@@ -15,6 +15,8 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from xmem_utils.params import shown
+
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 SETTINGS = ("*config.json", "*token*.json", "vocab.json", "chat_template.json")  # what transformers reads as JSON
 LARGEST_JSON = 1 << 27  # bytes; large tokenizers have some 10^7
@@ -27,12 +29,6 @@ FLOATS = {"F64", "F32", "F16", "BF16"}
 
 class Refusal(ValueError):
     """A sentence for a person, which `one_sentence` leaves as it is."""
-
-
-def shown(text: object, width: int = 100) -> str:
-    """Text from outside as a sentence can hold it: quoted, and cut when long."""
-    text = str(text)
-    return repr(text) if len(text) <= width else f"{text[:width]!r}..."
 
 
 def cause(error: BaseException, width: int = 160) -> str:

@@ -24,6 +24,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from xmem_utils.params import shown
 from xmem_utils.paths import BASE_MODELS
 from xmem_utils.vlm.adapters import language_linears
 from xmem_utils.vlm.folder import (
@@ -35,7 +36,6 @@ from xmem_utils.vlm.folder import (
     one_sentence,
     read_config,
     read_json,
-    shown,
     weight_files,
 )
 from xmem_utils.vlm.precision import SDPA_FLOAT32
@@ -227,9 +227,7 @@ def _model(folder: Path, device: torch.device, remote: bool, name: str) -> nn.Mo
             return load(None)  # transformers takes sdpa wherever a class allows it
         try:
             return load(SDPA_FLOAT32)
-        except (
-            ValueError
-        ) as error:  # some language models, with capped attention scores say, have eager attention alone
+        except ValueError as error:  # language models with capped attention scores, say, have eager attention alone
             if "attention implementation" not in str(error):
                 raise
             return load(None)
