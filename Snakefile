@@ -20,8 +20,12 @@ SHARDS = int(config.get("shards", 2 * SEEDS))  # one for each seed and source
 
 # Where data and figures go: XMEM_HOME, or here. Relative if inside of the checkout, which may have braces in its name.
 HOME = "" if paths.HOME == paths.REPO else f"{paths.HOME}/".removeprefix(f"{paths.REPO}/")
-if "{" in HOME or "}" in HOME:
-    raise WorkflowError(f"XMEM_HOME={HOME!r}: Snakemake takes braces for wildcards; choose a folder without them")
+home = str(paths.HOME)
+if set(HOME) & set("{}") or set(home) & set("[]") or "::" in home or os.path.expandvars(home) != home:
+    raise WorkflowError(
+        f"XMEM_HOME={home!r}: braces, brackets, :: and the name of a $variable mean something else to Snakemake or to "
+        "datasets; choose a folder without them"
+    )
 
 if unknown := sorted(set(config) - {"profile", "shards"}):
     raise WorkflowError(f"unknown --config {', '.join(unknown)}: expected profile or shards")
@@ -44,9 +48,9 @@ SIZES = ["xmem-tiny-xs", MAIN, "xmem-tiny-m"]  # the models of 04, from least to
 
 
 def drawn(notebook, *tables):
-    """Figures and further tables of a notebook. Old ones stay, as `update` says, until the new ones take their place."""
+    """Figures and further tables of a notebook; a rule takes them for `update`: old ones stay until new ones are whole."""
     files = [f"{name}.{kind}" for name in FIGURES[notebook] for kind in ("png", "svg", "csv")]
-    return update([f"{HOME}figures/{file}" for file in files + [f"{table}.csv" for table in tables]])
+    return [f"{HOME}figures/{file}" for file in files + [f"{table}.csv" for table in tables]]
 
 
 def given(*parameters):
@@ -55,13 +59,13 @@ def given(*parameters):
 
 
 def drawing(notebook, parameters):
-    """What DRAW takes, and what a figure depends on beside its input."""
+    """What DRAW takes, and what a figure depends on beside its input. Functions, since braces in strings are wildcards."""
     aside = f"{paths.HOME}/data/drawn/{LABEL}/{notebook}"  # absolute: kernels run elsewhere
     return {
         "notebook": notebook,
-        "given": parameters,
-        "size": SIZE.model_dump_json() if parameters else "",
-        "aside": aside,
+        "given": lambda wildcards: parameters,
+        "size": lambda wildcards: SIZE.model_dump_json() if parameters else "",
+        "aside": lambda wildcards: aside,
         "new": lambda wildcards, output: [f"{aside}/{Path(file).name}" for file in output.figures],
         "figures": lambda wildcards, output: str(Path(output.figures[0]).parent),
     }
@@ -107,7 +111,7 @@ rule base_model:
         base=committed(),
         code=package("base", "plots"),
     output:
-        figures=drawn("00_base_model"),
+        figures=update(drawn("00_base_model")),
         done=touch(f"{DONE}/00_base_model"),
     params:
         **drawing("00_base_model", []),
@@ -123,7 +127,7 @@ rule data_synthesis:
         notebook="notebooks/01_data_synthesis.ipynb",
         code=package("personas", "params.py", "plots"),
     output:
-        figures=drawn("01_data_synthesis"),
+        figures=update(drawn("01_data_synthesis")),
         done=touch(f"{DONE}/01_data_synthesis"),
     params:
         **drawing("01_data_synthesis", given(f"profile={PROFILE}")),
@@ -150,7 +154,7 @@ rule train:
             f"dose={str(wildcards.model == MAIN).lower()}",  # the dose-response is asked of one model alone
             f"shard={wildcards.k}/{SHARDS}",
         ),
-        size=SIZE.model_dump_json(),
+        size=lambda wildcards: SIZE.model_dump_json(),
         code=code.fingerprint(),  # of what trains and evaluates: layout and comments play no part
     log:
         notebook=f"{EXECUTED}/02_training-{{model}}-{{k}}-of-{SHARDS}.ipynb",
@@ -171,7 +175,7 @@ rule gap_analysis:
         shards=shards(MAIN),
         code=package("gap.py", "stats.py", "plots"),
     output:
-        figures=drawn("03_gap_analysis", "gap_ranks", "gaps"),
+        figures=update(drawn("03_gap_analysis", "gap_ranks", "gaps")),
         done=touch(f"{DONE}/03_gap_analysis"),
     params:
         **drawing("03_gap_analysis", given(f"profile={PROFILE}")),
@@ -189,7 +193,7 @@ rule capability:
         base=committed(),
         code=package("capability.py", "perception.py", "gap.py", "stats.py", "plots"),
     output:
-        figures=drawn("04_capability", "capability_changes", "capability_slopes"),
+        figures=update(drawn("04_capability", "capability_changes", "capability_slopes")),
         done=touch(f"{DONE}/04_capability"),
     params:
         **drawing("04_capability", given(f"profile={PROFILE}", "models=" + ",".join(SIZES))),
@@ -210,8 +214,8 @@ rule unlearn:
     output:
         touch(f"{DONE}/unlearn-{{k}}-of-{SHARDS}"),
     params:
-        given=UNLEARNING,
-        size=SIZE.model_dump_json(),
+        given=lambda wildcards: UNLEARNING,
+        size=lambda wildcards: SIZE.model_dump_json(),
         shards=SHARDS,
         code=code.fingerprint(code.UNLEARNING),
     threads: 1
@@ -228,7 +232,9 @@ rule unlearning:
         base=committed(MAIN),
         code=package("unlearn", "stats.py", "plots"),
     output:
-        figures=drawn("05_unlearning", *[f"unlearning_{name}" for name in ["headline", "metrics"] + ["arms"] * (PROFILE != "quick")]),
+        figures=update(
+            drawn("05_unlearning", *expand("unlearning_{name}", name=["headline", "metrics"] + ["arms"] * (PROFILE != "quick")))
+        ),
         done=touch(f"{DONE}/05_unlearning"),
     params:
         **drawing("05_unlearning", UNLEARNING),
@@ -250,8 +256,8 @@ rule hops:
     output:
         touch(f"{DONE}/hops-{{k}}-of-{SHARDS}"),
     params:
-        given=LONGER,
-        size=SIZE.model_dump_json(),
+        given=lambda wildcards: LONGER,
+        size=lambda wildcards: SIZE.model_dump_json(),
         shards=SHARDS,
         code=code.fingerprint(code.MULTIHOP),
     threads: 1
@@ -267,7 +273,9 @@ rule multihop:
         shards=expand(f"{DONE}/hops-{{k}}-of-{SHARDS}", k=range(1, SHARDS + 1)),
         code=package("multihop", "stats.py", "plots"),
     output:
-        figures=drawn("06_multihop", *[f"multihop_{name}" for name in ["claim", "gates"] + ["longer"] * (PROFILE != "quick")]),
+        figures=update(
+            drawn("06_multihop", *expand("multihop_{name}", name=["claim", "gates"] + ["longer"] * (PROFILE != "quick")))
+        ),
         done=touch(f"{DONE}/06_multihop"),
     params:
         **drawing("06_multihop", LONGER),
@@ -288,8 +296,8 @@ rule mitigate:
     output:
         touch(f"{DONE}/mitigate-{{k}}-of-{SHARDS}"),
     params:
-        given=MITIGATION,
-        size=SIZE.model_dump_json(),
+        given=lambda wildcards: MITIGATION,
+        size=lambda wildcards: SIZE.model_dump_json(),
         shards=SHARDS,
         code=code.fingerprint(code.MITIGATION),
     threads: 1
@@ -306,7 +314,7 @@ rule mitigation:
         base=committed(MAIN),
         code=package("mitigate", "mechanism", "stats.py", "plots"),
     output:
-        figures=drawn("07_mitigation", "mitigation_tests", "mitigation_costs", "mechanism_switch"),
+        figures=update(drawn("07_mitigation", "mitigation_tests", "mitigation_costs", "mechanism_switch")),
         done=touch(f"{DONE}/07_mitigation"),
     params:
         **drawing("07_mitigation", MITIGATION),
