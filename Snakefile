@@ -2,8 +2,8 @@
 # `make figures` calls it; `snakemake -n` says what is missing and why. The same file runs on a cluster:
 # `snakemake --profile profiles/slurm`. Settings: --config profile=quick, or a YAML file of your own.
 #
-# `snakemake --lint` has two remarks that stay. "No log directive": what trains without a notebook shows its progress in the
-# terminal, as the notebooks do. "Specify a conda environment": the one environment, .venv, holds all rules.
+# `snakemake --lint` has two remarks that stay. "No log directive": what trains without a notebook shows its progress in
+# the terminal, as the notebooks do. "Specify a conda environment": the one environment, .venv, holds all rules.
 import hashlib
 import os
 from pathlib import Path
@@ -48,7 +48,7 @@ SIZES = ["xmem-tiny-xs", MAIN, "xmem-tiny-m"]  # the models of 04, from least to
 
 
 def drawn(notebook, *tables):
-    """Figures and further tables of a notebook; a rule takes them for `update`: old ones stay until new ones are whole."""
+    """Figures and further tables of a notebook; rules take them for `update`: old ones stay until new are whole."""
     files = [f"{name}.{kind}" for name in FIGURES[notebook] for kind in ("png", "svg", "csv")]
     return [f"{HOME}figures/{file}" for file in files + [f"{table}.csv" for table in tables]]
 
@@ -59,7 +59,7 @@ def given(*parameters):
 
 
 def drawing(notebook, parameters):
-    """What DRAW takes, and what a figure depends on beside its input. Functions, since braces in strings are wildcards."""
+    """What DRAW takes, and what a figure depends on beside its input; functions, as braces in strings are wildcards."""
     aside = f"{paths.HOME}/data/drawn/{LABEL}/{notebook}"  # absolute: kernels run elsewhere
     return {
         "notebook": notebook,
@@ -233,7 +233,12 @@ rule unlearning:
         code=package("unlearn", "stats.py", "plots"),
     output:
         figures=update(
-            drawn("05_unlearning", *expand("unlearning_{name}", name=["headline", "metrics"] + ["arms"] * (PROFILE != "quick")))
+            drawn(
+                "05_unlearning",
+                "unlearning_headline",
+                "unlearning_metrics",
+                *["unlearning_arms"] * (PROFILE != "quick"),
+            )
         ),
         done=touch(f"{DONE}/05_unlearning"),
     params:
@@ -274,7 +279,7 @@ rule multihop:
         code=package("multihop", "stats.py", "plots"),
     output:
         figures=update(
-            drawn("06_multihop", *expand("multihop_{name}", name=["claim", "gates"] + ["longer"] * (PROFILE != "quick")))
+            drawn("06_multihop", "multihop_claim", "multihop_gates", *["multihop_longer"] * (PROFILE != "quick"))
         ),
         done=touch(f"{DONE}/06_multihop"),
     params:
