@@ -5,8 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROFILE ?= standard
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
-SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) --quiet host reason rules
+# `python -m`, and no folder unquoted: the checkout may lie anywhere where a virtual environment can (no colon)
+SNAKEMAKE := $(BIN)/python -m snakemake --cores $(CORES) --quiet host reason rules
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+export XMEM_PROFILE := $(PROFILE)
 
 # The study never asks the Hub for anything.
 export HF_HUB_OFFLINE := 1
@@ -35,15 +37,16 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 figures: $(VENV)/.installed
-	$(SNAKEMAKE) --config profile=$(PROFILE)
+	$(SNAKEMAKE)
 
 quick: export XMEM_HOME := $(CURDIR)/build/quick
+quick: export XMEM_PROFILE := quick
 quick: $(VENV)/.installed
-	$(SNAKEMAKE) --config profile=quick
+	$(SNAKEMAKE)
 
 test: $(VENV)/.installed lint
 	$(BIN)/python -m pytest
-	XMEM_HOME=$(CURDIR)/build/nbval $(BIN)/python -m pytest --nbval-lax --nbval-cell-timeout=900 notebooks
+	XMEM_HOME="$$PWD/build/nbval" $(BIN)/python -m pytest --nbval-lax --nbval-cell-timeout=900 notebooks
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
@@ -53,18 +56,18 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 
 lab: $(VENV)/.installed
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/python -m jupyterlab notebooks
 
 pretrain: $(VENV)/.installed
 	$(BIN)/python -m xmem_utils run 00_base_model -p pretrain=true
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check trl==1.16.0 -c constraints.txt
-	XMEM_FIGURES=$(CURDIR)/figures XMEM_THREADS=1 $(BIN)/python -m xmem_utils bench
+	XMEM_FIGURES="$$PWD/figures" XMEM_THREADS=1 $(BIN)/python -m xmem_utils bench
 
 notebooks: $(VENV)/.installed
 	for n in notebooks/0*.ipynb; do \
-	  XMEM_HOME=$(CURDIR)/build/notebooks $(BIN)/python -m xmem_utils run $$(basename $$n .ipynb) --out $$n || exit 1; done
+	  XMEM_HOME="$$PWD/build/notebooks" $(BIN)/python -m xmem_utils run "$$(basename $$n .ipynb)" --out $$n || exit 1; done
 	$(BIN)/python -m xmem_utils strip notebooks/0*.ipynb
 
 manifest: $(VENV)/.installed

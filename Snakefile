@@ -1,18 +1,31 @@
 # The study as a graph: one rule a notebook, and the training of conditions in shards side by side.
 # `make figures` calls it; `snakemake -n` says what is missing and why. The same file runs on a cluster:
 # `snakemake --profile profiles/slurm`. Settings: --config profile=quick, or a YAML file of your own.
+#
+# `snakemake --lint` has two remarks that stay. "No log directive": what trains without a notebook shows its progress in
+# the terminal, as the notebooks do. "Specify a conda environment": the one environment, .venv, holds all rules.
+import hashlib
+import os
 from pathlib import Path
 
 from xmem_utils import code, params, paths
 
-PROFILE = config.get("profile", "standard")
+# --config reads values as YAML; XMEM_PROFILE, which make sets, takes any file name as it is
+PROFILE = str(config.get("profile", os.environ.get("XMEM_PROFILE", "standard")))
 if PROFILE.endswith((".yaml", ".yml")):
     PROFILE = str(Path(PROFILE).resolve())  # kernels run elsewhere
-HOME = "" if paths.HOME == paths.REPO else f"{paths.HOME}/"  # where data and figures go: XMEM_HOME, or here
-SEEDS = len(params.profile_named(PROFILE).seeds)
+SIZE = params.profile_named(PROFILE)
+SEEDS = len(SIZE.seeds)
 SHARDS = int(config.get("shards", 2 * SEEDS))  # one for each seed and source
-FILL = "XMEM_THREADS={threads} python -m xmem_utils fill"
-RUN = f"XMEM_FIGURES={paths.HOME}/figures XMEM_THREADS={{threads}} python -m xmem_utils run"
+
+# Where data and figures go: XMEM_HOME, or here. Relative if inside of the checkout, which may have braces in its name.
+HOME = "" if paths.HOME == paths.REPO else f"{paths.HOME}/".removeprefix(f"{paths.REPO}/")
+home = str(paths.HOME)
+if set(HOME) & set("{}") or set(home) & set("[]") or "::" in home or os.path.expandvars(home) != home:
+    raise WorkflowError(
+        f"XMEM_HOME={home!r}: braces, brackets, :: and the name of a $variable mean something else to Snakemake or to "
+        "datasets; choose a folder without them"
+    )
 
 if unknown := sorted(set(config) - {"profile", "shards"}):
     raise WorkflowError(f"unknown --config {', '.join(unknown)}: expected profile or shards")
@@ -34,8 +47,28 @@ HOPS = f"{MAIN}-hops"  # the model of 06
 SIZES = ["xmem-tiny-xs", MAIN, "xmem-tiny-m"]  # the models of 04, from least to most capable
 
 
-def drawn(notebook):
-    return [f"{HOME}figures/{name}.{kind}" for name in FIGURES[notebook] for kind in ("png", "svg", "csv")]
+def drawn(notebook, *tables):
+    """Figures and further tables of a notebook; rules take them for `update`: old ones stay until new are whole."""
+    files = [f"{name}.{kind}" for name in FIGURES[notebook] for kind in ("png", "svg", "csv")]
+    return [f"{HOME}figures/{file}" for file in files + [f"{table}.csv" for table in tables]]
+
+
+def given(*parameters):
+    """Parameters of a notebook as its command takes them."""
+    return [word for parameter in parameters for word in ("-p", parameter)]
+
+
+def drawing(notebook, parameters):
+    """What DRAW takes, and what a figure depends on beside its input; functions, as braces in strings are wildcards."""
+    aside = f"{paths.HOME}/data/drawn/{LABEL}/{notebook}"  # absolute: kernels run elsewhere
+    return {
+        "notebook": notebook,
+        "given": lambda wildcards: parameters,
+        "size": lambda wildcards: SIZE.model_dump_json() if parameters else "",
+        "aside": lambda wildcards: aside,
+        "new": lambda wildcards, output: [f"{aside}/{Path(file).name}" for file in output.figures],
+        "figures": lambda wildcards, output: str(Path(output.figures[0]).parent),
+    }
 
 
 def package(*parts):
@@ -49,8 +82,21 @@ def committed(folder="."):
     return sorted(str(p) for p in (Path("data/base") / folder).rglob("*") if p.is_file())
 
 
-DONE = f"{HOME}data/done/{Path(PROFILE).stem}"
-EXECUTED = f"{HOME}data/executed/{Path(PROFILE).stem}"
+# Marks of what is done are by content of a profile: two files may have one name, and one may change.
+LABEL = PROFILE
+if PROFILE not in params.PROFILES:
+    stem = "".join(c if c.isalnum() else "-" for c in Path(PROFILE).stem[:40])
+    LABEL = f"{stem}-{hashlib.sha256(SIZE.model_dump_json().encode()).hexdigest()[:10]}"
+DONE = f"{HOME}data/done/{LABEL}"
+EXECUTED = f"{HOME}data/executed/{LABEL}"
+
+# A notebook draws aside; its figures are moved when it is through, each at once.
+DRAW = (
+    "rm -rf {params.aside:q} && "
+    "XMEM_FIGURES={params.aside:q} XMEM_THREADS={threads} "
+    "python -m xmem_utils run {params.notebook} {params.given:q} --out {log.notebook:q} && "
+    "mv -f {params.new:q} {params.figures:q}"
+)
 
 
 rule all:
@@ -65,27 +111,31 @@ rule base_model:
         base=committed(),
         code=package("base", "plots"),
     output:
-        drawn("00_base_model"),
+        figures=update(drawn("00_base_model")),
         done=touch(f"{DONE}/00_base_model"),
+    params:
+        **drawing("00_base_model", []),
     log:
         notebook=f"{EXECUTED}/00_base_model.ipynb",
     threads: 1
     shell:
-        RUN + " 00_base_model --out {log.notebook}"
+        DRAW
 
 
 rule data_synthesis:
     input:
         notebook="notebooks/01_data_synthesis.ipynb",
-        code=package("personas", "plots"),
+        code=package("personas", "params.py", "plots"),
     output:
-        drawn("01_data_synthesis"),
+        figures=update(drawn("01_data_synthesis")),
         done=touch(f"{DONE}/01_data_synthesis"),
+    params:
+        **drawing("01_data_synthesis", given(f"profile={PROFILE}")),
     log:
         notebook=f"{EXECUTED}/01_data_synthesis.ipynb",
     threads: 1
     shell:
-        RUN + " 01_data_synthesis -p profile={PROFILE} --out {log.notebook}"
+        DRAW
 
 
 # One thread a shard, however many cores there are: floating-point sums do not depend on the machine's width,
@@ -98,16 +148,20 @@ rule train:
     output:
         touch(f"{DONE}/02_training-{{model}}-{{k}}-of-{SHARDS}"),
     params:
-        # the dose-response is asked of one model alone
-        dose=lambda wildcards: str(wildcards.model == MAIN).lower(),
+        given=lambda wildcards: given(
+            f"profile={PROFILE}",
+            f"model={wildcards.model}",
+            f"dose={str(wildcards.model == MAIN).lower()}",  # the dose-response is asked of one model alone
+            f"shard={wildcards.k}/{SHARDS}",
+        ),
+        size=lambda wildcards: SIZE.model_dump_json(),
         code=code.fingerprint(),  # of what trains and evaluates: layout and comments play no part
     log:
         notebook=f"{EXECUTED}/02_training-{{model}}-{{k}}-of-{SHARDS}.ipynb",
     threads: 1
     priority: 1
     shell:
-        RUN + " 02_training -p profile={PROFILE} -p model={wildcards.model} -p dose={params.dose}"
-        " -p shard={wildcards.k}/{SHARDS} --out {log.notebook}"
+        "XMEM_THREADS={threads} python -m xmem_utils run 02_training {params.given:q} --out {log.notebook:q}"
 
 
 def shards(*models):
@@ -121,15 +175,15 @@ rule gap_analysis:
         shards=shards(MAIN),
         code=package("gap.py", "stats.py", "plots"),
     output:
-        drawn("03_gap_analysis"),
-        f"{HOME}figures/gap_ranks.csv",
-        f"{HOME}figures/gaps.csv",
+        figures=update(drawn("03_gap_analysis", "gap_ranks", "gaps")),
         done=touch(f"{DONE}/03_gap_analysis"),
+    params:
+        **drawing("03_gap_analysis", given(f"profile={PROFILE}")),
     log:
         notebook=f"{EXECUTED}/03_gap_analysis.ipynb",
     threads: 1
     shell:
-        RUN + " 03_gap_analysis -p profile={PROFILE} --out {log.notebook}"
+        DRAW
 
 
 rule capability:
@@ -139,19 +193,19 @@ rule capability:
         base=committed(),
         code=package("capability.py", "perception.py", "gap.py", "stats.py", "plots"),
     output:
-        drawn("04_capability"),
-        f"{HOME}figures/capability_changes.csv",
-        f"{HOME}figures/capability_slopes.csv",
+        figures=update(drawn("04_capability", "capability_changes", "capability_slopes")),
         done=touch(f"{DONE}/04_capability"),
+    params:
+        **drawing("04_capability", given(f"profile={PROFILE}", "models=" + ",".join(SIZES))),
     log:
         notebook=f"{EXECUTED}/04_capability.ipynb",
     threads: 1
     shell:
-        RUN + " 04_capability -p profile={PROFILE} -p models=" + ",".join(SIZES) + " --out {log.notebook}"
+        DRAW
 
 
 # All methods and arms, but on the quick profile, which has two people to forget, the notebook's own choice.
-UNLEARNING = f"-p profile={PROFILE}" + ("" if PROFILE == "quick" else " -p methods=all -p arms=true")
+UNLEARNING = given(f"profile={PROFILE}", *["methods=all", "arms=true"] * (PROFILE != "quick"))
 
 
 rule unlearn:
@@ -160,11 +214,15 @@ rule unlearn:
     output:
         touch(f"{DONE}/unlearn-{{k}}-of-{SHARDS}"),
     params:
+        given=lambda wildcards: UNLEARNING,
+        size=lambda wildcards: SIZE.model_dump_json(),
+        shards=SHARDS,
         code=code.fingerprint(code.UNLEARNING),
     threads: 1
     priority: 1
     shell:
-        FILL + " 05_unlearning " + UNLEARNING + " --shard {wildcards.k}/{SHARDS}"
+        "XMEM_THREADS={threads} python -m xmem_utils fill 05_unlearning {params.given:q}"
+        " --shard {wildcards.k}/{params.shards}"
 
 
 rule unlearning:
@@ -174,18 +232,26 @@ rule unlearning:
         base=committed(MAIN),
         code=package("unlearn", "stats.py", "plots"),
     output:
-        drawn("05_unlearning"),
-        expand(f"{HOME}figures/unlearning_{{name}}.csv", name=["headline", "metrics"] + ["arms"] * (PROFILE != "quick")),
+        figures=update(
+            drawn(
+                "05_unlearning",
+                "unlearning_headline",
+                "unlearning_metrics",
+                *["unlearning_arms"] * (PROFILE != "quick"),
+            )
+        ),
         done=touch(f"{DONE}/05_unlearning"),
+    params:
+        **drawing("05_unlearning", UNLEARNING),
     log:
         notebook=f"{EXECUTED}/05_unlearning.ipynb",
     threads: 1
     shell:
-        RUN + " 05_unlearning " + UNLEARNING + " --out {log.notebook}"
+        DRAW
 
 
 # One seed is trained three times as long, but on the quick profile.
-LONGER = f"-p profile={PROFILE}" + ("" if PROFILE == "quick" else " -p longer=3")
+LONGER = given(f"profile={PROFILE}", *["longer=3"] * (PROFILE != "quick"))
 
 
 rule hops:
@@ -195,11 +261,15 @@ rule hops:
     output:
         touch(f"{DONE}/hops-{{k}}-of-{SHARDS}"),
     params:
+        given=lambda wildcards: LONGER,
+        size=lambda wildcards: SIZE.model_dump_json(),
+        shards=SHARDS,
         code=code.fingerprint(code.MULTIHOP),
     threads: 1
     priority: 1
     shell:
-        FILL + " 06_multihop " + LONGER + " --shard {wildcards.k}/{SHARDS}"
+        "XMEM_THREADS={threads} python -m xmem_utils fill 06_multihop {params.given:q}"
+        " --shard {wildcards.k}/{params.shards}"
 
 
 rule multihop:
@@ -208,18 +278,21 @@ rule multihop:
         shards=expand(f"{DONE}/hops-{{k}}-of-{SHARDS}", k=range(1, SHARDS + 1)),
         code=package("multihop", "stats.py", "plots"),
     output:
-        drawn("06_multihop"),
-        expand(f"{HOME}figures/multihop_{{name}}.csv", name=["claim", "gates"] + ["longer"] * (PROFILE != "quick")),
+        figures=update(
+            drawn("06_multihop", "multihop_claim", "multihop_gates", *["multihop_longer"] * (PROFILE != "quick"))
+        ),
         done=touch(f"{DONE}/06_multihop"),
+    params:
+        **drawing("06_multihop", LONGER),
     log:
         notebook=f"{EXECUTED}/06_multihop.ipynb",
     threads: 1
     shell:
-        RUN + " 06_multihop " + LONGER + " --out {log.notebook}"
+        DRAW
 
 
 # All methods and how many people must be paired, but on the quick profile the notebook's own choice.
-MITIGATION = f"-p profile={PROFILE}" + ("" if PROFILE == "quick" else " -p methods=all -p pairs=true")
+MITIGATION = given(f"profile={PROFILE}", *["methods=all", "pairs=true"] * (PROFILE != "quick"))
 
 
 rule mitigate:
@@ -228,11 +301,15 @@ rule mitigate:
     output:
         touch(f"{DONE}/mitigate-{{k}}-of-{SHARDS}"),
     params:
+        given=lambda wildcards: MITIGATION,
+        size=lambda wildcards: SIZE.model_dump_json(),
+        shards=SHARDS,
         code=code.fingerprint(code.MITIGATION),
     threads: 1
     priority: 2  # the longest shards: were they last, one core would wait for the other
     shell:
-        FILL + " 07_mitigation " + MITIGATION + " --shard {wildcards.k}/{SHARDS}"
+        "XMEM_THREADS={threads} python -m xmem_utils fill 07_mitigation {params.given:q}"
+        " --shard {wildcards.k}/{params.shards}"
 
 
 rule mitigation:
@@ -242,12 +319,12 @@ rule mitigation:
         base=committed(MAIN),
         code=package("mitigate", "mechanism", "stats.py", "plots"),
     output:
-        drawn("07_mitigation"),
-        expand(f"{HOME}figures/mitigation_{{name}}.csv", name=["tests", "costs"]),
-        f"{HOME}figures/mechanism_switch.csv",
+        figures=update(drawn("07_mitigation", "mitigation_tests", "mitigation_costs", "mechanism_switch")),
         done=touch(f"{DONE}/07_mitigation"),
+    params:
+        **drawing("07_mitigation", MITIGATION),
     log:
         notebook=f"{EXECUTED}/07_mitigation.ipynb",
     threads: 1
     shell:
-        RUN + " 07_mitigation " + MITIGATION + " --out {log.notebook}"
+        DRAW
