@@ -330,11 +330,14 @@ def gemma4(texts: list[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
             "patch_size": 8,
             "pooling_kernel_size": 2,
             "position_embedding_size": 64,
+            "initializer_range": 0.1,
         },
         audio_config=None,
         **{f"{k}_token_id": v for k, v in ids.items() if k != "eoa"},
         eoa_token_index=ids["eoa"],
     )
+    model = Gemma4ForConditionalGeneration(config)
+    torch.nn.init.normal_(model.model.embed_vision.embedding_projection.weight, std=0.5)
     # the class makes of every picture as many tokens as fit
     images = Gemma4ImageProcessor(patch_size=8, pooling_kernel_size=2, max_soft_tokens=70)
     processor = video_free(
@@ -345,7 +348,7 @@ def gemma4(texts: list[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
         None,
         chat_template="{{ bos_token }}" + TURNS.replace("{image}", "<|image|>"),
     )
-    return Gemma4ForConditionalGeneration(config), processor
+    return model, processor
 
 
 def mistral3(texts: list[str]) -> tuple[PreTrainedModel, ProcessorMixin]:

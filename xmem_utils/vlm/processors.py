@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from importlib.metadata import version
+from types import SimpleNamespace
 
 from packaging.version import Version
 from transformers import AutoProcessor, PreTrainedConfig, ProcessorMixin
@@ -29,6 +30,8 @@ def without_video(cls: type[ProcessorMixin]) -> type[ProcessorMixin]:
             super().__init__(**{name: value for name, value in given.items() if "video" not in name})
 
     class StillsOnly(cls, Stills):
+        video_processor = SimpleNamespace(num_frames=None, fps=None)  # asked for when a prompt is worded
+
         @classmethod
         def get_attributes(cls) -> list[str]:
             return stills
