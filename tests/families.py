@@ -337,7 +337,9 @@ def gemma4(texts: list[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
         eoa_token_index=ids["eoa"],
     )
     model = Gemma4ForConditionalGeneration(config)
-    torch.nn.init.normal_(model.model.embed_vision.embedding_projection.weight, std=0.5)
+    # the class starts its position embeddings at one, beside which every picture is the same
+    torch.nn.init.normal_(model.model.vision_tower.patch_embedder.position_embedding_table, std=0.1)
+    torch.nn.init.normal_(model.model.embed_vision.embedding_projection.weight, std=0.2)
     # the class makes of every picture as many tokens as fit
     images = Gemma4ImageProcessor(patch_size=8, pooling_kernel_size=2, max_soft_tokens=70)
     processor = video_free(
@@ -449,6 +451,8 @@ FAMILIES: dict[str, Callable[..., tuple[PreTrainedModel, ProcessorMixin]]] = {
     )
 }
 
+
+NEED_TORCHVISION = {"mistral3"}
 
 VIDEO = {
     "smolvlm": "SmolVLMVideoProcessor",
