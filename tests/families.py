@@ -13,11 +13,21 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 from transformers import (
+    CLIPVisionConfig,
+    DeepseekVLConfig,
+    DeepseekVLForConditionalGeneration,
+    DeepseekVLImageProcessor,
+    DeepseekVLProcessor,
     Gemma2Config,
     Gemma3Config,
     Gemma3ForConditionalGeneration,
     Gemma3ImageProcessor,
     Gemma3Processor,
+    Gemma4AudioFeatureExtractor,
+    Gemma4Config,
+    Gemma4ForConditionalGeneration,
+    Gemma4ImageProcessor,
+    Gemma4Processor,
     GotOcr2ImageProcessor,
     Idefics3Config,
     Idefics3ForConditionalGeneration,
@@ -27,13 +37,26 @@ from transformers import (
     InternVLForConditionalGeneration,
     InternVLProcessor,
     LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaImageProcessor,
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
     LlavaOnevisionImageProcessor,
     LlavaOnevisionProcessor,
+    LlavaProcessor,
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
+    MistralConfig,
+    MllamaConfig,
+    MllamaForConditionalGeneration,
+    MllamaImageProcessor,
+    MllamaProcessor,
     PaliGemmaConfig,
     PaliGemmaForConditionalGeneration,
     PaliGemmaProcessor,
+    PixtralImageProcessor,
+    PixtralProcessor,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     ProcessorMixin,
@@ -47,6 +70,10 @@ from transformers import (
     Qwen3VLProcessor,
     SiglipImageProcessor,
     SiglipVisionConfig,
+    SmolVLMConfig,
+    SmolVLMForConditionalGeneration,
+    SmolVLMImageProcessor,
+    SmolVLMProcessor,
 )
 
 from xmem_utils.vlm.processors import without_video
@@ -185,7 +212,7 @@ def qwen3_vl(texts: list[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
     return _qwen(texts, *classes, sight, 8, mrope_interleaved=True)
 
 
-def idefics3(texts: list[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
+def _idefics(texts: list[str], config_class, model_class) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     tokenizer = tokenizer_of(
         texts,
         image_token="<image>",
@@ -194,17 +221,151 @@ def idefics3(texts: list[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
         end_of_utterance_token=EOS,
         **{f"tile_{r}_{c}": f"<row_{r}_col_{c}>" for r in (1, 2, 3, 4) for c in (1, 2, 3, 4)},
     )
-    config = Idefics3Config(
+    config = config_class(
         text_config=LlamaConfig(**text_config(tokenizer)).to_dict(),
         vision_config=SIGHT,
         scale_factor=2,
         image_token_id=tokenizer.image_token_id,
         tie_word_embeddings=True,
     )
-    images = Idefics3ImageProcessor(size={"longest_edge": 2 * SIDE}, max_image_size={"longest_edge": SIDE})
+    return model_class(config), tokenizer
+
+
+TILES = {"size": {"longest_edge": 2 * SIDE}, "max_image_size": {"longest_edge": SIDE}}
+
+
+def idefics3(texts: list[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
+    model, tokenizer = _idefics(texts, Idefics3Config, Idefics3ForConditionalGeneration)
     template = TURNS.replace("{image}", "<image>")
-    return Idefics3ForConditionalGeneration(config), Idefics3Processor(
-        images, tokenizer, image_seq_len=4, chat_template=template
+    return model, Idefics3Processor(Idefics3ImageProcessor(**TILES), tokenizer, image_seq_len=4, chat_template=template)
+
+
+def smolvlm(texts: list[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
+    model, tokenizer = _idefics(texts, SmolVLMConfig, SmolVLMForConditionalGeneration)
+    template, images = TURNS.replace("{image}", "<image>"), SmolVLMImageProcessor(**TILES)
+    return model, video_free(SmolVLMProcessor, images, tokenizer, None, image_seq_len=4, chat_template=template)
+
+
+def llava(texts: list[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
+    tokenizer = tokenizer_of(texts, image_token="<image>")
+    config = LlavaConfig(
+        text_config=LlamaConfig(**text_config(tokenizer, tie_word_embeddings=True)).to_dict(),
+        vision_config=CLIPVisionConfig(**SIGHT).to_dict(),
+        image_token_index=tokenizer.image_token_id,
+        image_seq_length=16,
+    )
+    images = LlavaImageProcessor(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
+    return LlavaForConditionalGeneration(config), LlavaProcessor(
+        images,
+        tokenizer,
+        patch_size=8,
+        num_additional_image_tokens=1,
+        vision_feature_select_strategy="default",
+        chat_template=TURNS.replace("{image}", "<image>"),
+    )
+
+
+def deepseek_vl(texts: list[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
+    tokenizer = tokenizer_of(texts, image_token="<image_placeholder>")
+    config = DeepseekVLConfig(
+        text_config=LlamaConfig(**text_config(tokenizer)).to_dict(),
+        vision_config=SiglipVisionConfig(**SIGHT, vision_use_head=False).to_dict(),
+        image_token_id=tokenizer.image_token_id,
+    )
+    images = DeepseekVLImageProcessor(size={"height": SIDE, "width": SIDE})
+    template = TURNS.replace("{image}", "<image_placeholder>")
+    return DeepseekVLForConditionalGeneration(config), DeepseekVLProcessor(
+        images, tokenizer, num_image_tokens=16, chat_template=template
+    )
+
+
+def mllama(texts: list[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
+    tokenizer = tokenizer_of(texts, image_token="<|image|>")
+    fields = text_config(tokenizer, num_hidden_layers=3, cross_attention_layers=[1])
+    fields.pop("head_dim")
+    config = MllamaConfig(
+        text_config=fields,
+        vision_config={
+            "hidden_size": HIDDEN,
+            "intermediate_size": 2 * HIDDEN,
+            "num_hidden_layers": 2,
+            "num_global_layers": 1,
+            "attention_heads": HEADS,
+            "vision_output_dim": 2 * HIDDEN,
+            "intermediate_layers_indices": [1],
+            "image_size": SIDE,
+            "patch_size": 8,
+        },
+        image_token_index=tokenizer.image_token_id,
+    )
+    model = MllamaForConditionalGeneration(config)
+    for name, gate in model.named_parameters():  # the class starts its cross-attention shut
+        if "cross_attn" in name and "gate" in name:
+            torch.nn.init.ones_(gate)
+    images = MllamaImageProcessor(size={"height": SIDE, "width": SIDE})
+    return model, MllamaProcessor(images, tokenizer, chat_template=TURNS.replace("{image}", "<|image|>"))
+
+
+def gemma4(texts: list[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
+    tokens = {"boi": "<|image>", "eoi": "<image|>", "image": "<|image|>"}
+    tokens |= {"boa": "<|audio>", "eoa": "<audio|>", "audio": "<|audio|>", "video": "<|video|>"}
+    tokenizer = tokenizer_of(texts, **{f"{k}_token": v for k, v in tokens.items()})
+    ids = {k: tokenizer.convert_tokens_to_ids(v) for k, v in tokens.items()}
+    config = Gemma4Config(
+        text_config=text_config(
+            tokenizer,
+            layer_types=["sliding_attention", "full_attention"],
+            global_head_dim=HIDDEN // HEADS,
+            vocab_size_per_layer_input=len(tokenizer),
+            hidden_size_per_layer_input=8,
+            use_bidirectional_attention="vision",
+        ),
+        vision_config={
+            "hidden_size": HIDDEN,
+            "intermediate_size": 2 * HIDDEN,
+            "num_hidden_layers": 2,
+            "num_attention_heads": HEADS,
+            "num_key_value_heads": HEADS,
+            "head_dim": HIDDEN // HEADS,
+            "patch_size": 8,
+            "pooling_kernel_size": 2,
+            "position_embedding_size": 64,
+            "initializer_range": 0.1,
+        },
+        audio_config=None,
+        **{f"{k}_token_id": v for k, v in ids.items() if k != "eoa"},
+        eoa_token_index=ids["eoa"],
+    )
+    model = Gemma4ForConditionalGeneration(config)
+    # the class starts its position embeddings at one, beside which every picture is the same
+    torch.nn.init.normal_(model.model.vision_tower.patch_embedder.position_embedding_table, std=0.1)
+    torch.nn.init.normal_(model.model.embed_vision.embedding_projection.weight, std=0.2)
+    # the class makes of every picture as many tokens as fit
+    images = Gemma4ImageProcessor(patch_size=8, pooling_kernel_size=2, max_soft_tokens=70)
+    processor = video_free(
+        Gemma4Processor,
+        Gemma4AudioFeatureExtractor(),
+        images,
+        tokenizer,
+        None,
+        chat_template="{{ bos_token }}" + TURNS.replace("{image}", "<|image|>"),
+    )
+    return model, processor
+
+
+def mistral3(texts: list[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """Its processor needs torchvision."""
+    tokenizer = tokenizer_of(texts, image_token="[IMG]", break_token="[IMG_BREAK]", end_token="[IMG_END]")
+    sight = {k: v for k, v in SIGHT.items() if k != "image_size"}
+    config = Mistral3Config(
+        text_config=MistralConfig(**text_config(tokenizer, sliding_window=None, tie_word_embeddings=True)).to_dict(),
+        vision_config={"model_type": "pixtral", **sight, "image_size": 2 * SIDE},
+        image_token_index=tokenizer.image_token_id,
+        spatial_merge_size=2,
+    )
+    images = PixtralImageProcessor(size={"longest_edge": SIDE}, patch_size={"height": 8, "width": 8})
+    return Mistral3ForConditionalGeneration(config), PixtralProcessor(
+        images, tokenizer, patch_size=8, spatial_merge_size=2, chat_template=TURNS.replace("{image}", "[IMG]")
     )
 
 
@@ -272,11 +433,30 @@ def internvl(texts: list[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
 
 
 FAMILIES: dict[str, Callable[..., tuple[PreTrainedModel, ProcessorMixin]]] = {
-    f.__name__: f for f in (gemma3, qwen2_5_vl, qwen3_vl, idefics3, llava_onevision, paligemma2, internvl)
+    f.__name__: f
+    for f in (
+        gemma3,
+        qwen2_5_vl,
+        qwen3_vl,
+        idefics3,
+        llava_onevision,
+        paligemma2,
+        internvl,
+        mllama,
+        smolvlm,
+        gemma4,
+        llava,
+        deepseek_vl,
+        mistral3,
+    )
 }
 
 
+NEED_TORCHVISION = {"mistral3"}
+
 VIDEO = {
+    "smolvlm": "SmolVLMVideoProcessor",
+    "gemma4": "Gemma4VideoProcessor",
     "qwen2_5_vl": "Qwen2VLVideoProcessor",
     "qwen3_vl": "Qwen3VLVideoProcessor",
     "llava_onevision": "LlavaOnevisionVideoProcessor",

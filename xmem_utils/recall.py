@@ -210,6 +210,12 @@ def _by_tree(vlm: VLM, examples: Sequence[Example], answers: Sequence[torch.Tens
                 mask = torch.cat([seen, tree.sees.to(device).expand(len(rows), 1, n, n)], -1)
                 if additive:
                     mask = torch.zeros_like(mask, dtype=vlm.model.dtype).masked_fill(~mask, -torch.inf)
+                # masks of several dimensions go on; token-wise marks do not, since pictures lie in the cache
+                further = {
+                    k: torch.stack([examples[i].after[k] for i in rows]).to(device)[:, None].expand(-1, n, *v.shape)
+                    for k, v in examples[rows[0]].after.items()
+                    if v.ndim
+                }
                 logits = model(
                     input_ids=tree.tokens.to(device).expand(len(rows), n),
                     attention_mask=mask,
@@ -217,6 +223,7 @@ def _by_tree(vlm: VLM, examples: Sequence[Example], answers: Sequence[torch.Tens
                     + tree.depth.to(device).expand(len(rows), n),
                     past_key_values=prompt.past_key_values,
                     use_cache=True,
+                    **further,
                 ).logits.float()
                 rest = logits[:, parents, answers] - logits.logsumexp(-1)[:, parents]  # [batch, names, width]
                 score = score + rest.masked_fill(beyond, 0).sum(-1)

@@ -17,15 +17,20 @@ from xmem_utils.vlm.folder import check_finite, headers, one_sentence, read_json
 def language_linears(model: nn.Module) -> list[str]:
     """Full names of all linear layers inside the language model, found by structure.
 
-    The vocabulary projection is left out, tied to the embeddings as it often is. Raises ValueError when the
-    model has no decoder to put LoRA on, or none apart from its vision tower.
+    The vocabulary projection is left out, tied to the embeddings as it often is, and so are subclasses that compute
+    something else (a router, say). Raises ValueError when the model has no decoder to put LoRA on, or none apart from
+    its vision tower.
     """
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     # a class without a language model of its own answers with itself, vision tower included
     own = isinstance(decoder, nn.Module) and decoder is not model and decoder is not getattr(model, "base_model", None)
     inside = {id(module) for module in decoder.modules()} - {id(head)} if own else set()
-    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and id(module) in inside]
+    names = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward and id(module) in inside
+    ]
     if not names:
         raise ValueError(
             f"{type(model).__name__} shows no language model with linear layers to adapt: its get_decoder() must "

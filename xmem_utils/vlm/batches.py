@@ -7,8 +7,10 @@ teacher-forced pass and greedy decoding look at the same sequence.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
@@ -24,18 +26,19 @@ class Example:
 
     The processor's other tensors are in `per_token` (without batch dimension) when they run along the
     tokens, else in `inputs` (with it): pixels, or what the frozen vision tower made of them (`FEATURES`).
-    `after` says what each of `per_token` holds at the answer's tokens (default: 0).
+    `after` says what each of `per_token` holds at an answer's token (default: zeros).
     """
 
     prompt: torch.Tensor  # [prompt tokens]
     answer: torch.Tensor  # [answer tokens], end of turn included
-    per_token: dict[str, torch.Tensor]
+    per_token: dict[str, torch.Tensor]  # [prompt tokens, ...]
     inputs: dict[str, torch.Tensor]
-    after: dict[str, int] = field(default_factory=dict)
+    after: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 FEATURES = "image_features"
 _TOWER_BATCH = 64
+_HEAD = 32  # characters a token, more than any text has on average
 
 
 def messages(view: View, question: str) -> list[dict[str, object]]:
@@ -54,8 +57,9 @@ def answer_tokens(vlm: VLM, answers: Sequence[str]) -> list[torch.Tensor]:
     prompt = template(ask, add_generation_prompt=True, tokenize=False)
     tokenizer = vlm.processor.tokenizer
     ends = end_tokens(vlm)
-    out = []
+    spoken, out = spoken_text(vlm.processor), []
     for answer in answers:
+        spoken(answer)
         reply = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
         full = template([*ask, reply], tokenize=False)
         if not full.startswith(prompt):
@@ -65,7 +69,54 @@ def answer_tokens(vlm: VLM, answers: Sequence[str]) -> list[torch.Tensor]:
         if stop is None:
             raise ValueError(f"the chat template of {vlm.name!r} never ends an answer")
         out.append(torch.tensor(ids[: stop + 1]))
+    _check_written_back(vlm, answers, out)
     return out
+
+
+def _check_written_back(vlm: VLM, answers: Sequence[str], tokens: Sequence[torch.Tensor]) -> None:
+    """Raises ValueError when the tokenizer cannot write an answer, or writes two answers alike."""
+    tokenizer, by_tokens = vlm.processor.tokenizer, {}
+    for answer, ids in zip(answers, tokens, strict=True):
+        ids = ids[:-1].tolist()  # without the end of turn
+        twin = by_tokens.setdefault(tuple(ids), answer)
+        if twin != answer:
+            raise ValueError(
+                f"the tokenizer of {vlm.name!r} makes the same tokens of {_cut(twin)} and {_cut(answer)}; give "
+                "answers that it can tell apart"
+            )
+        written = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        if tokenizer.unk_token_id in ids or written.split() != answer.split():
+            raise ValueError(
+                f"the tokenizer of {vlm.name!r} cannot write {_cut(answer)}: it makes {_cut(written)} of it; write it "
+                "in letters that the model knows"
+            )
+
+
+def _cut(text: str, longest: int = 60) -> str:
+    """A text as a message quotes it."""
+    return repr(text if len(text) <= longest else f"{text[: longest - 1]}…")
+
+
+@lru_cache(maxsize=8)
+def spoken_text(processor: object) -> Callable[[str], None]:
+    """A check that raises ValueError when a text holds one of the control tokens of tokenizer or processor."""
+    tokenizer = processor.tokenizer
+    control = {
+        *tokenizer.all_special_tokens,
+        *(t.content for t in tokenizer.added_tokens_decoder.values() if t.special),
+    }
+    control |= {v for k, v in vars(processor).items() if k.endswith("_token") and isinstance(v, str)}
+    longest_first = sorted((t for t in control if t.strip()), key=len, reverse=True)
+    search = re.compile("|".join(map(re.escape, longest_first)) or "(?!)").search
+
+    def check(text: str) -> None:
+        if found := search(text):
+            raise ValueError(
+                f"the text {_cut(text)} holds {found[0]!r}, which the model takes for a control token; write it "
+                "differently"
+            )
+
+    return check
 
 
 def end_tokens(vlm: VLM) -> set[int]:
@@ -86,14 +137,19 @@ def encode(
 
     The vision tower and projector are frozen throughout the study, so each picture passes them here, once,
     and not again in every epoch and evaluation (`features=False` leaves the pixels in).
+
+    Raises ValueError, before anything is padded or trained, for an example longer than the model's context, for text
+    that holds control tokens, and for answers that the tokenizer cannot write or tell apart.
     """
     answers = [view.name for view in views] if answers is None else answers
     known = dict(zip(dict.fromkeys(answers), answer_tokens(vlm, list(dict.fromkeys(answers))), strict=True))
     tokenizer, image_templates = vlm.processor.tokenizer, {}
     questions = [question] * len(views) if isinstance(question, str) else question
     takes = inspect.signature(vlm.model.forward).parameters
-    examples = []
+    limit = getattr(vlm.model.config.get_text_config(), "max_position_embeddings", None)
+    spoken, examples = spoken_text(vlm.processor), []
     for view, asked, answer in zip(views, questions, answers, strict=True):
+        spoken(asked)
         if view.modality == "image":
             if asked not in image_templates:
                 image_templates[asked] = vlm.processor.apply_chat_template(
@@ -104,28 +160,44 @@ def encode(
                 text=[image_templates[asked]], images=[[view.content]], return_tensors="pt", add_special_tokens=False
             )
         else:
+            spoken(view.content)
+            if limit and len(view.content) > _HEAD * limit:  # so long that it is not even made tokens of as a whole
+                head = view.content[: _HEAD * limit]
+                _check_length(view, len(tokenizer(head, add_special_tokens=False).input_ids), limit)
             text = vlm.processor.apply_chat_template(messages(view, asked), add_generation_prompt=True, tokenize=False)
             fields = tokenizer([text], return_tensors="pt", add_special_tokens=False)
             if "token_type_ids" in vlm.processor.model_input_names:
                 fields["token_type_ids"] = torch.zeros_like(fields["input_ids"])
         prompt = fields.pop("input_ids")
+        _check_length(view, prompt.shape[1] + len(known[answer]), limit)
         # some processors return more than their model takes, and labels of their own
         rest = {k: v for k, v in fields.items() if k in takes and k not in ("attention_mask", "labels")}
-        per_token = {k: rest.pop(k)[0] for k in [k for k, v in rest.items() if v.shape == prompt.shape]}
+        after = _after(vlm, {k: v for k, v in rest.items() if v.shape[:2] == prompt.shape})
+        along = [k for k, v in rest.items() if v.shape == prompt.shape or k in after]
+        per_token = {k: rest.pop(k)[0] for k in along}
         rest = {k: v.to(vlm.model.dtype) if v.is_floating_point() else v for k, v in rest.items()}
-        examples.append(Example(prompt[0], known[answer], per_token, rest, _after(vlm, per_token)))
+        examples.append(Example(prompt[0], known[answer], per_token, rest, after))
     return _with_features(vlm, examples, [id(view.content) for view in views]) if features else examples
 
 
-def _after(vlm: VLM, per_token: dict[str, torch.Tensor]) -> dict[str, int]:
-    """What `generate` would write into each token-wise tensor at a new token.
+def _check_length(view: View, tokens: int, limit: int | None) -> None:
+    """Raises ValueError when an example has more tokens than the model has positions."""
+    if limit and tokens > limit:
+        raise ValueError(
+            f"the {view.split} {view.modality} view {view.index} of {_cut(view.name)} takes at least {tokens} tokens, "
+            f"question and answer included, but the model reads {limit}; "
+            + ("shorten the description" if view.modality == "text" else "make the picture smaller")
+        )
+
+
+def _after(vlm: VLM, given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What `generate` would write at a new token into each tensor that it makes longer with every token.
 
     Classes differ: after a prompt of zeros, a prefix language model marks the answer with ones.
     """
-    given = {k: v[None] for k, v in per_token.items()}
     # a copy: the method updates the dictionary it is given
     grown = vlm.model._update_model_kwargs_for_generation(ModelOutput(), dict(given), is_encoder_decoder=False)
-    return {k: int(grown[k][0, -1]) for k, v in given.items() if grown[k].shape[1] > v.shape[1]}
+    return {k: grown[k][0, -1].clone() for k, v in given.items() if grown[k].shape[1] > v.shape[1]}
 
 
 @torch.no_grad()
@@ -135,10 +207,12 @@ def _with_features(vlm: VLM, examples: list[Example], pictures: Sequence[int]) -
     `pictures` says which examples show the same picture: it passes once.
 
     Models keep their pixels that need other tensors beside them, make blocks of different sizes of them, feed more
-    than one output of the tower to the language model, or take no ready-made features.
+    than one output of the tower to the language model, or take no ready-made features. Whether a class reads the
+    features as it reads pixels is tried on the first picture.
     """
+    see = getattr(vlm.model, "get_image_features", None)
     rows = [i for i, e in enumerate(examples) if set(e.inputs) == {"pixel_values"}]
-    if not rows or "mm_encoder_outputs" not in inspect.signature(vlm.model.forward).parameters:
+    if not rows or see is None or "mm_encoder_outputs" not in inspect.signature(vlm.model.forward).parameters:
         return examples
     first: dict[int, int] = {}
     for i in rows:
@@ -148,8 +222,8 @@ def _with_features(vlm: VLM, examples: list[Example], pictures: Sequence[int]) -
         chunk = unique[start : start + _TOWER_BATCH]
         tiles = [len(examples[i].inputs["pixel_values"]) for i in chunk]
         pixels = _concatenated([examples[i].inputs["pixel_values"] for i in chunk]).to(vlm.device)
-        made = vlm.model.get_image_features(pixels, return_dict=True)
-        seen = made.pooler_output
+        made = see(pixels, return_dict=True)
+        seen = made.get("pooler_output")
         if not set(made) <= {"last_hidden_state", "pooler_output", "hidden_states", "attentions"}:
             return examples
         if not isinstance(seen, torch.Tensor) or seen.ndim != 3 or len(seen) != sum(tiles):
@@ -159,7 +233,20 @@ def _with_features(vlm: VLM, examples: list[Example], pictures: Sequence[int]) -
     out = list(examples)
     for i in rows:
         out[i] = replace(examples[i], inputs={FEATURES: features[pictures[i]]})
-    return out
+    return out if _same_to_the_model(vlm, examples[rows[0]], out[rows[0]]) else examples
+
+
+def _same_to_the_model(vlm: VLM, pixels: Example, features: Example) -> bool:
+    """Whether a picture's features say the same as its pixels; found out once and kept."""
+    if FEATURES not in vlm.checked:
+        try:
+            batches = [{k: v.to(vlm.device) for k, v in collate([e], 0).items()} for e in (pixels, features)]
+            one, other = (vlm.model(**model_inputs(batch)).logits for batch in batches)
+            near = torch.finfo(vlm.model.dtype).eps ** 0.5
+            vlm.checked[FEATURES] = torch.allclose(one, other, rtol=near, atol=near)
+        except (RuntimeError, ValueError, TypeError, AttributeError):  # reads another output of the tower
+            vlm.checked[FEATURES] = False
+    return vlm.checked[FEATURES]
 
 
 def _concatenated(parts: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -189,6 +276,12 @@ def with_answer(example: Example, answer: torch.Tensor) -> Example:
     return replace(example, answer=answer)
 
 
+def _continued(values: torch.Tensor, after: torch.Tensor | None, tokens: int) -> torch.Tensor:
+    """A token-wise tensor `[tokens, ...]` with `after` (default: zeros) at each of some more tokens."""
+    after = values.new_zeros(values.shape[1:]) if after is None else after
+    return torch.cat([values, after.expand(tokens, *after.shape)])
+
+
 def collate(examples: Sequence[Example], pad_id: int, side: str = "right") -> dict[str, torch.Tensor]:
     """Pad to a batch: `input_ids`, `attention_mask`, `labels` `[batch, tokens]` (-100: no loss) and the rest."""
     width = max(len(e.prompt) + len(e.answer) for e in examples)
@@ -201,10 +294,11 @@ def collate(examples: Sequence[Example], pad_id: int, side: str = "right") -> di
             "input_ids": (torch.cat([e.prompt, e.answer]), pad_id),
             "attention_mask": (torch.ones(n, dtype=torch.long), 0),
             "labels": (label, -100),
-            **{k: (torch.cat([v, v.new_full((len(e.answer),), e.after.get(k, 0))]), 0) for k, v in e.per_token.items()},
+            **{k: (_continued(v, e.after.get(k), len(e.answer)), 0) for k, v in e.per_token.items()},
         }
         for key, (row, fill) in rows.items():
-            out.setdefault(key, []).append(torch.nn.functional.pad(row, pad, value=fill))
+            further = (0, 0) * (row.ndim - 1)
+            out.setdefault(key, []).append(torch.nn.functional.pad(row, (*further, *pad), value=fill))
     batch = {key: torch.stack(rows) for key, rows in out.items()}
     for key in examples[0].inputs:
         batch[key] = _concatenated([e.inputs[key] for e in examples])

@@ -39,7 +39,7 @@ from xmem_utils.vlm.folder import (
     weight_files,
 )
 from xmem_utils.vlm.precision import SDPA_FLOAT32
-from xmem_utils.vlm.processors import load_processor
+from xmem_utils.vlm.processors import load_processor, missing_package, takes_chat_template
 
 # what is read of a Hub repository; weights in other formats than safetensors are not even downloaded
 HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.py")
@@ -164,8 +164,13 @@ def check_config(file: Path, name: str, trust_remote_code: bool = False) -> tupl
 def checked_processor(folder: Path, config: PreTrainedConfig, name: str, remote: bool) -> object:
     """The processor of a model folder.
 
-    Raises ValueError when there is none, or it lacks tokenizer, image processor or chat template.
+    Raises ValueError when there is none, or it lacks tokenizer, image processor, chat template or a package.
     """
+    if config.is_encoder_decoder:
+        raise ValueError(
+            f"{name!r} is an encoder-decoder ({config.model_type}), but the study reads prompt and answer in one "
+            "sequence; take a model that is a decoder alone, such as 'google/gemma-3-4b-it'"
+        )
     copy = (
         "copy tokenizer and processor files (tokenizer.json, preprocessor_config.json, ...) of the original model "
         "into its folder"
@@ -175,12 +180,19 @@ def checked_processor(folder: Path, config: PreTrainedConfig, name: str, remote:
         raise ValueError(f"{name!r} has no tokenizer; {copy}")
     try:
         processor = load_processor(str(folder), config, remote)
+    except ImportError as error:
+        raise ValueError(f"the processor of {name!r} needs a missing package: {missing_package(error)}") from error
     except Exception as error:  # tokenizers raises plain Exception
         why = str(error).strip().splitlines()[:1]
         raise ValueError(f"{name!r} has no processor that transformers can load {why}; {copy}") from error
     for part in ("tokenizer", "image_processor"):
         if getattr(processor, part, None) is None:
             raise ValueError(f"the processor of {name!r} has no {part}; {copy}")
+    if not takes_chat_template(processor):
+        raise ValueError(
+            f"the processor of {name!r} ({type(processor).__name__}) takes no chat template, so it cannot be asked "
+            "questions; take a model made for chats, such as 'google/gemma-3-4b-it'"
+        )
     if getattr(processor, "chat_template", None) is None:
         raise ValueError(
             f"the processor of {name!r} has no chat template, so it cannot be asked questions; save one as "
