@@ -15,6 +15,7 @@ from functools import lru_cache
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
 
+from xmem_utils.params import shown
 from xmem_utils.personas.views import View
 from xmem_utils.vlm.load import VLM
 from xmem_utils.vlm.prompts import WHO, view_text
@@ -81,20 +82,15 @@ def _check_written_back(vlm: VLM, answers: Sequence[str], tokens: Sequence[torch
         twin = by_tokens.setdefault(tuple(ids), answer)
         if twin != answer:
             raise ValueError(
-                f"the tokenizer of {vlm.name!r} makes the same tokens of {_cut(twin)} and {_cut(answer)}; give "
+                f"the tokenizer of {vlm.name!r} makes the same tokens of {shown(twin)} and {shown(answer)}; give "
                 "answers that it can tell apart"
             )
         written = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         if tokenizer.unk_token_id in ids or written.split() != answer.split():
             raise ValueError(
-                f"the tokenizer of {vlm.name!r} cannot write {_cut(answer)}: it makes {_cut(written)} of it; write it "
+                f"the tokenizer of {vlm.name!r} cannot write {shown(answer)}: it makes {shown(written)} of it; write it "
                 "in letters that the model knows"
             )
-
-
-def _cut(text: str, longest: int = 60) -> str:
-    """A text as a message quotes it."""
-    return repr(text if len(text) <= longest else f"{text[: longest - 1]}…")
 
 
 @lru_cache(maxsize=8)
@@ -112,7 +108,7 @@ def spoken_text(processor: object) -> Callable[[str], None]:
     def check(text: str) -> None:
         if found := search(text):
             raise ValueError(
-                f"the text {_cut(text)} holds {found[0]!r}, which the model takes for a control token; write it "
+                f"the text {shown(text)} holds {found[0]!r}, which the model takes for a control token; write it "
                 "differently"
             )
 
@@ -184,7 +180,7 @@ def _check_length(view: View, tokens: int, limit: int | None) -> None:
     """Raises ValueError when an example has more tokens than the model has positions."""
     if limit and tokens > limit:
         raise ValueError(
-            f"the {view.split} {view.modality} view {view.index} of {_cut(view.name)} takes at least {tokens} tokens, "
+            f"the {view.split} {view.modality} view {view.index} of {shown(view.name)} takes at least {tokens} tokens, "
             f"question and answer included, but the model reads {limit}; "
             + ("shorten the description" if view.modality == "text" else "make the picture smaller")
         )
