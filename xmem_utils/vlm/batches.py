@@ -88,8 +88,8 @@ def _check_written_back(vlm: VLM, answers: Sequence[str], tokens: Sequence[torch
         written = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         if tokenizer.unk_token_id in ids or written.split() != answer.split():
             raise ValueError(
-                f"the tokenizer of {vlm.name!r} cannot write {shown(answer)}: it makes {shown(written)} of it; write it "
-                "in letters that the model knows"
+                f"the tokenizer of {vlm.name!r} cannot write {shown(answer)}: it makes {shown(written)} of it; write "
+                "it in letters that the model knows"
             )
 
 
