@@ -21,8 +21,17 @@ def _checkout() -> Path:
 
 
 def _given(variable: str, default: Path) -> Path:
-    """The folder that an environment variable names, or the default when it is unset or empty."""
-    return Path(os.path.expanduser(os.environ.get(variable) or default)).resolve()
+    """The folder that an environment variable names, or the default when it is unset or empty.
+
+    Raises ValueError for a name that `datasets` takes for a pattern, an address or a variable.
+    """
+    folder = Path(os.path.expanduser(os.environ.get(variable) or default)).resolve()
+    if set("[]") & set(str(folder)) or "::" in str(folder) or os.path.expandvars(folder) != str(folder):
+        raise ValueError(
+            f"{variable}={str(folder)!r}: brackets, :: and the name of a $variable mean something else to libraries of "
+            "the study; choose a folder without them"
+        )
+    return folder
 
 
 REPO = _checkout()

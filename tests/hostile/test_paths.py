@@ -44,6 +44,7 @@ class Checkout:
             shutil.copy(paths.REPO / name, folder)
         for name in ("notebooks", "profiles", "xmem_utils"):
             shutil.copytree(paths.REPO / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        (folder / "data" / "base").mkdir(parents=True)
         python = folder / ".venv" / "bin" / "python"
         python.parent.mkdir(parents=True)
         python.write_text(PLAYED, encoding="utf-8")
