@@ -453,6 +453,7 @@ FAMILIES: dict[str, Callable[..., tuple[PreTrainedModel, ProcessorMixin]]] = {
 
 
 NEED_TORCHVISION = {"mistral3"}
+ANY_RESOLUTION = {"Gemma4Processor"}
 
 VIDEO = {
     "smolvlm": "SmolVLMVideoProcessor",

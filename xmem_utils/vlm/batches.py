@@ -134,8 +134,8 @@ def encode(
     The vision tower and projector are frozen throughout the study, so each picture passes them here, once,
     and not again in every epoch and evaluation (`features=False` leaves the pixels in).
 
-    Raises ValueError, before anything is padded or trained, for an example longer than the model's context, for text
-    that holds control tokens, and for answers that the tokenizer cannot write or tell apart.
+    Raises ValueError, before anything is padded or trained, for an example longer than the model's context, for a
+    description or answer that holds control tokens, and for answers that the tokenizer cannot write or tell apart.
     """
     answers = [view.name for view in views] if answers is None else answers
     known = dict(zip(dict.fromkeys(answers), answer_tokens(vlm, list(dict.fromkeys(answers))), strict=True))
@@ -145,7 +145,6 @@ def encode(
     limit = getattr(vlm.model.config.get_text_config(), "max_position_embeddings", None)
     spoken, examples = spoken_text(vlm.processor), []
     for view, asked, answer in zip(views, questions, answers, strict=True):
-        spoken(asked)
         if view.modality == "image":
             if asked not in image_templates:
                 image_templates[asked] = vlm.processor.apply_chat_template(

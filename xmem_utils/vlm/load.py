@@ -180,9 +180,9 @@ def checked_processor(folder: Path, config: PreTrainedConfig, name: str, remote:
         raise ValueError(f"{name!r} has no tokenizer; {copy}")
     try:
         processor = load_processor(str(folder), config, remote)
-    except ImportError as error:
-        raise ValueError(f"the processor of {name!r} needs a missing package: {missing_package(error)}") from error
     except Exception as error:  # tokenizers raises plain Exception
+        if isinstance(error, ImportError) or "Missing optional dependen" in str(error):
+            raise ValueError(f"the processor of {name!r} needs a missing package: {missing_package(error)}") from error
         why = str(error).strip().splitlines()[:1]
         raise ValueError(f"{name!r} has no processor that transformers can load {why}; {copy}") from error
     for part in ("tokenizer", "image_processor"):
