@@ -28,6 +28,7 @@ from xmem_utils.vlm.batches import Example, encode
 from xmem_utils.vlm.load import VLM
 from xmem_utils.vlm.processors import picture_side
 from xmem_utils.vlm.prompts import WHO
+from xmem_utils.vlm.readable import check_readable
 
 GATE = 0.9  # source recall below which a run counts as "not memorized"
 BATCH = 32
@@ -140,6 +141,9 @@ class Study:
         self._checkpoint = checkpoint
         self.rank, self.learning_rate = rank, learning_rate
         self._own = import_folder(people) if people else None
+        if self._own:
+            texts = [text for part in self._own[0].values() for text in part["description"] if text]
+            check_readable(vlm, names_of(self._own[0]), texts)
         self._epochs, self.own_epochs = epochs, cache(self._own_epochs)
         self._datasets: dict[int, tuple[DatasetDict, str]] = {}
         self._exams: dict[int, Exam] = {}

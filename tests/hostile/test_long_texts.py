@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from xmem_utils import paths
 from xmem_utils.personas.views import View
-from xmem_utils.vlm.batches import answer_tokens, encode, spoken_text
+from xmem_utils.vlm.batches import answer_tokens, encode
 from xmem_utils.vlm.load import load_vlm
+from xmem_utils.vlm.readable import check_readable, control_tokens
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,12 @@ def test_texts(case, witness, vlm):
     text = given_.get("text", "A man.") * given_.get("times", 1)
     views = [View(i, name, "text", "train", 0, text) for i, name in enumerate(names)]
     began = time.perf_counter()
-    made = witness(case, lambda: encode(vlm, views), paths.BASE_MODELS)
+
+    def read():
+        check_readable(vlm, names, [text])
+        return encode(vlm, views)
+
+    made = witness(case, read, paths.BASE_MODELS)
     assert time.perf_counter() - began < 10
     for name, example in zip(names, made or [], strict=False):
         assert vlm.processor.tokenizer.decode(example.answer[:-1]) == name
@@ -39,13 +45,15 @@ def test_texts(case, witness, vlm):
 @given(name=st.text(st.characters(exclude_categories=["Cs", "Cc", "Z"]), min_size=1, max_size=30))
 def test_a_name_is_written_back_or_refused(vlm, name):
     try:
-        (tokens,) = answer_tokens(vlm, [name])
+        check_readable(vlm, [name], [])
     except ValueError:
         return
+    (tokens,) = answer_tokens(vlm, [name])
     assert vlm.processor.tokenizer.decode(tokens[:-1]) == name
 
 
 def test_all_special_tokens_are_refused_as_text(vlm):
-    for token in vlm.processor.tokenizer.all_special_tokens:
+    assert {*vlm.processor.tokenizer.all_special_tokens} <= {*control_tokens(vlm.processor)}
+    for token in control_tokens(vlm.processor):
         with pytest.raises(ValueError, match="control token"):
-            spoken_text(vlm.processor)(f"a{token}b")
+            check_readable(vlm, ["Ada"], [f"a{token}b"])

@@ -7,10 +7,8 @@ teacher-forced pass and greedy decoding look at the same sequence.
 from __future__ import annotations
 
 import inspect
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
@@ -58,9 +56,8 @@ def answer_tokens(vlm: VLM, answers: Sequence[str]) -> list[torch.Tensor]:
     prompt = template(ask, add_generation_prompt=True, tokenize=False)
     tokenizer = vlm.processor.tokenizer
     ends = end_tokens(vlm)
-    spoken, out = spoken_text(vlm.processor), []
+    out = []
     for answer in answers:
-        spoken(answer)
         reply = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
         full = template([*ask, reply], tokenize=False)
         if not full.startswith(prompt):
@@ -70,49 +67,7 @@ def answer_tokens(vlm: VLM, answers: Sequence[str]) -> list[torch.Tensor]:
         if stop is None:
             raise ValueError(f"the chat template of {vlm.name!r} never ends an answer")
         out.append(torch.tensor(ids[: stop + 1]))
-    _check_written_back(vlm, answers, out)
     return out
-
-
-def _check_written_back(vlm: VLM, answers: Sequence[str], tokens: Sequence[torch.Tensor]) -> None:
-    """Raises ValueError when the tokenizer cannot write an answer, or writes two answers alike."""
-    tokenizer, by_tokens = vlm.processor.tokenizer, {}
-    for answer, ids in zip(answers, tokens, strict=True):
-        ids = ids[:-1].tolist()  # without the end of turn
-        twin = by_tokens.setdefault(tuple(ids), answer)
-        if twin != answer:
-            raise ValueError(
-                f"the tokenizer of {vlm.name!r} makes the same tokens of {shown(twin)} and {shown(answer)}; give "
-                "answers that it can tell apart"
-            )
-        written = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        if tokenizer.unk_token_id in ids or written.split() != answer.split():
-            raise ValueError(
-                f"the tokenizer of {vlm.name!r} cannot write {shown(answer)}: it makes {shown(written)} of it; write "
-                "it in letters that the model knows"
-            )
-
-
-@lru_cache(maxsize=8)
-def spoken_text(processor: object) -> Callable[[str], None]:
-    """A check that raises ValueError when a text holds one of the control tokens of tokenizer or processor."""
-    tokenizer = processor.tokenizer
-    control = {
-        *tokenizer.all_special_tokens,
-        *(t.content for t in tokenizer.added_tokens_decoder.values() if t.special),
-    }
-    control |= {v for k, v in vars(processor).items() if k.endswith("_token") and isinstance(v, str)}
-    longest_first = sorted((t for t in control if t.strip()), key=len, reverse=True)
-    search = re.compile("|".join(map(re.escape, longest_first)) or "(?!)").search
-
-    def check(text: str) -> None:
-        if found := search(text):
-            raise ValueError(
-                f"the text {shown(text)} holds {found[0]!r}, which the model takes for a control token; write it "
-                "differently"
-            )
-
-    return check
 
 
 def end_tokens(vlm: VLM) -> set[int]:
@@ -134,8 +89,7 @@ def encode(
     The vision tower and projector are frozen throughout the study, so each picture passes them here, once,
     and not again in every epoch and evaluation (`features=False` leaves the pixels in).
 
-    Raises ValueError, before anything is padded or trained, for an example longer than the model's context, for a
-    description or answer that holds control tokens, and for answers that the tokenizer cannot write or tell apart.
+    Raises ValueError, before anything is padded or trained, for an example longer than the model's context.
     """
     answers = [view.name for view in views] if answers is None else answers
     known = dict(zip(dict.fromkeys(answers), answer_tokens(vlm, list(dict.fromkeys(answers))), strict=True))
@@ -143,7 +97,7 @@ def encode(
     questions = [question] * len(views) if isinstance(question, str) else question
     takes = inspect.signature(vlm.model.forward).parameters
     limit = getattr(vlm.model.config.get_text_config(), "max_position_embeddings", None)
-    spoken, examples = spoken_text(vlm.processor), []
+    examples = []
     for view, asked, answer in zip(views, questions, answers, strict=True):
         if view.modality == "image":
             if asked not in image_templates:
@@ -155,7 +109,6 @@ def encode(
                 text=[image_templates[asked]], images=[[view.content]], return_tensors="pt", add_special_tokens=False
             )
         else:
-            spoken(view.content)
             if limit and len(view.content) > _HEAD * limit:  # so long that it is not even made tokens of as a whole
                 head = view.content[: _HEAD * limit]
                 _check_length(view, len(tokenizer(head, add_special_tokens=False).input_ids), limit)
