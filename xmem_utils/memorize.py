@@ -178,14 +178,15 @@ def memorize(
     examples: Sequence[Example],
     training: Training,
     on_step: Callable[[PeftModel, int, float], None] | None = None,
-    progress: bool = True,
+    progress: str = "memorizing",
     checkpoint: Path | None = None,
     notes: dict | None = None,
 ) -> PeftModel:
     """Train LoRA on `examples`; returns the PEFT model in eval mode (`.unload()` gives the base back).
 
     `on_step(model, step, loss)` is called after every step, counted from 1. The loss is the mean cross-entropy of the
-    answer tokens of the whole batch. Raises FloatingPointError when it stops being finite.
+    answer tokens of the whole batch. Raises FloatingPointError when it stops being finite. `progress` names the bar
+    (empty: none).
 
     Under `accelerate launch` all processes call with the same arguments; each takes its part of every batch, and all
     see the same loss. FSDP leaves the base model sharded: load another for the next training.
@@ -213,7 +214,7 @@ def memorize(
         )
     loader = shuffled(examples, training, collate_fn=list)  # all processes draw the same batches
     steps, pad_id = steps_of(training.epochs, len(loader)), vlm.processor.tokenizer.pad_token_id
-    bar = Bar(steps, "memorizing, step", shown=progress and accelerator.is_main_process)
+    bar = Bar(steps, f"{progress}, step", shown=bool(progress) and accelerator.is_main_process)
     model = adapt(vlm.model, training.rank)
     try:
         if training.gradient_checkpointing:

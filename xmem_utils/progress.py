@@ -41,6 +41,11 @@ class Bar:
         self._bar.close()
 
 
+def note(text: str) -> None:
+    """Say something in between."""
+    print(f"{MARK}{text}" if os.environ.get(LINES) else text, flush=True)
+
+
 def progress(items: Iterable[Item], total: int, label: str) -> Iterator[Item]:
     """Yield `items` with a bar that counts those the caller is done with."""
     bar = Bar(total, label, leave=True)

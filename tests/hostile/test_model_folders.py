@@ -17,6 +17,7 @@ from xmem_utils import paths
 from xmem_utils.plan import config_of, on_meta
 from xmem_utils.vlm.folder import Refusal, read_config
 from xmem_utils.vlm.load import load_vlm
+from xmem_utils.vlm.readable import check_answers
 
 EMBEDDED = paths.BASE_MODELS / "xmem-tiny-s"
 KNOWN = ", ".join(sorted(file.parent.name for file in paths.BASE_MODELS.glob("*/config.json")))  # here
@@ -41,6 +42,8 @@ def edit_config(file, changes):
 
 def edit_tensors(tensors, drop=None, add=None, fill=None, cast=None, **more):
     tensors.pop(drop, None)
+    if more.get("zero"):
+        tensors |= {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
     if add:
         tensors[add] = torch.zeros(2)
     if fill:
@@ -68,8 +71,8 @@ def broken(given, folder: Path):
         save_file(tensors, folder / "model.safetensors", {"format": "pt"})
         if "shards" in given:
             split(folder, tensors, **given["shards"])
-    if "config" in given:
-        edit_config(folder / "config.json", given["config"])
+    for part in given.keys() & {"config", "processor_config"}:
+        edit_config(folder / f"{part}.json", given[part])
     for name, text in given.get("write", {}).items():
         (folder / name).write_text(text)
     for name, digits in given.get("bytes", {}).items():
@@ -96,6 +99,13 @@ def broken(given, folder: Path):
         (folder / link).symlink_to(target)
 
 
+def asked(name):
+    """A model as a study takes it: loaded, and asked about a picture and a text."""
+    vlm = load_vlm(name, "cpu")
+    check_answers(vlm)
+    return vlm
+
+
 @corpus.parametrized("model_folders")
 def test_model_folders(case, witness, tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
@@ -106,7 +116,7 @@ def test_model_folders(case, witness, tmp_path, monkeypatch):
         folder = tmp_path / "link"
     monkeypatch.chdir(tmp_path)
     name = expanded(case.given.get("name", folder.name))
-    act = (lambda: on_meta(config_of(name))) if case.given.get("plan") else (lambda: load_vlm(name, "cpu"))
+    act = (lambda: on_meta(config_of(name))) if case.given.get("plan") else (lambda: asked(name))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         loaded = witness(case, act, tmp_path, KNOWN)

@@ -29,6 +29,7 @@ from xmem_utils.progress import progress
 from xmem_utils.vlm.load import VLM, load_vlm, resolve_model
 from xmem_utils.vlm.processors import picture_side
 from xmem_utils.vlm.prompts import WHO
+from xmem_utils.vlm.readable import check_answers
 
 # What the study's people are asked; of the others, whether they compose what was learned together, or practised.
 ASKED = {STUDY: ALONE, TOGETHER: (DIRECT, STEPWISE), PRACTISED: (DIRECT, STEPWISE)}
@@ -50,6 +51,7 @@ class MultihopStudy:
     """Runs multi-hop conditions on one model; what the store has is not computed again."""
 
     def __init__(self, vlm: VLM, profile: Profile, rank: int, learning_rate: float) -> None:
+        check_answers(vlm)
         self.vlm, self.profile = vlm, profile
         self.rank, self.learning_rate = rank, learning_rate
         self.cast, self.exam = cache(self._cast), cache(self._exam)
@@ -119,7 +121,7 @@ class MultihopStudy:
             epochs=condition.epochs, batch_size=condition.batch_size, learning_rate=condition.learning_rate,
             rank=condition.rank, seed=condition.seed, bucket=BUCKET,
         )  # fmt: skip
-        trained.append(memorize(self.vlm, examples, training, on_step, progress=False))
+        trained.append(memorize(self.vlm, examples, training, on_step, f"two hops from {condition.source}"))
         return WholeAdapter(trained[0]), exam.records(trained[0]), pd.DataFrame(curve)
 
     def before(self) -> pd.DataFrame:

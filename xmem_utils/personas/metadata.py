@@ -49,6 +49,8 @@ def read_rows(folder: Path) -> list[Row]:
     for row in rows:
         if empty := next((c for c in NEEDED if not getattr(row, c).strip()), None):
             raise ValueError(f"line {row.line} of {file.name} has no {empty}")
+        if row.persona != row.persona.strip():
+            raise ValueError(f"the persona {shown(row.persona)} in line {row.line} has spaces around it; take them out")
         if row.split not in SPLITS:
             raise ValueError(
                 f"unknown split {shown(row.split)} in line {row.line} of {file.name}: expected 'train' or 'test'"
@@ -85,7 +87,7 @@ def _csv(name: str, text: str) -> Iterator[tuple[int, dict[str, str]]]:
             if fields and not columns:
                 columns = fields
                 _check_columns(name, columns)
-            elif fields:
+            elif any(field.strip() for field in fields):  # spreadsheets write empty rows
                 if len(fields) != len(columns):
                     raise ValueError(
                         f"line {line} of {name} has {len(fields)} fields and the header {len(columns)}; "
@@ -100,7 +102,7 @@ def _csv(name: str, text: str) -> Iterator[tuple[int, dict[str, str]]]:
 def _check_columns(name: str, columns: list[str]) -> None:
     if lacking := [c for c in NEEDED if c not in columns]:
         raise ValueError(
-            f"{name} lacks the column {', '.join(lacking)}; its first line holds {shown(', '.join(columns))}"
+            f"{name} lacks the column {', '.join(lacking)} (lower case, no spaces); it has {shown(', '.join(columns))}"
         )
     if twice := next((c for c in COLUMNS if columns.count(c) > 1), None):
         raise ValueError(f"{name} has the column {twice} twice; remove or rename one")

@@ -76,10 +76,10 @@ class Leaks:
         for name, own in parts.items():
             pairs = [{one, two} for k, one in enumerate(own) for two in own[k + 1 :]]
             self._together |= {frozenset(pair): name for pair in pairs if pair - shared}
+            whole = "".join(own)  # run together, too
+            self._together |= {} if len(whole) < SHORTEST_PART else {frozenset((whole,)): name}
             if len(own) == 1:
-                short = len(own[0]) < SHORTEST_PART
-                self._together |= {} if short else {frozenset(own): name}
-                self._capital[own[0]] = name
+                self._capital[whole] = name
             telling = set(own) - shared
             self._capital |= {word: name for word in telling if len(word) >= SHORTEST_PART}
             self._within |= {word: name for word in telling if len(word) > 1 and word.lower() == word.upper()}
@@ -92,6 +92,8 @@ class Leaks:
             if name := self._together.get(frozenset((one, two))) or self._together.get(frozenset((one,))):
                 return name
         for as_written, word in zip(written, seen, strict=True):
-            if not as_written[0].islower() and word in self._capital:
-                return self._capital[word]
+            if not as_written[0].islower():
+                for part in (word, word.removesuffix("S")):  # Bertas
+                    if part in self._capital:
+                        return self._capital[part]
         return next((name for part, name in self._within.items() if any(part in word for word in seen)), None)

@@ -1,13 +1,37 @@
-"""Whether a model reads a user's names and descriptions as the text that they are."""
+"""Whether a model answers at all, and reads a user's names and descriptions as the text that they are."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
 
+import torch
+from PIL import Image
+
 from xmem_utils.params import shown
-from xmem_utils.vlm.batches import answer_tokens
+from xmem_utils.personas.views import View
+from xmem_utils.vlm.batches import answer_tokens, collate, encode, model_inputs
+from xmem_utils.vlm.folder import Refusal, one_sentence
 from xmem_utils.vlm.load import VLM
+from xmem_utils.vlm.processors import picture_side
+
+
+@torch.no_grad()
+def check_answers(vlm: VLM) -> None:
+    """Raise ValueError unless the model answers about a picture and about a text, in finite numbers that differ."""
+    side = picture_side(vlm.processor)
+    picture = Image.linear_gradient("L").resize((side, side)).convert("RGB")
+    views = [View(0, "?", "image", "train", 0, picture), View(0, "?", "text", "train", 0, "?")]
+    advice = "take config, processor and weights of one model"
+    with one_sentence(f"the model {shown(vlm.name)} cannot be asked about pictures and texts", advice):
+        for view in views:
+            batch = collate(encode(vlm, [view]), vlm.processor.tokenizer.pad_token_id, side="left")
+            logits = vlm.model(**model_inputs({k: v.to(vlm.device) for k, v in batch.items()}), use_cache=False).logits
+            if not logits.isfinite().all() or (logits.amax(-1) == logits.amin(-1)).all():
+                raise Refusal(
+                    f"the model {shown(vlm.name)} gives scores that are no numbers, or all the same, when it is asked "
+                    f"about a view in modality {view.modality!r}; {advice}"
+                )
 
 
 def check_readable(vlm: VLM, names: Sequence[str], descriptions: Iterable[str]) -> None:
