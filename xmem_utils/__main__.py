@@ -362,7 +362,7 @@ def sentence(error: Exception) -> str:
         from xmem_utils import paths
 
         file = os.fsdecode(error.filename)
-        text = f"{shown(file)} cannot be used: {error.strerror}"
+        text = f"{shown(file, 300)} cannot be used: {error.strerror}"
         for variable, place in (("XMEM_FIGURES", paths.FIGURES), ("XMEM_HOME", paths.DATA)):
             if Path(file).is_relative_to(place) and not Path(file).is_relative_to(paths.BASE_MODELS):
                 text += f"; set {variable} to a folder that can be written, with room"

@@ -8,6 +8,7 @@ input, in words).
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ import yaml
 HERE = Path(__file__).parent
 REPORT = HERE.parents[1] / "docs" / "reliability.md"
 LONGEST = 500  # characters of a sentence
+PYTHON = f"Python {sys.version_info.major}.{sys.version_info.minor}"
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class Witness:
             "",
             "Written by `make test` from the corpus in [tests/hostile](../tests/hostile).",
             f"{len(self.seen)} inputs that somebody may bring, by mistake or on purpose, each with its outcome.",
-            "… stands for a folder or a version.",
+            f"… stands for a folder or a version; reasons in brackets are those of {PYTHON} and its libraries.",
         ]
         for area in sorted({area for area, _ in self.seen}):
             lines += ["", f"## {area.replace('_', ' ').capitalize()}", "", "| input | outcome |", "|---|---|"]

@@ -136,7 +136,13 @@ def name_states(vlm: VLM, examples: Sequence[Example], model: nn.Module | None =
         for rows, batch in in_batches(vlm, examples):
             lengths = torch.tensor([len(examples[i].answer) for i in rows], device=vlm.device)
             columns = name_columns(lengths, batch["input_ids"].shape[1], places)
+            seen.clear()
             model(**model_inputs(batch), logits_to_keep=1, use_cache=False)
+            if len(seen) < len(layers):
+                raise ValueError(
+                    f"{type(vlm.model).__name__} passes over {len(layers) - len(seen)} of its layers where there is no "
+                    "picture, so it cannot be looked into layer by layer"
+                )
             states = torch.stack([seen[number] for number in range(len(layers))], 1)
             for i, state in zip(rows, states, strict=True):
                 out[i] = state

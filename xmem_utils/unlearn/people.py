@@ -23,7 +23,10 @@ def check_forget(forget: Sequence[int], people: int) -> tuple[int, ...]:
     """The forget set, sorted. Raises ValueError when it is empty, everybody, or names somebody unknown."""
     chosen = tuple(sorted(set(forget)))
     if not chosen:
-        raise ValueError(f"the forget set is empty: of {people} personas at least one must be forgotten")
+        raise ValueError(
+            f"the forget set is empty: of {people} personas at least one must be forgotten; name somebody (forget), or "
+            "raise forget_share"
+        )
     if unknown := [i for i in chosen if not 0 <= i < people]:
         raise ValueError(f"the forget set names unknown personas {unknown}: there are {people}, counted from 0")
     if len(chosen) == people:
