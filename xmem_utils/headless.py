@@ -147,6 +147,8 @@ def run(name: str, assignments: Iterable[str] = (), out: Path | None = None) -> 
     logger.addHandler(relay)
     logger.setLevel(logging.INFO)
     logger.propagate = False
+    # on Ctrl-C a task that waited for the kernel would show in a traceback that it is gone
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     os.environ[LINES] = "1"
     try:
         papermill.execute_notebook(
