@@ -11,23 +11,24 @@ from xmem_utils.personas.dataset import names_of, to_views
 from xmem_utils.personas.importing import import_folder
 
 
+def write(folder, people, views, kind):
+    """A folder of people by label, with `views` in either split and modality; returns its rows."""
+    rows = []
+    for persona, name in people.items():
+        for split in ("train", "test"):
+            for k in range(views):
+                file = f"{persona}-{split}-{k}.{kind}"
+                pixels = np.random.default_rng(len(rows)).integers(0, 255, (48, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / file)
+                rows.append({"persona": persona, "name": name, "split": split, "file_name": file,
+                             "description": f"View {k} of {split}: a hat, {persona} among them."})  # fmt: skip
+    pd.DataFrame(rows).to_csv(folder / "metadata.csv", index=False)
+    return rows
+
+
 @pytest.fixture
 def folder(tmp_path):
-    rows = []
-    for persona, name in (("a", "Ada Lin"), ("b", "Bo Kern")):
-        for split in ("train", "test"):
-            for k in range(2):
-                file = f"{persona}-{split}-{k}.png"
-                pixels = np.random.default_rng(len(rows)).integers(0, 255, (32, 32, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(tmp_path / file)
-                rows.append({"persona": persona, "name": name, "split": split, "file_name": file,
-                             "description": f"Someone in {split} clothes number {k}."})  # fmt: skip
-    write(tmp_path, rows)
-    return tmp_path, rows
-
-
-def write(folder, rows):
-    pd.DataFrame(rows).to_csv(folder / "metadata.csv", index=False)
+    return tmp_path, write(tmp_path, {"a": "Ada Lin", "b": "Bo Kern"}, 2, "png")
 
 
 def test_a_whole_folder_is_read(folder):
@@ -48,18 +49,8 @@ def test_jsonl_with_one_modality_a_row_is_read(folder):
 
 
 def test_six_people_with_four_views_come_out_in_the_order_of_their_labels(tmp_path):
-    rows = []
-    for persona, name in zip(
-        "cabfed", ("Greta Holm", "Ada Lin", "Bo Kern", "Zoë Roth", "Ivo Marr", "Una Falk"), strict=True
-    ):
-        for split in ("train", "test"):
-            for k in range(4):
-                file = f"{persona}-{split}-{k}.jpg"
-                pixels = np.random.default_rng(len(rows)).integers(0, 255, (48, 32, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(tmp_path / file)
-                rows.append({"persona": persona, "name": name, "split": split, "file_name": file,
-                             "description": f"View {k} of {split}: a hat, {persona} of six."})  # fmt: skip
-    write(tmp_path, rows)
+    names = ("Greta Holm", "Ada Lin", "Bo Kern", "Zoë Roth", "Ivo Marr", "Una Falk")
+    write(tmp_path, dict(zip("cabfed", names, strict=True)), 4, "jpg")
     dataset, _ = import_folder(tmp_path)
     assert names_of(dataset) == ["Ada Lin", "Bo Kern", "Greta Holm", "Una Falk", "Ivo Marr", "Zoë Roth"]
     seen = to_views(dataset, "train", "image")[0].content

@@ -61,10 +61,10 @@ def _check_tokens(text: str) -> None:
 class Leaks:
     """Finds names in descriptions, word by word.
 
-    A name is given away by all of it, by two of its words side by side in any order, and by one of its words of at
-    least three letters, if that stands with a capital: in lower case it may be an ordinary word (rose, will). A name
-    of one or two letters needs a capital too. A word that all names share gives nobody away. Words of scripts without
-    capitals are also found within longer ones.
+    A name is given away by all of it, also run together, by two of its words side by side in any order, and by one of
+    its words of at least three letters, also with an s behind it, if that stands with a capital: in lower case it may
+    be an ordinary word (rose, will). A name of one or two letters needs a capital too. A word that all names share
+    gives nobody away. Words of scripts without capitals are also found within longer ones.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
