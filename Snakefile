@@ -8,7 +8,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from xmem_utils import code, params, paths
+from xmem_utils import fingerprint, params, paths
 
 # --config reads values as YAML; XMEM_PROFILE, which make sets, takes any file name as it is
 PROFILE = str(config.get("profile", os.environ.get("XMEM_PROFILE", "standard")))
@@ -105,7 +105,7 @@ rule base_model:
     input:
         notebook="notebooks/00_base_model.ipynb",
         base=committed(),
-        code=package("base", "plots"),
+        code=package("pretraining", "plots"),
     output:
         figures=update(drawn("00_base_model")),
         done=touch(f"{DONE}/00_base_model"),
@@ -151,7 +151,7 @@ rule train:
             f"shard={wildcards.k}/{SHARDS}",
         ),
         size=lambda wildcards: SIZE.model_dump_json(),
-        code=code.fingerprint(),  # of what trains and evaluates: layout and comments play no part
+        code=fingerprint.fingerprint(),  # of what trains and evaluates: layout and comments play no part
     log:
         notebook=f"{EXECUTED}/02_training-{{model}}-{{k}}-of-{SHARDS}.ipynb",
     threads: 1
@@ -169,7 +169,7 @@ rule gap_analysis:
     input:
         notebook="notebooks/03_gap_analysis.ipynb",
         shards=shards(MAIN),
-        code=package("gap.py", "stats.py", "plots"),
+        code=package("memorization", "stats.py", "plots"),
     output:
         figures=update(drawn("03_gap_analysis", "gap_ranks", "gaps")),
         done=touch(f"{DONE}/03_gap_analysis"),
@@ -187,7 +187,7 @@ rule capability:
         notebook="notebooks/04_capability.ipynb",
         shards=shards(*SIZES),
         base=committed(),
-        code=package("capability.py", "perception.py", "gap.py", "stats.py", "plots"),
+        code=package("memorization", "perception.py", "stats.py", "plots"),
     output:
         figures=update(drawn("04_capability", "capability_changes", "capability_slopes")),
         done=touch(f"{DONE}/04_capability"),
@@ -213,7 +213,7 @@ rule unlearn:
         given=lambda wildcards: UNLEARNING,
         size=lambda wildcards: SIZE.model_dump_json(),
         shards=SHARDS,
-        code=code.fingerprint(code.UNLEARNING),
+        code=fingerprint.fingerprint(fingerprint.UNLEARNING),
     threads: 1
     priority: 1
     shell:
@@ -226,7 +226,7 @@ rule unlearning:
         notebook="notebooks/05_unlearning.ipynb",
         shards=expand(f"{DONE}/unlearn-{{k}}-of-{SHARDS}", k=range(1, SHARDS + 1)),
         base=committed(MAIN),
-        code=package("unlearn", "stats.py", "plots"),
+        code=package("unlearning", "stats.py", "plots"),
     output:
         figures=update(
             drawn(
@@ -260,7 +260,7 @@ rule hops:
         given=lambda wildcards: LONGER,
         size=lambda wildcards: SIZE.model_dump_json(),
         shards=SHARDS,
-        code=code.fingerprint(code.MULTIHOP),
+        code=fingerprint.fingerprint(fingerprint.MULTIHOP),
     threads: 1
     priority: 1
     shell:
@@ -300,7 +300,7 @@ rule mitigate:
         given=lambda wildcards: MITIGATION,
         size=lambda wildcards: SIZE.model_dump_json(),
         shards=SHARDS,
-        code=code.fingerprint(code.MITIGATION),
+        code=fingerprint.fingerprint(fingerprint.MITIGATION),
     threads: 1
     priority: 2  # the longest shards: were they last, one core would wait for the other
     shell:
@@ -313,7 +313,7 @@ rule mitigation:
         notebook="notebooks/07_mitigation.ipynb",
         shards=expand(f"{DONE}/mitigate-{{k}}-of-{SHARDS}", k=range(1, SHARDS + 1)),
         base=committed(MAIN),
-        code=package("mitigate", "mechanism", "stats.py", "plots"),
+        code=package("mitigation", "mechanism", "stats.py", "plots"),
     output:
         figures=update(drawn("07_mitigation", "mitigation_tests", "mitigation_costs", "mechanism_switch")),
         done=touch(f"{DONE}/07_mitigation"),

@@ -8,15 +8,16 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict
 
-from xmem_utils import capability, paths
-from xmem_utils.base import build
-from xmem_utils.base.bank import bank_layout
-from xmem_utils.base.curriculum import Curriculum, vocabulary_texts
-from xmem_utils.base.figures import FIGURE_DISTANCE, UNNAMED, Figures, with_known
-from xmem_utils.base.pretrain import Phase, train_chat
+from xmem_utils import paths
+from xmem_utils.memorization import capability
 from xmem_utils.params import KNOWN
 from xmem_utils.perception import readout
 from xmem_utils.personas.attributes import AXIS_NAMES, distances
+from xmem_utils.personas.public_figures import FIGURE_DISTANCE, UNNAMED, Figures, with_known
+from xmem_utils.pretraining import build
+from xmem_utils.pretraining.bank import bank_layout
+from xmem_utils.pretraining.curriculum import Curriculum, vocabulary_texts
+from xmem_utils.pretraining.pretrain import Phase, train_chat
 from xmem_utils.vlm import tiny
 from xmem_utils.vlm.load import load_vlm
 

@@ -19,10 +19,10 @@ from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 
 from xmem_utils import paths, store
-from xmem_utils.experiment import Study
-from xmem_utils.memorize import Training, memorize, shares
+from xmem_utils.memorization.experiment import Study
 from xmem_utils.params import profile_named
 from xmem_utils.personas.dataset import PersonaSpec, build, known_figures, to_views
+from xmem_utils.train import Training, memorize, shares
 from xmem_utils.vlm.batches import collate, encode, model_inputs
 from xmem_utils.vlm.load import load_vlm
 
@@ -55,7 +55,7 @@ if os.environ.get("ACCELERATE_USE_FSDP"):
     accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
 from xmem_utils import __main__ as commands
 from xmem_utils.checkpoint import WholeAdapter
-from xmem_utils.memorize import Training, memorize
+from xmem_utils.train import Training, memorize
 from tests.test_distributed import few, load_vlm
 
 folder, training = Path(sys.argv[1]), Training(**json.loads(sys.argv[2]))

@@ -9,17 +9,17 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForImageTextToText
 
-from xmem_utils import recall
-from xmem_utils.memorize import Training, memorize
-from xmem_utils.multihop import arms
-from xmem_utils.multihop.exam import MultihopExam
+from xmem_utils import score
+from xmem_utils.multihop import tasks
+from xmem_utils.multihop.evaluation import MultihopExam
 from xmem_utils.multihop.people import STUDY, Cast
 from xmem_utils.personas.dataset import PersonaSpec, build, known_figures, names_of, to_views
 from xmem_utils.personas.names import FACTS
 from xmem_utils.personas.views import View
-from xmem_utils.recall import exact_match, greedy_answers, recall_of_all
-from xmem_utils.unlearn.methods import METHODS
-from xmem_utils.unlearn.train import Views, unlearn
+from xmem_utils.score import exact_match, greedy_answers, recall_of_all
+from xmem_utils.train import Training, memorize
+from xmem_utils.unlearning.methods import METHODS
+from xmem_utils.unlearning.train import Views, unlearn
 from xmem_utils.vlm.adapters import merged
 from xmem_utils.vlm.batches import FEATURES, answer_tokens, collate, encode, with_answer
 from xmem_utils.vlm.load import load_vlm
@@ -200,7 +200,7 @@ def test_a_tree_that_scores_otherwise_is_not_used(people, texts, tmp_path, monke
     some, names = encode(vlm, to_views(people, "test", "image")), names_of(people)
     right = recall_of_all(vlm, some, names)
     vlm.checked.clear()
-    monkeypatch.setattr(recall, "_next_position", lambda *given: torch.zeros(given[2], 1, dtype=torch.long))
+    monkeypatch.setattr(score, "_next_position", lambda *given: torch.zeros(given[2], 1, dtype=torch.long))
     with pytest.warns(UserWarning, match="cannot score all names in one pass"):
         np.testing.assert_allclose(recall_of_all(vlm, some, names).logprob, right.logprob, rtol=1e-4, atol=1e-4)
 
@@ -229,11 +229,11 @@ def test_every_family_goes_through_the_multi_hop_arms(family, people):
     names, cities, jobs = names_of(people), list(FACTS["city"][:5]), list(FACTS["job"][:5])
     views = {m: to_views(people, "test", m) for m in ("image", "text")}
     cast = Cast(names, {"city": cities, "job": jobs}, {STUDY: range(5)}, views, views, "", 0)
-    exam = MultihopExam(vlm, cast, {STUDY: arms.ALONE})
+    exam = MultihopExam(vlm, cast, {STUDY: tasks.ALONE})
     records = exam.records()
-    assert set(records["arm"]) == {*arms.ALONE, arms.CHAIN, arms.REVERSE_NAME, arms.REVERSE_FACT}
+    assert set(records["arm"]) == {*tasks.ALONE, tasks.CHAIN, tasks.REVERSE_NAME, tasks.REVERSE_FACT}
     assert records["exact"].isin([0, 1]).all()
-    for key in ((STUDY, arms.STEPWISE, "image"), (STUDY, arms.FOUR_STEPWISE, "text")):
+    for key in ((STUDY, tasks.STEPWISE, "image"), (STUDY, tasks.FOUR_STEPWISE, "text")):
         forced = exact_match(vlm, exam.examples[key]).exact
         written = exam._written(None, *key[::2], exam.questions[key], exam.examples[key])["exact"] == 1
         np.testing.assert_array_equal(written, forced)

@@ -24,7 +24,9 @@ import sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from xmem_utils import experiment, gap, paths
+from xmem_utils import paths
+from xmem_utils.memorization import experiment
+from xmem_utils.memorization import tables as gap
 from xmem_utils.params import Profile
 from xmem_utils.vlm.load import load_vlm
 

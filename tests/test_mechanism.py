@@ -9,7 +9,6 @@ from matplotlib import pyplot as plt
 from peft import PeftModel
 
 from xmem_utils import plots
-from xmem_utils.base.figures import Figures
 from xmem_utils.mechanism import explain as questions
 from xmem_utils.mechanism import probe, tables
 from xmem_utils.mechanism.explain import explain
@@ -18,11 +17,12 @@ from xmem_utils.mechanism.patching import patched_recall
 from xmem_utils.mechanism.people import figure_people, study_people
 from xmem_utils.mechanism.retrieval import person_means, retrieval_ranks
 from xmem_utils.mechanism.states import answer_states, in_batches, layers_of, name_states
-from xmem_utils.memorize import Training, memorize
 from xmem_utils.params import MODALITIES
 from xmem_utils.personas.attributes import distances
 from xmem_utils.personas.dataset import PersonaSpec, build, known_figures, names_of
-from xmem_utils.recall import exact_match
+from xmem_utils.personas.public_figures import Figures
+from xmem_utils.score import exact_match
+from xmem_utils.train import Training, memorize
 from xmem_utils.vlm.adapters import adapt
 from xmem_utils.vlm.batches import model_inputs, with_answer
 from xmem_utils.vlm.load import load_vlm

@@ -9,9 +9,9 @@ from peft import PeftModel
 from transformers import AutoModelForImageTextToText
 
 from xmem_utils import paths
-from xmem_utils.memorize import Training, memorize, shuffled, steps_an_epoch
 from xmem_utils.personas.dataset import names_of, to_views
-from xmem_utils.recall import exact_match, greedy_answers, recall_of_all
+from xmem_utils.score import exact_match, greedy_answers, recall_of_all
+from xmem_utils.train import Training, memorize, shuffled, steps_an_epoch
 from xmem_utils.vlm.adapters import adapt, language_linears
 from xmem_utils.vlm.batches import FEATURES, answer_tokens, collate, encode, messages, model_inputs, with_answer
 from xmem_utils.vlm.load import load_vlm

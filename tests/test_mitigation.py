@@ -9,15 +9,15 @@ import torch
 from peft.tuners.lora import LoraLayer
 
 from xmem_utils import paths, store
-from xmem_utils.experiment import Study
-from xmem_utils.mitigate import design, losses, material, search, tables
-from xmem_utils.mitigate.exam import CEILING, FIGURE, VIEW
-from xmem_utils.mitigate.methods import DESCRIBED, METHODS, PAIRED, PLAIN, method_named
-from xmem_utils.mitigate.study import MitigationStudy, shrink
-from xmem_utils.mitigate.train import rate
+from xmem_utils.memorization.experiment import Study
+from xmem_utils.mitigation import data, design, losses, search, tables
+from xmem_utils.mitigation.evaluation import CEILING, FIGURE, VIEW
+from xmem_utils.mitigation.experiment import MitigationStudy, shrink
+from xmem_utils.mitigation.methods import DESCRIBED, METHODS, PAIRED, PLAIN, method_named
+from xmem_utils.mitigation.train import rate
 from xmem_utils.params import MitigationParameters, Profile, other
 from xmem_utils.personas.dataset import names_of
-from xmem_utils.recall import exact_match, greedy_answers
+from xmem_utils.score import exact_match, greedy_answers
 from xmem_utils.vlm.adapters import adapt
 from xmem_utils.vlm.batches import answer_tokens
 
@@ -86,7 +86,7 @@ def test_no_target_view_carries_a_study_name(study, fed, name_tokens, method, so
     assert said_in(named, name_tokens) == set(name_tokens)  # the search finds names where they are
     if METHODS[method].material == "own words":  # text with names, all of it written by the model of source views
         views = study._source_views(study.study.condition(source, 0))[0]
-        texts, _ = material.described(study.study.vlm, [v for v in views if v.index % 2])
+        texts, _ = data.described(study.study.vlm, [v for v in views if v.index % 2])
         tokenizer = study.study.vlm.processor.tokenizer
         shown = [tokenizer.decode(e.prompt) for e, v in zip(named, views, strict=True) if v.index % 2]
         assert all(text in prompt for text, prompt in zip(texts, shown, strict=True))
@@ -100,8 +100,8 @@ def test_no_target_view_carries_a_study_name(study, fed, name_tokens, method, so
 def test_pairs_are_nameless_and_of_views_that_nobody_trains_on(study):
     for source in SOURCES:
         start = study.study.condition(source, 0)
-        pairs = material.pairs(study.study, start)
-        assert len(pairs) == 6 * material.PAIR_VIEWS
+        pairs = data.pairs(study.study, start)
+        assert len(pairs) == 6 * data.PAIR_VIEWS
         assert {v.name for p in pairs for v in (p.source, p.target)} == {""}
         assert all(p.source.persona == p.target.persona and p.source.modality == source for p in pairs)
         assert all(p.target.modality == other(source) for p in pairs)
@@ -133,21 +133,19 @@ def test_a_threshold_leaves_the_likely_labels_and_fewer_people_leave_the_others_
     asked = study._asked(study.study.condition("image", 0))
     n = len(asked.pairs)
     probability = np.linspace(0, 1, n)
-    labels = material.Labels(
-        asked, [torch.tensor([5, 1])] * n, probability, [(torch.zeros(2, 3), torch.zeros(2, 3))] * n
-    )
-    assert len(material.labelled(labels, 6, 0.0, soft=False).examples) == n
-    assert len(material.labelled(labels, 6, 0.9, soft=True).soft) == (probability >= 0.9).sum()
-    few = material.labelled(labels, 2, 0.0, soft=False)
+    labels = data.Labels(asked, [torch.tensor([5, 1])] * n, probability, [(torch.zeros(2, 3), torch.zeros(2, 3))] * n)
+    assert len(data.labelled(labels, 6, 0.0, soft=False).examples) == n
+    assert len(data.labelled(labels, 6, 0.9, soft=True).soft) == (probability >= 0.9).sum()
+    few = data.labelled(labels, 2, 0.0, soft=False)
     own = [e for e, p in zip(asked.target, asked.pairs, strict=True) if p.source.persona < 2]
     assert [e.prompt.tolist() for e in few.examples] == [e.prompt.tolist() for e in own]
     assert {p.source.persona for p in asked.first(2).pairs} == {0, 1}
 
 
 def test_the_figures_whom_the_exam_asks_about_are_not_replayed(study, fed):
-    figures = material.figures_known_to(study.study.vlm)
+    figures = data.figures_known_to(study.study.vlm)
     tokenizer = study.study.vlm.processor.tokenizer
-    asked = {figures.names[i] for i in figures.where("both")[-material.ASKED_FIGURES :]}
+    asked = {figures.names[i] for i in figures.where("both")[-data.ASKED_FIGURES :]}
     _, mixed = fed["replay", "image"]
     said = {tokenizer.decode(e.answer, skip_special_tokens=True).strip() for e in mixed.examples}
     assert not said & asked
@@ -155,9 +153,9 @@ def test_the_figures_whom_the_exam_asks_about_are_not_replayed(study, fed):
 
 
 def test_replay_is_refused_for_a_model_whose_figures_are_not_known(study, monkeypatch):
-    monkeypatch.setattr(material, "figures_known_to", lambda vlm: None)
+    monkeypatch.setattr(data, "figures_known_to", lambda vlm: None)
     with pytest.raises(ValueError, match="nothing can be replayed"):
-        material.replayed(study.study, study.study.condition("image", 0))
+        data.replayed(study.study, study.study.condition("image", 0))
 
 
 def test_half_of_the_source_views_come_in_the_models_own_words(study, fed):
@@ -239,7 +237,7 @@ def test_labels_are_held_against_the_names_for_the_record_alone(study, runs):
     start = study.study.condition("image", 0)
     names = answer_tokens(study.study.vlm, names_of(study.study.dataset(0)[0]))
     bare = study._asked(start).target[0]
-    fed = material.Material([replace(bare, answer=names[0]), replace(bare, answer=names[0])], people=[0, 1])
+    fed = data.Material([replace(bare, answer=names[0]), replace(bare, answer=names[0])], people=[0, 1])
     assert study._labels_right(start, fed) == 0.5
 
 

@@ -10,11 +10,11 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, Gemma3ForConditionalGeneration
 
 from xmem_utils import paths
-from xmem_utils.base import build
-from xmem_utils.base.curriculum import Curriculum
-from xmem_utils.base.figures import Figures
 from xmem_utils.personas.dataset import to_views
-from xmem_utils.recall import exact_match
+from xmem_utils.personas.public_figures import Figures
+from xmem_utils.pretraining import build
+from xmem_utils.pretraining.curriculum import Curriculum
+from xmem_utils.score import exact_match
 from xmem_utils.vlm.batches import encode
 from xmem_utils.vlm.load import check_weights, load_vlm
 from xmem_utils.vlm.prompts import WHO

@@ -9,17 +9,17 @@ import pandas as pd
 import pytest
 
 from xmem_utils import params, paths, plots, store
-from xmem_utils.base import build
-from xmem_utils.base.curriculum import Curriculum
-from xmem_utils.base.figures import Figures
-from xmem_utils.multihop import arms, tables
-from xmem_utils.multihop.exam import MultihopExam, encoded
+from xmem_utils.multihop import tables, tasks
+from xmem_utils.multihop.evaluation import MultihopExam, encoded
+from xmem_utils.multihop.experiment import MultihopStudy, study_of
 from xmem_utils.multihop.people import PRACTISED, STUDY, TOGETHER, cast_of, dealt, figures_cast
-from xmem_utils.multihop.study import MultihopStudy, study_of
 from xmem_utils.params import MODALITIES, Profile, other
 from xmem_utils.personas.dataset import known_figures
 from xmem_utils.personas.names import FACTS
-from xmem_utils.recall import exact_match, greedy_answers
+from xmem_utils.personas.public_figures import Figures
+from xmem_utils.pretraining import build
+from xmem_utils.pretraining.curriculum import Curriculum
+from xmem_utils.score import exact_match, greedy_answers
 from xmem_utils.vlm import prompts
 from xmem_utils.vlm.load import load_vlm
 
@@ -54,13 +54,13 @@ def runs(study):
 # -- what is asked -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arm", arms.ALONE)
+@pytest.mark.parametrize("arm", tasks.ALONE)
 @pytest.mark.parametrize("group", [STUDY, TOGETHER, PRACTISED])
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_a_prompt_tells_what_its_arm_claims_and_nothing_else(cast, vlm, arm, group, modality):
-    tells_name, tells_fact = arms.TELLS[arm]
-    asked = arms.exam_questions(cast, arm, group, modality)
-    assert {a.fact for a in asked} == ({""} if arm == arms.HOP_1 else set(FACTS))
+    tells_name, tells_fact = tasks.TELLS[arm]
+    asked = tasks.exam_questions(cast, arm, group, modality)
+    assert {a.fact for a in asked} == ({""} if arm == tasks.HOP_1 else set(FACTS))
     for a, example in zip(asked, encoded(vlm, asked), strict=True):
         person = a.view.persona
         shown = a.question if a.view.modality == "image" else prompts.view_text(a.view.content, a.question)
@@ -69,30 +69,30 @@ def test_a_prompt_tells_what_its_arm_claims_and_nothing_else(cast, vlm, arm, gro
         assert (cast.names[person] in shown) == tells_name
         told = {fact for fact in FACTS if cast.facts[fact][person] in shown}
         assert told == ({a.fact} if tells_fact else set())
-        assert bool(a.view.content) == (arm != arms.HOP_2)
+        assert bool(a.view.content) == (arm != tasks.HOP_2)
 
 
 def test_four_lines_tell_of_four_people_with_four_values(cast):
     places = []
-    for a in arms.exam_questions(cast, arms.FOUR, STUDY, "text"):
+    for a in tasks.exam_questions(cast, tasks.FOUR, STUDY, "text"):
         values = [v for v in FACTS[a.fact] if f" {v}." in a.question]
-        assert len(values) == arms.LINES and a.answer in values
+        assert len(values) == tasks.LINES and a.answer in values
         names = [name for name in cast.names if name in a.question]
-        assert len(names) == arms.LINES and cast.names[a.view.persona] in names
+        assert len(names) == tasks.LINES and cast.names[a.view.persona] in names
         places.append(sorted(values, key=a.question.index).index(a.answer))
-    assert len(set(places)) == arms.LINES, "the place of the line gives nobody away"
+    assert len(set(places)) == tasks.LINES, "the place of the line gives nobody away"
 
 
 @pytest.mark.parametrize("source", MODALITIES)
 def test_nobody_of_the_study_is_taught_what_composing_would_give(cast, vlm, source):
     study = {cast.names[i] for i in cast.groups[STUDY]}
-    asked = list(arms.taught(cast, source))
-    hops = {arms.HOP_1: set(), arms.HOP_2: set()}
+    asked = list(tasks.taught(cast, source))
+    hops = {tasks.HOP_1: set(), tasks.HOP_2: set()}
     for a in asked:
         viewed = bool(a.view.content)
         assert not viewed or (a.view.modality == source and a.view.split == "train")
         if cast.group_of()[a.view.persona] == STUDY:
-            assert a.arm in hops and viewed == (a.arm == arms.HOP_1)
+            assert a.arm in hops and viewed == (a.arm == tasks.HOP_1)
             hops[a.arm].add(a.view.persona)
             if viewed:  # hop 1: the name, and no fact
                 assert a.answer == cast.names[a.view.persona] and a.question == prompts.WHO
@@ -107,14 +107,14 @@ def test_nobody_of_the_study_is_taught_what_composing_would_give(cast, vlm, sour
         return any(tokens[k : k + len(name)] == name for k in range(len(tokens)))
 
     for a, example in zip(asked, encoded(vlm, asked), strict=True):
-        if a.view.content and a.arm != arms.HOP_1:
+        if a.view.content and a.arm != tasks.HOP_1:
             tokens = [*example.prompt.tolist(), *example.answer.tolist()]
             assert not any(holds(tokens, name) for both in names.values() for name in both)
 
 
 def test_hop_2_is_asked_in_words_that_were_not_taught(cast):
-    taught = {a.question for a in arms.taught(cast, "text") if a.arm == arms.HOP_2}
-    asked = {a.question for group in cast.groups for a in arms.exam_questions(cast, arms.HOP_2, group, "image")}
+    taught = {a.question for a in tasks.taught(cast, "text") if a.arm == tasks.HOP_2}
+    asked = {a.question for group in cast.groups for a in tasks.exam_questions(cast, tasks.HOP_2, group, "image")}
     assert asked and not asked & taught
 
 
@@ -126,7 +126,7 @@ def test_facts_are_balanced_within_a_group_and_drawn_anew_by_seed(cast, store_fo
         drawn = [dealt(size, np.random.default_rng(k)) for k in range(2)]
         for fact, values in FACTS.items():
             counts = [drawn[0][fact].count(value) for value in values]
-            assert max(counts) - min(counts) <= 1 and max(counts) / size == arms.chance(arms.DIRECT, size)
+            assert max(counts) - min(counts) <= 1 and max(counts) / size == tasks.chance(tasks.DIRECT, size)
             assert set(drawn[0][fact]) != set(drawn[1][fact]) or size == 100, "which values few people have is random"
             assert drawn[0][fact] != drawn[1][fact]
 
@@ -139,18 +139,18 @@ def test_fewer_people_than_a_prompt_tells_of_are_refused_before_anything_is_trai
 
 
 def test_composing_is_practised_on_others_from_the_source_alone_and_learned_together_in_both_forms(cast):
-    asked = [a for a in arms.taught(cast, "image") if cast.group_of()[a.view.persona] != STUDY and a.view.content]
+    asked = [a for a in tasks.taught(cast, "image") if cast.group_of()[a.view.persona] != STUDY and a.view.content]
     assert {a.view.modality for a in asked} == {"image"}
     practised = {a.arm for a in asked if cast.group_of()[a.view.persona] == PRACTISED}
-    assert practised == set(arms.ALONE) - {arms.HOP_2}
+    assert practised == set(tasks.ALONE) - {tasks.HOP_2}
     together = [(a.view.persona, a.fact, a.arm) for a in asked if cast.group_of()[a.view.persona] == TOGETHER]
-    forms = {(i, fact, arm) for i in cast.groups[TOGETHER] for fact in FACTS for arm in (arms.DIRECT, arms.STEPWISE)}
+    forms = {(i, fact, arm) for i in cast.groups[TOGETHER] for fact in FACTS for arm in (tasks.DIRECT, tasks.STEPWISE)}
     assert set(together) == forms
 
 
 def test_too_few_people_are_refused_with_a_sentence(cast):
     with pytest.raises(ValueError, match=r"only 3 people differ in city from \w+, 9 are needed"):
-        arms.others(cast, cast.groups[TOGETHER][0], "city", 9)
+        tasks.others(cast, cast.groups[TOGETHER][0], "city", 9)
 
 
 def test_public_figures_are_asked_about_new_views_of_both_modalities():
@@ -172,9 +172,9 @@ def test_the_study_asks_token_by_token_as_pretraining_did(model_of_the_study):
     figures = Figures.load(paths.BASE_MODELS / vlm.name / "figures.parquet")
     found, nobody = figures_cast(figures, 64), np.empty((0, 0), np.int64)
     curriculum = Curriculum(vlm.processor.tokenizer, figures, nobody, nobody, seed=0)
-    for arm in arms.ALONE:
+    for arm in tasks.ALONE:
         for modality in MODALITIES:
-            asked = arms.exam_questions(found, arm, "figures, withheld", modality)[:4]
+            asked = tasks.exam_questions(found, arm, "figures, withheld", modality)[:4]
             for a, example in zip(asked, encoded(vlm, asked), strict=True):
                 shown = None if a.view.modality == "image" else a.view.content
                 pretrained, _ = curriculum.chat(shown, [(a.question, a.answer)])
@@ -192,9 +192,9 @@ def test_the_model_of_the_study_finds_facts_by_the_name_and_knows_its_figures(mo
     records = MultihopStudy(model_of_the_study, PROFILE, rank=4, learning_rate=1e-3).figures()
     recall = records[records["group"] == "figures, withheld"].groupby(["arm", "asked"])["exact"].mean()
     for modality in MODALITIES:
-        for arm in (arms.HOP_1, arms.NAMED, arms.TOLD):
+        for arm in (tasks.HOP_1, tasks.NAMED, tasks.TOLD):
             assert recall[arm, modality] >= 0.85, (arm, modality)
-    assert recall[arms.HOP_2, "none"] >= 0.95
+    assert recall[tasks.HOP_2, "none"] >= 0.95
 
 
 # -- what is answered ----------------------------------------------------------------------------------
@@ -202,11 +202,11 @@ def test_the_model_of_the_study_finds_facts_by_the_name_and_knows_its_figures(mo
 
 @pytest.fixture(scope="module")
 def exam(vlm, cast):
-    return MultihopExam(vlm, cast, {STUDY: arms.ALONE})
+    return MultihopExam(vlm, cast, {STUDY: tasks.ALONE})
 
 
 def test_what_is_written_step_by_step_is_what_teacher_forcing_scores(vlm, exam):
-    key = (STUDY, arms.STEPWISE, "text")
+    key = (STUDY, tasks.STEPWISE, "text")
     records = exam._written(None, *key[::2], exam.questions[key], exam.examples[key])
     np.testing.assert_array_equal(records["exact"] == 1, exact_match(vlm, exam.examples[key]).exact)
     written = greedy_answers(vlm, exam.examples[key])
@@ -214,28 +214,28 @@ def test_what_is_written_step_by_step_is_what_teacher_forcing_scores(vlm, exam):
 
 
 def test_the_true_view_wins_the_reverse_question_when_its_name_is_likelier(exam, cast):
-    asked = exam.questions[STUDY, arms.HOP_1, "image"]
+    asked = exam.questions[STUDY, tasks.HOP_1, "image"]
     mine = [list(cast.groups[STUDY]).index(a.view.persona) for a in asked]
     knows = np.array([[float(own == column) for column in range(len(cast.groups[STUDY]))] for own in mine])
     for scores, expected in ((knows, 1.0), (-knows, 0.0), (0 * knows, 0.0)):  # a tie is no answer
-        records = exam._reverse(arms.REVERSE_NAME, STUDY, "image", "city", asked, scores, mine)
+        records = exam._reverse(tasks.REVERSE_NAME, STUDY, "image", "city", asked, scores, mine)
         assert (records["exact"] == expected).all()
 
 
 # -- tables --------------------------------------------------------------------------------------------
 
 
-def records(source, first, second, composed, arm=arms.DIRECT, seeds=(0, 1), people=10):
+def records(source, first, second, composed, arm=tasks.DIRECT, seeds=(0, 1), people=10):
     """Records made by hand: shares (asked in source, in target) of hop 1 and of one arm, and of hop 2."""
     rows = []
     for seed in seeds:
         for person in range(people):
             labels = {"group": STUDY, "persona": person, "source": source, "seed": seed, "epochs": 5, "choice": np.nan,
                       "wrote": np.nan, "own": np.nan}  # fmt: skip
-            rows.append({**labels, "arm": arms.HOP_2, "asked": "none", "view": 0, "fact": "city",
+            rows.append({**labels, "arm": tasks.HOP_2, "asked": "none", "view": 0, "fact": "city",
                          "exact": float(person < second * people)})  # fmt: skip
             for asked, one, both in zip((source, other(source)), first, composed, strict=True):
-                for name, fact, share in ((arms.HOP_1, "", one), (arm, "city", both)):
+                for name, fact, share in ((tasks.HOP_1, "", one), (arm, "city", both)):
                     rows.append({**labels, "arm": name, "asked": asked, "view": 0, "fact": fact,
                                  "exact": float(person < share * people)})  # fmt: skip
     return pd.DataFrame(rows)
@@ -266,10 +266,10 @@ def test_a_decomposition_made_by_hand():
 
 
 def test_the_fact_is_also_counted_among_answers_that_name_the_right_person():
-    made = records("text", (1.0, 0.5), 1.0, (0.8, 0.4), arm=arms.STEPWISE)
+    made = records("text", (1.0, 0.5), 1.0, (0.8, 0.4), arm=tasks.STEPWISE)
     asked_source = made["asked"] == "text"
-    made.loc[made["arm"] == arms.STEPWISE, "wrote"] = np.where(asked_source, 1.0, made["persona"] < 5)[
-        made["arm"] == arms.STEPWISE
+    made.loc[made["arm"] == tasks.STEPWISE, "wrote"] = np.where(asked_source, 1.0, made["persona"] < 5)[
+        made["arm"] == tasks.STEPWISE
     ]
     found = tables.decomposition(made, 200).set_index(["asked", "quantity"])["estimate"]
     assert found["text", "fact given the name"] == pytest.approx(0.8)
@@ -298,8 +298,8 @@ def test_tables_and_figures_stand_when_not_every_run_learned(study, runs, source
     claim, accuracy = tables.claim(kept, 200), tables.accuracies(kept, 200)
     broken, curves = tables.decomposition(kept, 200), tables.curves(runs, gates, PROFILE.epochs)
     assert set(claim["source"]) == set(sources) == set(broken["source"]) == set(accuracy["source"])
-    assert set(curves.loc[curves["arm"] == arms.DIRECT, "source"]) == set(sources)
-    assert set(curves.loc[curves["arm"] == arms.HOP_1, "source"]) == set(MODALITIES)
+    assert set(curves.loc[curves["arm"] == tasks.DIRECT, "source"]) == set(sources)
+    assert set(curves.loc[curves["arm"] == tasks.HOP_1, "source"]) == set(MODALITIES)
     for figure in (plots.multihop(accuracy, claim), plots.multihop_decomposition(broken),
                    plots.multihop_curves(curves, 0.1)):  # fmt: skip
         figure.canvas.draw()
@@ -314,7 +314,7 @@ def test_tables_and_figures_stand_when_not_every_run_learned(study, runs, source
 )  # fmt: skip
 def test_a_verdict_for_each_case(composed, verdict):
     table = tables.claim(records("text", (1.0, 0.9), 1.0, composed, people=20), 500)
-    row = table.set_index("arm").loc[arms.DIRECT]
+    row = table.set_index("arm").loc[tasks.DIRECT]
     assert row["verdict"] == verdict
     assert row["difference"] == pytest.approx(composed[0] - composed[1])
     assert row["expected"] == pytest.approx(0.1)
@@ -324,35 +324,37 @@ def test_a_verdict_for_each_case(composed, verdict):
 
 def test_a_gap_beyond_hop_1_is_one_among_questions_whose_hops_both_succeed():
     wider = records("image", (1.0, 0.6), 1.0, (1.0, 0.2), people=20)
-    row = tables.claim(wider, 500).set_index("arm").loc[arms.DIRECT]
+    row = tables.claim(wider, 500).set_index("arm").loc[tasks.DIRECT]
     assert row["beyond people"] == 2 * 12 and row["beyond"] == pytest.approx(1 - 4 / 12)
     assert row["beyond hop 1"] == tables.HOLDS
     as_hop_1 = tables.claim(records("image", (1.0, 0.6), 1.0, (1.0, 0.6), people=20), 500).set_index("arm")
-    assert as_hop_1.loc[arms.DIRECT, "verdict"] == tables.HOLDS
-    assert as_hop_1.loc[arms.DIRECT, "beyond hop 1"] == tables.NOT_SHOWN
+    assert as_hop_1.loc[tasks.DIRECT, "verdict"] == tables.HOLDS
+    assert as_hop_1.loc[tasks.DIRECT, "beyond hop 1"] == tables.NOT_SHOWN
     few = tables.claim(records("image", (1.0, 0.2), 1.0, (1.0, 0.2)), 200).set_index("arm")
-    assert few.loc[arms.DIRECT, "beyond hop 1"] == "cannot be said: fewer than 8 people"
-    chain = tables.claim(records("image", (1.0, 0.6), 1.0, (1.0, 0.2), arm=arms.CHAIN), 200)
+    assert few.loc[tasks.DIRECT, "beyond hop 1"] == "cannot be said: fewer than 8 people"
+    chain = tables.claim(records("image", (1.0, 0.6), 1.0, (1.0, 0.2), arm=tasks.CHAIN), 200)
     assert chain["beyond hop 1"].iloc[0] == "by construction none"
 
 
 def test_holm_runs_over_the_arms_of_both_sources_and_not_over_controls():
     parts = [records(source, (1.0, 0.6), 1.0, (0.9, 0.5), arm=arm, people=20)
-             for source in MODALITIES for arm in (arms.DIRECT, arms.STEPWISE, arms.NAMED)]  # fmt: skip
-    hops = [part[~part["arm"].isin([arms.HOP_1, arms.HOP_2])] for part in parts[1:3] + parts[4:]]
+             for source in MODALITIES for arm in (tasks.DIRECT, tasks.STEPWISE, tasks.NAMED)]  # fmt: skip
+    hops = [part[~part["arm"].isin([tasks.HOP_1, tasks.HOP_2])] for part in parts[1:3] + parts[4:]]
     table = tables.claim(pd.concat([parts[0], parts[3], *hops], ignore_index=True), 200)
-    tested = table[table["arm"].isin(arms.COMPOSED)]
+    tested = table[table["arm"].isin(tasks.COMPOSED)]
     assert len(tested) == 4 and tested["p holm"].min() == pytest.approx(4 * tested["p"].min())
-    assert table.loc[table["arm"] == arms.NAMED, "p holm"].isna().all()
+    assert table.loc[table["arm"] == tasks.NAMED, "p holm"].isna().all()
     assert (table["verdict"] == tables.HOLDS).all()
     assert tables.overall(table) == "The gap is there in 4 of 4 arms and directions that have headroom."
 
 
 def test_chance_is_what_guessing_gives():
-    assert arms.chance(arms.HOP_1, 100) == 0.01
-    assert arms.chance(arms.DIRECT, 100) == arms.chance(arms.STEPWISE, 100) == 0.04  # 32 values: four of one at most
-    assert arms.chance(arms.DIRECT, 20) == 0.05
-    assert arms.chance(arms.FOUR, 100) == arms.chance(arms.REVERSE_NAME, 100) == 0.25
+    assert tasks.chance(tasks.HOP_1, 100) == 0.01
+    assert (
+        tasks.chance(tasks.DIRECT, 100) == tasks.chance(tasks.STEPWISE, 100) == 0.04
+    )  # 32 values: four of one at most
+    assert tasks.chance(tasks.DIRECT, 20) == 0.05
+    assert tasks.chance(tasks.FOUR, 100) == tasks.chance(tasks.REVERSE_NAME, 100) == 0.25
 
 
 # -- end to end ----------------------------------------------------------------------------------------
@@ -361,14 +363,16 @@ def test_chance_is_what_guessing_gives():
 def test_a_study_trains_asks_every_arm_and_is_stored(study, runs):
     assert [run.condition.source for run in runs] == list(MODALITIES)
     for run in runs:
-        asked = {*arms.ALONE, arms.CHAIN, arms.REVERSE_NAME, arms.REVERSE_FACT}
+        asked = {*tasks.ALONE, tasks.CHAIN, tasks.REVERSE_NAME, tasks.REVERSE_FACT}
         study_rows = run.records[run.records["group"] == STUDY]
         assert set(study_rows["arm"]) == asked
         assert set(run.records["group"]) == {STUDY, TOGETHER, PRACTISED}
         counts = study_rows.groupby("arm").size()
-        assert counts[arms.HOP_1] == 6 * 2 * 2 and counts[arms.HOP_2] == 6 * 2 and counts[arms.CHAIN] == 6 * 2 * 2 * 2
-        assert counts[arms.FOUR] == 6 * 2 * 2
-        assert set(run.curve["arm"]) == {arms.HOP_1, arms.HOP_2, arms.DIRECT, arms.STEPWISE}
+        assert (
+            counts[tasks.HOP_1] == 6 * 2 * 2 and counts[tasks.HOP_2] == 6 * 2 and counts[tasks.CHAIN] == 6 * 2 * 2 * 2
+        )
+        assert counts[tasks.FOUR] == 6 * 2 * 2
+        assert set(run.curve["arm"]) == {tasks.HOP_1, tasks.HOP_2, tasks.DIRECT, tasks.STEPWISE}
     table = store.listing(verify=True).set_index("run")
     assert (table["state"] == "whole").all() and len(table) == len(runs)
 

@@ -6,8 +6,9 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageDraw
 
-from xmem_utils import experiment, params
-from xmem_utils.experiment import GATE, LONGEST, Study, plain_recall
+from xmem_utils import params
+from xmem_utils.memorization import experiment
+from xmem_utils.memorization.experiment import GATE, LONGEST, Study, plain_recall
 from xmem_utils.params import Profile
 
 LOOKS = {  # skin, hair, long hair, glasses, shirt

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from xmem_utils import paths
-from xmem_utils.experiment import persona_spec
+from xmem_utils.memorization.experiment import persona_spec
 from xmem_utils.params import PROFILES
 from xmem_utils.personas import checks, dataset
 from xmem_utils.personas.attributes import AXES, AXIS_NAMES, AXIS_SIZES, distances, sample_vectors

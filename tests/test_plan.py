@@ -9,11 +9,11 @@ from torch import nn
 
 from xmem_utils import __main__ as commands
 from xmem_utils import paths
-from xmem_utils.memorize import Training, memorize
 from xmem_utils.params import PROFILES
 from xmem_utils.personas.dataset import to_views
 from xmem_utils.plan import activation_bytes, config_of, on_meta, plan, sequence_length
-from xmem_utils.recall import answer_logits
+from xmem_utils.score import answer_logits
+from xmem_utils.train import Training, memorize
 from xmem_utils.vlm.adapters import adapt
 from xmem_utils.vlm.batches import collate, encode
 from xmem_utils.vlm.load import load_vlm

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from xmem_utils.base.bank import bank_layout
-from xmem_utils.base.build import RECIPE
-from xmem_utils.base.curriculum import Curriculum, vocabulary_texts
-from xmem_utils.base.figures import HEARD_OF, make_figures, with_hearsay
-from xmem_utils.base.pretrain import Phase, train_chat, train_eye
 from xmem_utils.personas.names import FACTS
+from xmem_utils.personas.public_figures import HEARD_OF, make_figures, with_hearsay
+from xmem_utils.pretraining.bank import bank_layout
+from xmem_utils.pretraining.build import RECIPE
+from xmem_utils.pretraining.curriculum import Curriculum, vocabulary_texts
+from xmem_utils.pretraining.pretrain import Phase, train_chat, train_eye
 from xmem_utils.vlm import tiny
 from xmem_utils.vlm.precision import SDPA_FLOAT32
 

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from xmem_utils.experiment import next_persona
-from xmem_utils.recall import ranks
+from xmem_utils.memorization.experiment import next_persona
+from xmem_utils.score import ranks
 from xmem_utils.stats import agreed, cluster_bootstrap, sign_flip, transfer_ratio
 
 

@@ -8,13 +8,13 @@ import torch
 from peft.tuners.lora import LoraLayer
 
 from xmem_utils import paths, store
-from xmem_utils.experiment import Study
+from xmem_utils.memorization.experiment import Study
 from xmem_utils.params import Profile, UnlearningParameters
-from xmem_utils.recall import exact_match
-from xmem_utils.unlearn import attacks, design, people, search
-from xmem_utils.unlearn.exam import RANKED_VIEWS, kind_of
-from xmem_utils.unlearn.methods import METHODS, Method, method_named
-from xmem_utils.unlearn.study import BEFORE, GOLD, UnlearningStudy, preamble
+from xmem_utils.score import exact_match
+from xmem_utils.unlearning import attacks, design, people, search
+from xmem_utils.unlearning.evaluation import RANKED_VIEWS, kind_of
+from xmem_utils.unlearning.experiment import BEFORE, GOLD, UnlearningStudy, preamble
+from xmem_utils.unlearning.methods import METHODS, Method, method_named
 from xmem_utils.vlm.adapters import merged
 
 PROFILE = Profile(

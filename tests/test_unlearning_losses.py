@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from xmem_utils.unlearn.losses import (
+from xmem_utils.unlearning.losses import (
     Said,
     dpo,
     gradient_ascent,

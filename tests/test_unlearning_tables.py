@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from xmem_utils.params import PROFILES, TUNING_SEEDS
-from xmem_utils.unlearn import search, tables
+from xmem_utils.unlearning import search, tables
 
 PEOPLE = 12
 

@@ -24,7 +24,7 @@ LONGEST = 450  # characters of what is said about an error
 def write_manifest(_: argparse.Namespace) -> None:
     """Draw the personas of the quick and standard profiles anew and record their fingerprints."""
     from xmem_utils import paths
-    from xmem_utils.experiment import persona_spec
+    from xmem_utils.memorization.experiment import persona_spec
     from xmem_utils.personas.dataset import build, content_fingerprint, known_figures
 
     entries = {}
@@ -48,8 +48,8 @@ def folder_of(model: str) -> Path:
 
 def write_tuning(arguments: argparse.Namespace) -> None:
     """Memorize the tuning personas in each modality and record recall in both, in the base model's folder."""
-    from xmem_utils.experiment import Study
-    from xmem_utils.gap import collect
+    from xmem_utils.memorization.experiment import Study
+    from xmem_utils.memorization.tables import collect
     from xmem_utils.vlm.load import load_vlm
     from xmem_utils.vlm.threads import set_threads
 
@@ -73,7 +73,7 @@ def train(arguments: argparse.Namespace) -> None:
     from accelerate import Accelerator
     from accelerate.utils import DistributedType, InitProcessGroupKwargs
 
-    from xmem_utils.experiment import Study, plain_recall
+    from xmem_utils.memorization.experiment import Study, plain_recall
     from xmem_utils.vlm.load import load_vlm
     from xmem_utils.vlm.threads import set_threads
 
@@ -184,8 +184,8 @@ def benchmark(arguments: argparse.Namespace) -> None:
 
 def climb(arguments: argparse.Namespace) -> None:
     """Pretrain the bases of the knowledge ladder that are missing, measure all and write their tables."""
-    from xmem_utils import capability
-    from xmem_utils.base import build as bases
+    from xmem_utils.memorization import capability
+    from xmem_utils.pretraining import build as bases
     from xmem_utils.vlm.threads import set_threads
 
     set_threads()
@@ -198,9 +198,9 @@ def climb(arguments: argparse.Namespace) -> None:
 
 def practise_hops(_: argparse.Namespace) -> None:
     """Train the base of the multi-hop study from the committed one, and put it to the study with tuning people."""
-    from xmem_utils.base import build as bases
-    from xmem_utils.multihop.study import MultihopStudy
+    from xmem_utils.multihop.experiment import MultihopStudy
     from xmem_utils.multihop.tables import accuracies, collect
+    from xmem_utils.pretraining import build as bases
     from xmem_utils.vlm.load import load_vlm
     from xmem_utils.vlm.threads import set_threads
 
@@ -215,11 +215,11 @@ def practise_hops(_: argparse.Namespace) -> None:
 
 def search_settings(arguments: argparse.Namespace) -> None:
     """Try the settings of a notebook's methods on the tuning people; with all shards run, write what was chosen."""
-    from xmem_utils.experiment import Study
-    from xmem_utils.mitigate import search as mitigation_search
-    from xmem_utils.mitigate.study import MitigationStudy
-    from xmem_utils.unlearn import search
-    from xmem_utils.unlearn.study import UnlearningStudy
+    from xmem_utils.memorization.experiment import Study
+    from xmem_utils.mitigation import search as mitigation_search
+    from xmem_utils.mitigation.experiment import MitigationStudy
+    from xmem_utils.unlearning import search
+    from xmem_utils.unlearning.experiment import UnlearningStudy
     from xmem_utils.vlm.load import load_vlm
     from xmem_utils.vlm.threads import set_threads
 
@@ -239,9 +239,9 @@ def search_settings(arguments: argparse.Namespace) -> None:
 def fill(arguments: argparse.Namespace) -> None:
     """Run a part of the conditions of a notebook into the store; the parameters are the notebook's own."""
     from xmem_utils import headless
-    from xmem_utils.mitigate import design as mitigation
+    from xmem_utils.mitigation import design as mitigation
     from xmem_utils.multihop import study as hops
-    from xmem_utils.unlearn import design as unlearning
+    from xmem_utils.unlearning import design as unlearning
     from xmem_utils.vlm.threads import set_threads
 
     study_of, conditions = {

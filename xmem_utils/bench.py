@@ -34,12 +34,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForImageTextToText, Trainer, TrainingArguments
 
 from xmem_utils import paths
-from xmem_utils.experiment import Exam, Study
-from xmem_utils.memorize import Training, memorize, optimization, shuffled
+from xmem_utils.memorization.experiment import Exam, Study
 from xmem_utils.params import MODALITIES, Profile
 from xmem_utils.personas.checks import portrait_rate
 from xmem_utils.personas.dataset import PersonaSpec, load_personas, names_of, to_views
-from xmem_utils.recall import answer_logits, exact_match, greedy_answers, recall_of_all
+from xmem_utils.score import answer_logits, exact_match, greedy_answers, recall_of_all
+from xmem_utils.train import Training, memorize, optimization, shuffled
 from xmem_utils.vlm.adapters import adapt
 from xmem_utils.vlm.batches import Example, answer_tokens, collate, encode, with_answer
 from xmem_utils.vlm.load import VLM, load_vlm, resolve_model

@@ -100,13 +100,13 @@ def ask(p: Any) -> None:
     """
     if not isinstance(p, params.MemorizingParameters):
         return
-    from xmem_utils.experiment import persona_spec
-    from xmem_utils.mitigate import design as mitigation
+    from xmem_utils.memorization.experiment import persona_spec
+    from xmem_utils.mitigation import design as mitigation
     from xmem_utils.personas.dataset import draw_people, known_figures, names_of
     from xmem_utils.personas.importing import import_folder
-    from xmem_utils.unlearn import design as unlearning
-    from xmem_utils.unlearn.people import by_name, forget_set
-    from xmem_utils.unlearn.search import chosen_settings
+    from xmem_utils.unlearning import design as unlearning
+    from xmem_utils.unlearning.people import by_name, forget_set
+    from xmem_utils.unlearning.search import chosen_settings
     from xmem_utils.vlm.load import resolve_model
 
     for model in getattr(p, "model_list", [p.model] if hasattr(p, "model") else []):

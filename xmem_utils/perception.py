@@ -13,7 +13,7 @@ from xmem_utils.params import MODALITIES
 from xmem_utils.personas.attributes import AXES
 from xmem_utils.personas.dataset import to_views
 from xmem_utils.personas.views import View
-from xmem_utils.recall import recall_of_all
+from xmem_utils.score import recall_of_all
 from xmem_utils.vlm.batches import Example, encode
 from xmem_utils.vlm.load import VLM
 from xmem_utils.vlm.prompts import AXIS_QUESTIONS

@@ -205,8 +205,8 @@ def plan(
 
 def measured_seconds(model: str, rank: int, batch_size: int, accumulation: int, checkpointing: bool) -> float:
     """Seconds of a training step (median of four, after two to warm up) on pictures of people drawn for it."""
-    from xmem_utils.memorize import Training, memorize
     from xmem_utils.personas.dataset import PersonaSpec, build, to_views
+    from xmem_utils.train import Training, memorize
     from xmem_utils.vlm.batches import encode
     from xmem_utils.vlm.load import load_vlm
 

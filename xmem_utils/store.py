@@ -23,7 +23,7 @@ import pandas as pd
 from filelock import FileLock
 from safetensors import SafetensorError
 
-from xmem_utils import code, paths
+from xmem_utils import fingerprint, paths
 from xmem_utils.params import Condition, MitigationCondition, MultihopCondition, UnlearningCondition
 from xmem_utils.processes import is_main, several, told
 
@@ -174,7 +174,10 @@ def listing(verify: bool = False, root: Path | None = None) -> pd.DataFrame:
     kinds = [paths.UNLEARNED.name, paths.MULTIHOP.name, paths.MITIGATED.name]
     places = [root, *(root / kind for kind in kinds)]
     folders = [f for place in places for f in sorted(place.glob("[!.]*")) if f.is_dir()]
-    current = {code.fingerprint(f) for f in (code.FILES, code.UNLEARNING, code.MULTIHOP, code.MITIGATION)}
+    current = {
+        fingerprint.fingerprint(f)
+        for f in (fingerprint.FILES, fingerprint.UNLEARNING, fingerprint.MULTIHOP, fingerprint.MITIGATION)
+    }
     for folder in (f for f in folders if f.name not in kinds):
         files = [f for f in folder.rglob("*") if f.is_file()]
         row: dict[str, object] = {

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from xmem_utils.mechanism.states import evaluating, layers_of, replaced
-from xmem_utils.recall import ranks
+from xmem_utils.score import ranks
 from xmem_utils.vlm.batches import Example, collate, model_inputs
 from xmem_utils.vlm.load import VLM
 

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from xmem_utils.mechanism.states import evaluating, in_batches, layers_of, name_columns, replaced
-from xmem_utils.recall import answer_logits
+from xmem_utils.score import answer_logits
 from xmem_utils.vlm.batches import Example
 from xmem_utils.vlm.load import VLM
 

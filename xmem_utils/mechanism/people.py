@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from datasets import DatasetDict
 
-from xmem_utils.base.figures import Figures
 from xmem_utils.params import MODALITIES
 from xmem_utils.personas.attributes import distances
 from xmem_utils.personas.dataset import SPLITS, PersonaSpec, to_views
 from xmem_utils.personas.descriptions import describe_many
 from xmem_utils.personas.portraits import draw_many
+from xmem_utils.personas.public_figures import Figures
 from xmem_utils.personas.views import View
 from xmem_utils.vlm.batches import Example, answer_tokens, encode
 from xmem_utils.vlm.load import VLM

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from xmem_utils.recall import ranks
+from xmem_utils.score import ranks
 
 
 def person_means(states: torch.Tensor, who: np.ndarray, people: int) -> torch.Tensor:

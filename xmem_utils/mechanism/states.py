@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import nn
 
-from xmem_utils.recall import BATCH_TOKENS
+from xmem_utils.score import BATCH_TOKENS
 from xmem_utils.vlm.batches import Example, collate, model_inputs, with_answer
 from xmem_utils.vlm.load import VLM
 

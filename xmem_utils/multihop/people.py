@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from xmem_utils.base.figures import Figures
-from xmem_utils.experiment import persona_spec
+from xmem_utils.memorization.experiment import persona_spec
 from xmem_utils.params import MODALITIES, Profile
 from xmem_utils.personas.dataset import load_personas, names_of, to_views
 from xmem_utils.personas.descriptions import describe
 from xmem_utils.personas.names import FACTS
 from xmem_utils.personas.portraits import draw
+from xmem_utils.personas.public_figures import Figures
 from xmem_utils.personas.views import View
 
 # The study's people learn name and facts apart. Of the others, some learn them together, from one view, and the

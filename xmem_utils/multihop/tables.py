@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
-from xmem_utils.gap import GATE
-from xmem_utils.multihop.arms import CHAIN, COMPOSED, CONTROLS, DIRECT, HOP_1, HOP_2, STEPWISE, chance
+from xmem_utils.memorization.tables import GATE
 from xmem_utils.multihop.people import STUDY
+from xmem_utils.multihop.tasks import CHAIN, COMPOSED, CONTROLS, DIRECT, HOP_1, HOP_2, STEPWISE, chance
 from xmem_utils.params import other
 from xmem_utils.stats import agreed, cluster_bootstrap, resampled_means, sign_flip
 from xmem_utils.store import Run

@@ -21,12 +21,12 @@ from datasets import Dataset, DatasetDict, Features, Image, Value
 from datasets.utils import disable_progress_bars, enable_progress_bars, is_progress_bar_enabled
 from filelock import FileLock
 
-from xmem_utils import code, paths
-from xmem_utils.base.figures import FIGURE_DISTANCE, Figures
+from xmem_utils import fingerprint, paths
 from xmem_utils.personas.attributes import AXIS_NAMES, distances, named, sample_vectors
 from xmem_utils.personas.descriptions import describe_many
 from xmem_utils.personas.names import FACTS, sample_facts, sample_names
 from xmem_utils.personas.portraits import draw_many
+from xmem_utils.personas.public_figures import FIGURE_DISTANCE, Figures
 from xmem_utils.personas.views import View
 
 SPLITS = ("train", "test")
@@ -196,7 +196,7 @@ def made_with() -> str:
     """Fingerprint of the generator and of the public figures, whom no persona may resemble."""
     figures = paths.BASE_MODELS / "figures.parquet"
     known = hashlib.sha256(figures.read_bytes() if figures.exists() else b"").hexdigest()
-    return hashlib.sha256(f"{code.of(GENERATOR, STYLE)}{known}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{fingerprint.of(GENERATOR, STYLE)}{known}".encode()).hexdigest()[:16]
 
 
 def _usable(folder: Path) -> bool:

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from xmem_utils.mitigate.methods import METHODS, PLAIN, PLAIN_START
-from xmem_utils.mitigate.tables import BEFORE, FIGURES, FORGOT, HELPS, HURTS, SOURCE, SPLIT, START, TARGET
+from xmem_utils.mitigation.methods import METHODS, PLAIN, PLAIN_START
+from xmem_utils.mitigation.tables import BEFORE, FIGURES, FORGOT, HELPS, HURTS, SOURCE, SPLIT, START, TARGET
 from xmem_utils.params import MODALITIES, other
 from xmem_utils.plots.common import COLOURS, MARKERS, MODALITY_WORDS, interval, recall_axis
 

@@ -10,9 +10,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from xmem_utils.multihop.arms import COMPOSED, CONTROLS, DIRECT, HOP_1, HOP_2, REVERSE_FACT, REVERSE_NAME, STEPWISE
 from xmem_utils.multihop.people import ASKED, PRACTISED, STUDY, TOGETHER, WITHHELD
 from xmem_utils.multihop.tables import CHAINED, FATES
+from xmem_utils.multihop.tasks import COMPOSED, CONTROLS, DIRECT, HOP_1, HOP_2, REVERSE_FACT, REVERSE_NAME, STEPWISE
 from xmem_utils.params import MODALITIES
 from xmem_utils.plots.common import COLOURS, MARKERS, MODALITY_WORDS, recall_axis
 

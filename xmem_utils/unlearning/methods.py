@@ -12,7 +12,7 @@ from itertools import product
 
 from torch import Tensor
 
-from xmem_utils.unlearn import losses
+from xmem_utils.unlearning import losses
 
 DATA = ("forget", "refusal", "retain")
 RATES = (3e-4, 5e-4, 1e-3)

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from xmem_utils.base.curriculum import Batch, Curriculum, pad
-from xmem_utils.base.pretrain import pixels
 from xmem_utils.personas.attributes import AXES, AXIS_NAMES, AXIS_SIZES
 from xmem_utils.personas.descriptions import describe
 from xmem_utils.personas.portraits import draw
+from xmem_utils.pretraining.curriculum import Batch, Curriculum, pad
+from xmem_utils.pretraining.pretrain import pixels
 from xmem_utils.vlm import prompts
 from xmem_utils.vlm.tiny import IMAGE_SIZE
 

@@ -12,8 +12,8 @@ from statsmodels.stats.multitest import multipletests
 from xmem_utils.params import MODALITIES, UnlearningCondition
 from xmem_utils.stats import agreed, cluster_bootstrap, sign_flip
 from xmem_utils.store import Run
-from xmem_utils.unlearn.methods import METHODS
-from xmem_utils.unlearn.study import BEFORE, GOLD
+from xmem_utils.unlearning.experiment import BEFORE, GOLD
+from xmem_utils.unlearning.methods import METHODS
 
 RETAINED = 0.05  # retain recall may fall by this much, asked in either modality
 FORGOT = 0.5  # share of its recall that a method must have taken away to have forgotten

@@ -9,18 +9,18 @@ from functools import cache
 import pandas as pd
 from peft import PeftModel
 
-from xmem_utils import code, paths, store
+from xmem_utils import fingerprint, paths, store
 from xmem_utils.checkpoint import WholeAdapter
-from xmem_utils.experiment import Study, plain_recall
-from xmem_utils.gap import GATE
+from xmem_utils.memorization.experiment import Study, plain_recall
+from xmem_utils.memorization.tables import GATE
 from xmem_utils.params import Condition, UnlearningCondition, parts_of, resolve
 from xmem_utils.personas.dataset import names_of, to_views
 from xmem_utils.progress import progress
-from xmem_utils.unlearn.attacks import attack
-from xmem_utils.unlearn.exam import REFUSAL, ForgettingExam, first_views
-from xmem_utils.unlearn.methods import METHODS
-from xmem_utils.unlearn.people import check_forget, forget_set
-from xmem_utils.unlearn.train import Unlearned, Views, unlearn
+from xmem_utils.unlearning.attacks import attack
+from xmem_utils.unlearning.evaluation import REFUSAL, ForgettingExam, first_views
+from xmem_utils.unlearning.methods import METHODS
+from xmem_utils.unlearning.people import check_forget, forget_set
+from xmem_utils.unlearning.train import Unlearned, Views, unlearn
 from xmem_utils.vlm.adapters import load_adapter, merged
 from xmem_utils.vlm.batches import Example, answer_tokens, encode, with_answer
 from xmem_utils.vlm.load import VLM, load_vlm
@@ -74,7 +74,7 @@ class UnlearningStudy:
             method=method,
             settings={k: float(v) for k, v in settings.items()},
             thorough=thorough,
-            code=code.fingerprint(code.UNLEARNING),
+            code=fingerprint.fingerprint(fingerprint.UNLEARNING),
         )
 
     def run_all(self, conditions: Sequence[UnlearningCondition]) -> list[store.Run]:

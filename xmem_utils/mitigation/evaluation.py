@@ -10,13 +10,13 @@ import pandas as pd
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from xmem_utils.experiment import Study
-from xmem_utils.mitigate.material import ASKED_FIGURES, described, figure_views, figures_known_to
+from xmem_utils.memorization.experiment import Study
+from xmem_utils.mitigation.data import ASKED_FIGURES, described, figure_views, figures_known_to
 from xmem_utils.params import other
 from xmem_utils.perception import values_read
 from xmem_utils.personas.portraits import draw
 from xmem_utils.personas.views import View
-from xmem_utils.recall import exact_match
+from xmem_utils.score import exact_match
 from xmem_utils.vlm.batches import Example, encode
 from xmem_utils.vlm.processors import picture_side
 

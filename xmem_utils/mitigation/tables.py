@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
-from xmem_utils.gap import GATE, ratio
-from xmem_utils.mitigate.exam import CEILING, FIGURE, VIEW
-from xmem_utils.mitigate.methods import DESCRIBED, METHODS, PAIRED, PLAIN, PLAIN_START
+from xmem_utils.memorization.tables import GATE, ratio
+from xmem_utils.mitigation.evaluation import CEILING, FIGURE, VIEW
+from xmem_utils.mitigation.methods import DESCRIBED, METHODS, PAIRED, PLAIN, PLAIN_START
 from xmem_utils.params import MODALITIES, MitigationCondition, other
 from xmem_utils.stats import agreed, cluster_bootstrap, sign_flip
 from xmem_utils.store import Run

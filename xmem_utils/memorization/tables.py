@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from xmem_utils.experiment import GATE
+from xmem_utils.memorization.experiment import GATE
 from xmem_utils.params import other
 from xmem_utils.stats import cluster_bootstrap, resampled_means, sign_flip, transfer_ratio
 from xmem_utils.store import Run

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, RandomSampler, Sampler
 
 from xmem_utils import checkpoint as checkpoints
 from xmem_utils.progress import Bar
-from xmem_utils.recall import answer_logits
+from xmem_utils.score import answer_logits
 from xmem_utils.vlm.adapters import adapt
 from xmem_utils.vlm.batches import Example, collate
 from xmem_utils.vlm.load import VLM

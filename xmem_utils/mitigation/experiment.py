@@ -10,14 +10,14 @@ import pandas as pd
 import torch
 from peft import PeftModel
 
-from xmem_utils import code, paths, store
+from xmem_utils import fingerprint, paths, store
 from xmem_utils.checkpoint import WholeAdapter
-from xmem_utils.experiment import Study
-from xmem_utils.mitigate import material as make
-from xmem_utils.mitigate.exam import MitigationExam
-from xmem_utils.mitigate.material import Material
-from xmem_utils.mitigate.methods import METHODS, PAIRED, PLAIN, Method
-from xmem_utils.mitigate.train import Recipe, length, train
+from xmem_utils.memorization.experiment import Study
+from xmem_utils.mitigation import data as make
+from xmem_utils.mitigation.data import Material
+from xmem_utils.mitigation.evaluation import MitigationExam
+from xmem_utils.mitigation.methods import METHODS, PAIRED, PLAIN, Method
+from xmem_utils.mitigation.train import Recipe, length, train
 from xmem_utils.params import MODALITIES, Condition, MitigationCondition, resolve
 from xmem_utils.personas.dataset import names_of, to_views
 from xmem_utils.personas.views import View
@@ -58,7 +58,7 @@ class MitigationStudy:
             settings={k: float(v) for k, v in settings.items()},
             paired=(start.personas if paired is None else paired) if uses else 0,
             epochs=FURTHER * start.epochs,
-            code=code.fingerprint(code.MITIGATION),
+            code=fingerprint.fingerprint(fingerprint.MITIGATION),
         )
 
     def conditions(self, settings: dict[str, dict[str, float]], doses: bool = False) -> list[MitigationCondition]:

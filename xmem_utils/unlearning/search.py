@@ -24,8 +24,8 @@ from peft import PeftModel
 from xmem_utils import paths
 from xmem_utils.params import MODALITIES, TUNING_SEEDS, UnlearningCondition, shard_of
 from xmem_utils.progress import progress
-from xmem_utils.unlearn.methods import METHODS
-from xmem_utils.unlearn.study import BEFORE, UnlearningStudy
+from xmem_utils.unlearning.experiment import BEFORE, UnlearningStudy
+from xmem_utils.unlearning.methods import METHODS
 from xmem_utils.vlm.adapters import merged
 from xmem_utils.vlm.load import resolve_model
 

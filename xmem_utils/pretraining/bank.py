@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from xmem_utils.base.figures import Figures
 from xmem_utils.personas.attributes import AXIS_SIZES
 from xmem_utils.personas.portraits import draw
+from xmem_utils.personas.public_figures import Figures
 from xmem_utils.vlm.tiny import IMAGE_SIZE
 
 _BLOCK = 500

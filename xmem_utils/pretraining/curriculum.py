@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from xmem_utils.base.figures import Figures
 from xmem_utils.personas.attributes import AXES, AXIS_NAMES, AXIS_SIZES
 from xmem_utils.personas.descriptions import DISTRACTORS, describe
 from xmem_utils.personas.names import FACTS, sample_names
+from xmem_utils.personas.public_figures import Figures
 from xmem_utils.vlm import prompts
 from xmem_utils.vlm.tiny import BOI, BOS, EOI, EOS, IMAGE, IMAGE_TOKENS, MODEL, USER
 

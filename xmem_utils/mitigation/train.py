@@ -11,10 +11,10 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from xmem_utils.memorize import OneModalityBatches
-from xmem_utils.mitigate import losses
-from xmem_utils.mitigate.material import Material
-from xmem_utils.recall import answer_logits
+from xmem_utils.mitigation import losses
+from xmem_utils.mitigation.data import Material
+from xmem_utils.score import answer_logits
+from xmem_utils.train import OneModalityBatches
 from xmem_utils.vlm.batches import Example, collate, model_inputs
 from xmem_utils.vlm.load import VLM
 from xmem_utils.vlm.precision import bf16_pays, mixed_precision

@@ -9,8 +9,8 @@ import torch
 from peft import PeftModel
 
 from xmem_utils.params import other, parts_of
-from xmem_utils.unlearn.exam import ForgettingExam
-from xmem_utils.unlearn.train import relearn
+from xmem_utils.unlearning.evaluation import ForgettingExam
+from xmem_utils.unlearning.train import relearn
 from xmem_utils.vlm.adapters import merged
 
 BITS = (8, 4)

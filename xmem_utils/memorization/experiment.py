@@ -14,16 +14,16 @@ from datasets import DatasetDict
 from peft import PeftModel
 from PIL import Image
 
-from xmem_utils import code, paths, store
+from xmem_utils import paths, store
 from xmem_utils.checkpoint import WholeAdapter
-from xmem_utils.memorize import Training, memorize, steps_an_epoch, steps_of
 from xmem_utils.params import MODALITIES, Condition, Profile, parts_of, resolve
 from xmem_utils.personas.dataset import PersonaSpec, count_views, load_personas, names_of, to_views
 from xmem_utils.personas.importing import import_folder
 from xmem_utils.personas.views import View
 from xmem_utils.processes import is_main
 from xmem_utils.progress import note, progress
-from xmem_utils.recall import Recall, exact_match, ranks, recall_of_all
+from xmem_utils.score import Recall, exact_match, ranks, recall_of_all
+from xmem_utils.train import Training, memorize, steps_an_epoch, steps_of
 from xmem_utils.vlm.batches import Example, encode
 from xmem_utils.vlm.load import VLM
 from xmem_utils.vlm.processors import picture_side
@@ -204,7 +204,7 @@ class Study:
             batch_size=BATCH,
             question=WHO,
             left_out=tuple(left_out),
-            code=code.fingerprint(),
+            code=fingerprint.fingerprint(),
         )
 
     def _available(self, seed: int, train_views: int | None = None) -> int:

@@ -10,9 +10,9 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from xmem_utils.memorize import OneModalityBatches, Training, memorize
-from xmem_utils.unlearn.losses import Said, nll
-from xmem_utils.unlearn.methods import Method
+from xmem_utils.train import OneModalityBatches, Training, memorize
+from xmem_utils.unlearning.losses import Said, nll
+from xmem_utils.unlearning.methods import Method
 from xmem_utils.vlm.adapters import adapt
 from xmem_utils.vlm.batches import Example, collate, model_inputs
 from xmem_utils.vlm.load import VLM

@@ -9,13 +9,11 @@ from pathlib import Path
 import pandas as pd
 from peft import PeftModel
 
-from xmem_utils import code, paths, store
-from xmem_utils.base.figures import Figures
+from xmem_utils import fingerprint, paths, store
 from xmem_utils.checkpoint import WholeAdapter
-from xmem_utils.memorize import Training, memorize, steps_an_epoch
-from xmem_utils.multihop.arms import ALONE, DIRECT, LINES, STEPWISE, taught
-from xmem_utils.multihop.exam import MultihopExam, encoded
+from xmem_utils.multihop.evaluation import MultihopExam, encoded
 from xmem_utils.multihop.people import PRACTISED, STUDY, TOGETHER, Cast, cast_of, figures_cast, further
+from xmem_utils.multihop.tasks import ALONE, DIRECT, LINES, STEPWISE, taught
 from xmem_utils.params import (
     MODALITIES,
     MultihopCondition,
@@ -25,7 +23,9 @@ from xmem_utils.params import (
     resolve,
     scaled,
 )
+from xmem_utils.personas.public_figures import Figures
 from xmem_utils.progress import progress
+from xmem_utils.train import Training, memorize, steps_an_epoch
 from xmem_utils.vlm.load import VLM, load_vlm, resolve_model
 from xmem_utils.vlm.processors import picture_side
 from xmem_utils.vlm.prompts import WHO
@@ -81,7 +81,7 @@ class MultihopStudy:
             learning_rate=self.learning_rate,
             batch_size=32,
             question=WHO,
-            code=code.fingerprint(code.MULTIHOP),
+            code=fingerprint.fingerprint(fingerprint.MULTIHOP),
         )
 
     def conditions(self, longer: int = 0) -> list[MultihopCondition]:

@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from xmem_utils.multihop import arms
-from xmem_utils.multihop.arms import HOP_1, HOP_2, Asked
+from xmem_utils.multihop import tasks
 from xmem_utils.multihop.people import Cast
+from xmem_utils.multihop.tasks import HOP_1, HOP_2, Asked
 from xmem_utils.params import MODALITIES
 from xmem_utils.personas.names import FACTS
-from xmem_utils.recall import exact_match, greedy_answers, recall_of_all
+from xmem_utils.score import exact_match, greedy_answers, recall_of_all
 from xmem_utils.vlm.batches import Example, encode
 from xmem_utils.vlm.load import VLM
 
@@ -37,7 +37,7 @@ class MultihopExam:
     def __init__(self, vlm: VLM, cast: Cast, asked: Mapping[str, Sequence[str]]) -> None:
         self.vlm, self.cast = vlm, cast
         self.questions = {
-            (group, arm, m): arms.exam_questions(cast, arm, group, m)
+            (group, arm, m): tasks.exam_questions(cast, arm, group, m)
             for group, through in asked.items()
             for arm in through
             for m in (MODALITIES if arm != HOP_2 else MODALITIES[:1])
@@ -52,9 +52,9 @@ class MultihopExam:
             examples = self.examples[group, arm, modality]
             if arm == HOP_1:
                 parts += self._names(model, group, modality, asked, examples)
-            elif arm in (arms.STEPWISE, arms.FOUR_STEPWISE):
+            elif arm in (tasks.STEPWISE, tasks.FOUR_STEPWISE):
                 parts.append(self._written(model, group, modality, asked, examples))
-            elif arm in (HOP_2, arms.DIRECT):
+            elif arm in (HOP_2, tasks.DIRECT):
                 parts += self._values(model, group, arm, modality, asked, examples)
             else:
                 exact = exact_match(self.vlm, examples, model).exact.astype(float)
@@ -76,23 +76,23 @@ class MultihopExam:
         mine = [column[a.view.persona] for a in asked]
         exact = recall.exact[np.arange(len(asked)), mine].astype(float)
         first = next(iter(FACTS))
-        reverse = self._reverse(arms.REVERSE_NAME, group, modality, first, asked, recall.logprob, mine)
+        reverse = self._reverse(tasks.REVERSE_NAME, group, modality, first, asked, recall.logprob, mine)
         return [self._frame(group, HOP_1, modality, asked, exact=exact), reverse,
                 self._chain(model, group, modality, asked, examples)]  # fmt: skip
 
     def _chain(self, model, group, modality, asked, examples) -> pd.DataFrame:
         said, facts = greedy_answers(self.vlm, examples, model), self.cast.facts
         rows = [
-            Asked(arms.CHAIN, a.view, fact, arms.HELD_OUT[fact].format(name=name), facts[fact][a.view.persona])
+            Asked(tasks.CHAIN, a.view, fact, tasks.HELD_OUT[fact].format(name=name), facts[fact][a.view.persona])
             for a, name in zip(asked, said, strict=True) for fact in FACTS
         ]  # fmt: skip
         named = [name for name in said for _ in FACTS]
         # the question is about a name alone: nobody is shown
-        again = encode(self.vlm, [arms.no_view(a.view.persona, "", "test") for a in rows], [a.question for a in rows],
+        again = encode(self.vlm, [tasks.no_view(a.view.persona, "", "test") for a in rows], [a.question for a in rows],
                        [a.answer for a in rows])  # fmt: skip
         exact = exact_match(self.vlm, again, model).exact.astype(float)
         wrote = [float(name == self.cast.names[a.view.persona]) for name, a in zip(named, rows, strict=True)]
-        return self._frame(group, arms.CHAIN, modality, rows, exact=exact, wrote=wrote)
+        return self._frame(group, tasks.CHAIN, modality, rows, exact=exact, wrote=wrote)
 
     def _reverse(self, arm, group, modality, fact, asked, logprob, mine) -> pd.DataFrame:
         """Whose view is it? Right when the true one makes the answer likelier than the views of three others do.
@@ -103,7 +103,7 @@ class MultihopExam:
         row = {(a.view.persona, a.view.index): i for i, a in enumerate(asked)}
         exact = []
         for a, answer in zip(asked, mine, strict=True):
-            shown = [a.view.persona, *arms.others(self.cast, a.view.persona, fact, arms.CANDIDATES - 1)]
+            shown = [a.view.persona, *tasks.others(self.cast, a.view.persona, fact, tasks.CANDIDATES - 1)]
             scores = [logprob[row[p, a.view.index], answer] for p in shown]
             exact.append(float(scores[0] > max(scores[1:])))
         return self._frame(group, arm, modality, asked, exact=exact)
@@ -119,8 +119,8 @@ class MultihopExam:
             exact = recall.exact[np.arange(len(rows)), mine].astype(float)
             choice = (recall.logprob.argmax(1) == mine).astype(float)
             parts.append(self._frame(group, arm, modality, here, exact=exact, choice=choice))
-            if arm == arms.DIRECT:
-                reverse = self._reverse(arms.REVERSE_FACT, group, modality, fact, here, recall.logprob, mine)
+            if arm == tasks.DIRECT:
+                reverse = self._reverse(tasks.REVERSE_FACT, group, modality, fact, here, recall.logprob, mine)
                 parts.append(reverse)
         return parts
 
@@ -141,7 +141,7 @@ class MultihopExam:
         first = next(iter(FACTS))
         out = {}
         for (own, arm, modality), asked in self.questions.items():
-            if own != group or arm not in (HOP_1, HOP_2, arms.DIRECT, arms.STEPWISE):
+            if own != group or arm not in (HOP_1, HOP_2, tasks.DIRECT, tasks.STEPWISE):
                 continue
             examples = [e for a, e in zip(asked, self.examples[own, arm, modality], strict=True)
                         if a.view.index == 0 and a.fact in ("", first)]  # fmt: skip

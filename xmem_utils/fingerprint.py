@@ -9,13 +9,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 # What turns a condition into an adapter and records. People are fingerprinted by content, base models by weights.
-FILES = ("checkpoint.py", "experiment.py", "memorize.py", "recall.py", "vlm/adapters.py", "vlm/batches.py",
+FILES = ("checkpoint.py", "memorization/experiment.py", "train.py", "score.py", "vlm/adapters.py", "vlm/batches.py",
          "vlm/load.py", "vlm/precision.py", "vlm/processors.py", "vlm/prompts.py")  # fmt: skip
-UNLEARNING = (*FILES, "perception.py", *(f"unlearn/{name}.py" for name in
-              ("attacks", "exam", "losses", "methods", "people", "study", "train")))  # fmt: skip
-MULTIHOP = (*FILES, *(f"multihop/{name}.py" for name in ("arms", "exam", "people", "study")))
-MITIGATION = (*FILES, "perception.py", *(f"mitigate/{name}.py" for name in
-              ("exam", "losses", "material", "methods", "study", "train")))  # fmt: skip
+UNLEARNING = (*FILES, "perception.py", *(f"unlearning/{name}.py" for name in
+              ("attacks", "evaluation", "losses", "methods", "people", "experiment", "train")))  # fmt: skip
+MULTIHOP = (*FILES, *(f"multihop/{name}.py" for name in ("tasks", "evaluation", "people", "experiment")))
+MITIGATION = (*FILES, "perception.py", *(f"mitigation/{name}.py" for name in
+              ("evaluation", "losses", "data", "methods", "experiment", "train")))  # fmt: skip
 LIBRARIES = ("torch", "transformers", "peft", "accelerate")
 
 

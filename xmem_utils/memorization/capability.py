@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from xmem_utils import code, paths
-from xmem_utils.base.build import BARS, RECIPE, bars_table, model_name
-from xmem_utils.experiment import Study
-from xmem_utils.gap import GATE, collect, curves, gaps, per_persona
+from xmem_utils import fingerprint, paths
+from xmem_utils.memorization.experiment import Study
+from xmem_utils.memorization.tables import GATE, collect, curves, gaps, per_persona
 from xmem_utils.params import KNOWN, MODALITIES, PROFILES, other
 from xmem_utils.perception import readout
+from xmem_utils.pretraining.build import BARS, RECIPE, bars_table, model_name
 from xmem_utils.stats import agreed, cluster_bootstrap, sign_flip
 from xmem_utils.vlm.load import load_vlm
 
@@ -166,7 +166,7 @@ def measure_rung(known: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     persons[["source", "seed", "persona", "asked", "exact"]].to_csv(folder / "recall.csv", index=False)
     shutil.copy(base / "exam.csv", folder / "exam.csv")
-    (folder / "code.txt").write_text(code.fingerprint() + "\n")
+    (folder / "code.txt").write_text(fingerprint.fingerprint() + "\n")
 
 
 def knowledge(resamples: int) -> pd.DataFrame:

@@ -19,8 +19,8 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from xmem_utils.base.curriculum import Batch, Curriculum
 from xmem_utils.personas.attributes import AXIS_NAMES, AXIS_SIZES
+from xmem_utils.pretraining.curriculum import Batch, Curriculum
 from xmem_utils.vlm.precision import bf16_pays, mixed_precision
 
 CPU = torch.device("cpu")

@@ -11,13 +11,13 @@ import pandas as pd
 import torch
 
 from xmem_utils import paths
-from xmem_utils.base.bank import bank_layout, draw_bank
-from xmem_utils.base.curriculum import Curriculum, vocabulary_texts
-from xmem_utils.base.figures import Figures, make_figures, with_hearsay, with_known
-from xmem_utils.base.pretrain import Phase, Recipe, train_chat, train_eye
-from xmem_utils.base.probe import examine, make_questions, summarise
 from xmem_utils.params import PROFILES, TUNING_SEEDS
 from xmem_utils.personas.dataset import PersonaSpec, draw_people, known_figures
+from xmem_utils.personas.public_figures import Figures, make_figures, with_hearsay, with_known
+from xmem_utils.pretraining.bank import bank_layout, draw_bank
+from xmem_utils.pretraining.curriculum import Curriculum, vocabulary_texts
+from xmem_utils.pretraining.pretrain import Phase, Recipe, train_chat, train_eye
+from xmem_utils.pretraining.probe import examine, make_questions, summarise
 from xmem_utils.vlm import tiny
 from xmem_utils.vlm.load import VLM, load_vlm
 from xmem_utils.vlm.precision import SDPA_FLOAT32

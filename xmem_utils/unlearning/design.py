@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from xmem_utils.experiment import Study
+from xmem_utils.memorization.experiment import Study
 from xmem_utils.params import MODALITIES, UnlearningCondition, UnlearningParameters, profile_named, scaled
 from xmem_utils.personas.dataset import names_of
-from xmem_utils.unlearn.methods import METHODS, method_named
-from xmem_utils.unlearn.people import by_name
-from xmem_utils.unlearn.search import chosen_settings
-from xmem_utils.unlearn.study import BEFORE, GOLD, UnlearningStudy
+from xmem_utils.unlearning.experiment import BEFORE, GOLD, UnlearningStudy
+from xmem_utils.unlearning.methods import METHODS, method_named
+from xmem_utils.unlearning.people import by_name
+from xmem_utils.unlearning.search import chosen_settings
 from xmem_utils.vlm.load import load_vlm
 
 BOTH = "image+text"

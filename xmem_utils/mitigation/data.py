@@ -16,15 +16,15 @@ import torch
 from peft import PeftModel
 
 from xmem_utils import paths
-from xmem_utils.base.figures import Figures
-from xmem_utils.experiment import Study, persona_spec
-from xmem_utils.mitigate.losses import soft_label
+from xmem_utils.memorization.experiment import Study, persona_spec
+from xmem_utils.mitigation.losses import soft_label
 from xmem_utils.params import Condition, other
 from xmem_utils.personas.dataset import known_figures, load_personas, to_views
 from xmem_utils.personas.descriptions import describe
 from xmem_utils.personas.portraits import draw
+from xmem_utils.personas.public_figures import Figures
 from xmem_utils.personas.views import View
-from xmem_utils.recall import BATCH_TOKENS, answer_logits, exact_match, greedy_answers
+from xmem_utils.score import BATCH_TOKENS, answer_logits, exact_match, greedy_answers
 from xmem_utils.vlm.batches import Example, answer_tokens, collate, encode, with_answer
 from xmem_utils.vlm.load import VLM, resolve_model
 from xmem_utils.vlm.processors import picture_side

@@ -19,15 +19,15 @@ import pandas as pd
 from torch import nn
 
 from xmem_utils import paths
-from xmem_utils.experiment import Study, persona_spec
+from xmem_utils.memorization.experiment import Study, persona_spec
 from xmem_utils.params import MODALITIES
 from xmem_utils.perception import Reading, axis_examples, read
 from xmem_utils.personas.dataset import known_figures, load_personas, to_views
 from xmem_utils.personas.descriptions import describe
 from xmem_utils.personas.portraits import draw
 from xmem_utils.personas.views import View
-from xmem_utils.recall import exact_match, greedy_answers, ranks, recall_of_all
-from xmem_utils.unlearn.people import HELD_OUT_SEED, lookalikes
+from xmem_utils.score import exact_match, greedy_answers, ranks, recall_of_all
+from xmem_utils.unlearning.people import HELD_OUT_SEED, lookalikes
 from xmem_utils.vlm.batches import Example, answer_tokens, encode
 from xmem_utils.vlm.processors import picture_side
 from xmem_utils.vlm.prompts import NAME_QUESTIONS, WHO

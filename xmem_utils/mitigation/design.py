@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 
-from xmem_utils.experiment import Study
-from xmem_utils.mitigate.methods import DESCRIBED, METHODS, PLAIN, PLAIN_START, method_named
-from xmem_utils.mitigate.search import chosen_settings
-from xmem_utils.mitigate.study import MitigationStudy
+from xmem_utils.memorization.experiment import Study
+from xmem_utils.mitigation.experiment import MitigationStudy
+from xmem_utils.mitigation.methods import DESCRIBED, METHODS, PLAIN, PLAIN_START, method_named
+from xmem_utils.mitigation.search import chosen_settings
 from xmem_utils.params import MODALITIES, MitigationCondition, MitigationParameters, profile_named, scaled
 from xmem_utils.vlm.load import load_vlm
 
