@@ -38,6 +38,7 @@ FIGURES = {
     "06_multihop": ["multihop", "multihop_decomposition", "multihop_curves"],
     "07_mitigation": ["mitigation", "decomposition", "mechanism"] + ["mitigation_pairs"] * (PROFILE != "quick"),
 }
+CODE = fingerprint.package()  # layout and comments play no part; what the store has is not made again
 MAIN = "xmem-tiny-s"
 HOPS = f"{MAIN}-hops"  # the model of 06
 SIZES = ["xmem-tiny-xs", MAIN, "xmem-tiny-m"]  # the models of 04, from least to most capable
@@ -61,16 +62,11 @@ def drawing(notebook, parameters):
         "notebook": notebook,
         "given": lambda wildcards: parameters,
         "size": lambda wildcards: SIZE.model_dump_json() if parameters else "",
+        "code": CODE,
         "aside": lambda wildcards: aside,
         "new": lambda wildcards, output: [f"{aside}/{Path(file).name}" for file in output.figures],
         "figures": lambda wildcards, output: str(Path(output.figures[0]).parent),
     }
-
-
-def package(*parts):
-    """Files of the package, folders with all that is in them."""
-    here = [Path("xmem_utils") / part for part in parts]
-    return sorted(str(f) for p in here for f in ([p] if p.suffix else p.rglob("*.py")))
 
 
 def committed(folder="."):
@@ -105,7 +101,6 @@ rule base_model:
     input:
         notebook="notebooks/00_base_model.ipynb",
         base=committed(),
-        code=package("pretraining", "plots"),
     output:
         figures=update(drawn("00_base_model")),
         done=touch(f"{DONE}/00_base_model"),
@@ -121,7 +116,6 @@ rule base_model:
 rule data_synthesis:
     input:
         notebook="notebooks/01_data_synthesis.ipynb",
-        code=package("personas", "params.py", "plots"),
     output:
         figures=update(drawn("01_data_synthesis")),
         done=touch(f"{DONE}/01_data_synthesis"),
@@ -140,7 +134,6 @@ rule train:
     input:
         notebook="notebooks/02_training.ipynb",
         base=lambda wildcards: committed(wildcards.model),
-        people=package("personas", "params.py"),
     output:
         touch(f"{DONE}/02_training-{{model}}-{{k}}-of-{SHARDS}"),
     params:
@@ -151,7 +144,7 @@ rule train:
             f"shard={wildcards.k}/{SHARDS}",
         ),
         size=lambda wildcards: SIZE.model_dump_json(),
-        code=fingerprint.fingerprint(),  # of what trains and evaluates: layout and comments play no part
+        code=CODE,
     log:
         notebook=f"{EXECUTED}/02_training-{{model}}-{{k}}-of-{SHARDS}.ipynb",
     threads: 1
@@ -169,7 +162,6 @@ rule gap_analysis:
     input:
         notebook="notebooks/03_gap_analysis.ipynb",
         shards=shards(MAIN),
-        code=package("memorization", "stats.py", "plots"),
     output:
         figures=update(drawn("03_gap_analysis", "gap_ranks", "gaps")),
         done=touch(f"{DONE}/03_gap_analysis"),
@@ -187,7 +179,6 @@ rule capability:
         notebook="notebooks/04_capability.ipynb",
         shards=shards(*SIZES),
         base=committed(),
-        code=package("memorization", "perception.py", "stats.py", "plots"),
     output:
         figures=update(drawn("04_capability", "capability_changes", "capability_slopes")),
         done=touch(f"{DONE}/04_capability"),
@@ -213,7 +204,7 @@ rule unlearn:
         given=lambda wildcards: UNLEARNING,
         size=lambda wildcards: SIZE.model_dump_json(),
         shards=SHARDS,
-        code=fingerprint.fingerprint(fingerprint.UNLEARNING),
+        code=CODE,
     threads: 1
     priority: 1
     shell:
@@ -226,7 +217,6 @@ rule unlearning:
         notebook="notebooks/05_unlearning.ipynb",
         shards=expand(f"{DONE}/unlearn-{{k}}-of-{SHARDS}", k=range(1, SHARDS + 1)),
         base=committed(MAIN),
-        code=package("unlearning", "stats.py", "plots"),
     output:
         figures=update(
             drawn(
@@ -253,14 +243,13 @@ LONGER = given(f"profile={PROFILE}", *["longer=3"] * (PROFILE != "quick"))
 rule hops:
     input:
         base=committed(HOPS),
-        people=package("personas", "params.py"),
     output:
         touch(f"{DONE}/hops-{{k}}-of-{SHARDS}"),
     params:
         given=lambda wildcards: LONGER,
         size=lambda wildcards: SIZE.model_dump_json(),
         shards=SHARDS,
-        code=fingerprint.fingerprint(fingerprint.MULTIHOP),
+        code=CODE,
     threads: 1
     priority: 1
     shell:
@@ -272,7 +261,6 @@ rule multihop:
     input:
         notebook="notebooks/06_multihop.ipynb",
         shards=expand(f"{DONE}/hops-{{k}}-of-{SHARDS}", k=range(1, SHARDS + 1)),
-        code=package("multihop", "stats.py", "plots"),
     output:
         figures=update(
             drawn("06_multihop", "multihop_claim", "multihop_gates", *["multihop_longer"] * (PROFILE != "quick"))
@@ -300,7 +288,7 @@ rule mitigate:
         given=lambda wildcards: MITIGATION,
         size=lambda wildcards: SIZE.model_dump_json(),
         shards=SHARDS,
-        code=fingerprint.fingerprint(fingerprint.MITIGATION),
+        code=CODE,
     threads: 1
     priority: 2  # the longest shards: were they last, one core would wait for the other
     shell:
@@ -313,7 +301,6 @@ rule mitigation:
         notebook="notebooks/07_mitigation.ipynb",
         shards=expand(f"{DONE}/mitigate-{{k}}-of-{SHARDS}", k=range(1, SHARDS + 1)),
         base=committed(MAIN),
-        code=package("mitigation", "mechanism", "stats.py", "plots"),
     output:
         figures=update(drawn("07_mitigation", "mitigation_tests", "mitigation_costs", "mechanism_switch")),
         done=touch(f"{DONE}/07_mitigation"),

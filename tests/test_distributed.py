@@ -19,11 +19,12 @@ from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 
 from xmem_utils import paths, store
-from xmem_utils.memorization.experiment import Study
+from xmem_utils.experiment import summary
+from xmem_utils.memorization.experiment import Memorization
 from xmem_utils.params import profile_named
 from xmem_utils.personas.dataset import PersonaSpec, build, known_figures, to_views
-from xmem_utils.train import Training, memorize, shares
-from xmem_utils.vlm.batches import collate, encode, model_inputs
+from xmem_utils.train import Resources, Training, memorize, pieces
+from xmem_utils.vlm.batches import Example, collate, encode, model_inputs
 from xmem_utils.vlm.load import load_vlm
 
 CONFIGS = paths.REPO / "profiles" / "accelerate"
@@ -55,42 +56,53 @@ if os.environ.get("ACCELERATE_USE_FSDP"):
     accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
 from xmem_utils import __main__ as commands
 from xmem_utils.checkpoint import WholeAdapter
-from xmem_utils.train import Training, memorize
-from tests.test_distributed import few, load_vlm
+from xmem_utils.train import Resources, Training, memorize
+from tests.test_distributed import Noted, few, load_vlm
 
 folder, training = Path(sys.argv[1]), Training(**json.loads(sys.argv[2]))
 vlm = load_vlm("xmem-tiny-s")
 examples = few(vlm)
-whole = []
-model = memorize(vlm, examples, training, lambda model, step, loss: whole.append(loss), False)
+whole = Noted()
+model = memorize(vlm, examples, training, whole)
 local = [p.to_local() if isinstance(p, DTensor) else p for p in model.parameters()]
 share = sum(p.numel() for p in local) / sum(p.numel() for p in model.parameters())
 adapter = WholeAdapter(model)
 if accelerator.is_main_process:
     adapter.save_pretrained(folder / "adapter")
 
-def stop(model, step, loss):
-    if step == 6:  # the last of two epochs; what is on disk is the first
-        raise KeyboardInterrupt
-
+stop = Noted({"seen": 7}, stop=6)  # the last step of two epochs; what is on disk is the first
+first = Resources(checkpoint=folder / "checkpoint", save_every=3)
 try:
-    memorize(load_vlm("xmem-tiny-s"), examples, training, stop, False, folder / "checkpoint", {"seen": 7})
+    memorize(load_vlm("xmem-tiny-s"), examples, training, stop, first)
 except KeyboardInterrupt:
     pass
 accelerator.wait_for_everyone()
-resumed, notes = [], {}
 if accelerator.is_main_process:
     (folder / "again").write_bytes((folder / "checkpoint").read_bytes())
 accelerator.wait_for_everyone()
-note = lambda model, step, loss: resumed.append(loss)
-memorize(load_vlm("xmem-tiny-s"), examples, training, note, False, folder / "again", notes)
-result = {"type": accelerator.distributed_type, "whole": whole, "resumed": resumed, "notes": notes, "share": share}
+resumed = Noted()
+again = Resources(checkpoint=folder / "again", save_every=3)
+memorize(load_vlm("xmem-tiny-s"), examples, training, resumed, again)
+result = {"type": accelerator.distributed_type, "whole": whole.losses, "resumed": resumed.losses,
+          "notes": resumed.notes, "share": share}
 (folder / f"{accelerator.process_index}.json").write_text(json.dumps(result))
 if os.environ.get("ACCELERATE_USE_FSDP"):
     sys.argv = ["xmem_utils", *json.loads(sys.argv[3])]
     commands.main()
 accelerator.end_training()
 """
+
+
+class Noted:
+    """Gathers losses, and stops after a step, if it is to."""
+
+    def __init__(self, notes=None, stop=0):
+        self.losses, self.notes, self.stop = [], notes or {}, stop
+
+    def __call__(self, model, step, steps, loss):
+        self.losses.append(loss)
+        if step == self.stop:
+            raise KeyboardInterrupt
 
 
 def few(vlm):
@@ -141,14 +153,13 @@ def examples(own):
     return few(own)
 
 
-def trained(own, examples, training, **options):
+def trained(own, examples, training, on_step=None, **resources):
     """Losses by step, and the adapter."""
-    losses = []
-    options = {"on_step": lambda model, step, loss: losses.append(loss), **options}
-    model = memorize(own, examples, training, progress=False, **options)
+    noted = on_step or Noted()
+    model = memorize(own, examples, training, noted, Resources(**resources))
     weights = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     model.unload()
-    return losses, weights
+    return getattr(noted, "losses", None), weights
 
 
 @pytest.fixture(scope="module")
@@ -195,35 +206,32 @@ def test_what_two_processes_saved_goes_on_in_two_and_in_one(alone, two, own, exa
         np.testing.assert_allclose(process["resumed"], alone[0][3:], **LOSS)
         assert process["notes"] == {"seen": 7}
     (tmp_path / "checkpoint").write_bytes((folder / "checkpoint").read_bytes())
-    losses, weights = trained(own, examples, TRAINING, checkpoint=tmp_path / "checkpoint")
+    losses, weights = trained(own, examples, TRAINING, checkpoint=tmp_path / "checkpoint", save_every=3)
     np.testing.assert_allclose(losses, alone[0][3:], **LOSS)
     for name, value in alone[1].items():
         torch.testing.assert_close(weights[name], value, **WEIGHTS)
 
 
 def test_an_interrupted_training_ends_with_the_same_weights(alone, own, examples, tmp_path):
-    def stop(model, step, loss):
-        if step == 6:
-            raise KeyboardInterrupt
-
+    saved = {"checkpoint": tmp_path / "c", "save_every": 3}
     with pytest.raises(KeyboardInterrupt):
-        memorize(own, examples, TRAINING, stop, progress=False, checkpoint=tmp_path / "c")
-    losses, weights = trained(own, examples, TRAINING, checkpoint=tmp_path / "c")
+        memorize(own, examples, TRAINING, Noted(stop=6), Resources(**saved))
+    losses, weights = trained(own, examples, TRAINING, **saved)
     assert losses == alone[0][3:]
     for name, value in alone[1].items():
         torch.testing.assert_close(weights[name], value, rtol=0, atol=0)
-    assert trained(own, examples, TRAINING, checkpoint=tmp_path / "c")[0] == [], "it is finished"
+    assert trained(own, examples, TRAINING, **saved)[0] == [], "it is finished"
     with pytest.raises(ValueError, match="is of another training: batch_size is 4 there and 5 here"):
-        trained(own, examples, Training(epochs=2, batch_size=5, rank=4), checkpoint=tmp_path / "c")
+        trained(own, examples, Training(epochs=2, batch_size=5, rank=4), **saved)
     (tmp_path / "c").write_bytes((tmp_path / "c").read_bytes()[:5000])
     with pytest.raises(ValueError, match="is damaged"):
-        trained(own, examples, TRAINING, checkpoint=tmp_path / "c")
+        trained(own, examples, TRAINING, **saved)
     assert not any("lora" in name for name, _ in own.model.named_parameters())
 
 
 @pytest.mark.parametrize("accumulation", [2, 4])
 def test_several_passes_a_step_have_the_losses_of_one(alone, own, examples, accumulation):
-    losses, weights = trained(own, examples, Training(**{**asdict(TRAINING), "accumulation": accumulation}))
+    losses, weights = trained(own, examples, TRAINING, accumulation=accumulation)
     np.testing.assert_allclose(losses, alone[0], **LOSS)
     for name, value in alone[1].items():
         torch.testing.assert_close(weights[name], value, **WEIGHTS)
@@ -232,12 +240,11 @@ def test_several_passes_a_step_have_the_losses_of_one(alone, own, examples, accu
 def test_gradient_checkpointing_changes_memory_alone(alone, own, examples):
     kept, losses = [], []
 
-    def watch(model, step, loss):
+    def watch(model, step, steps, loss):
         losses.append(loss)
         kept.append(own.model.is_gradient_checkpointing)
 
-    training = Training(**{**asdict(TRAINING), "gradient_checkpointing": True})
-    _, weights = trained(own, examples, training, on_step=watch)
+    _, weights = trained(own, examples, TRAINING, on_step=watch, gradient_checkpointing=True)
     np.testing.assert_allclose(losses, alone[0], **LOSS)
     for name, value in alone[1].items():
         torch.testing.assert_close(weights[name], value, **WEIGHTS)
@@ -246,30 +253,36 @@ def test_gradient_checkpointing_changes_memory_alone(alone, own, examples):
 
 def test_a_batch_that_does_not_divide_is_said_and_counted_exactly(alone, own, examples):
     with pytest.warns(UserWarning, match="a batch of 4 does not divide into 1 processes x 3 passes"):
-        losses, _ = trained(own, examples, Training(**{**asdict(TRAINING), "accumulation": 3}))
+        losses, _ = trained(own, examples, TRAINING, accumulation=3)
     np.testing.assert_allclose(losses, alone[0], **LOSS)
 
 
-def test_every_example_is_in_exactly_one_part():
+def test_every_example_counts_once_however_a_batch_is_cut():
     for n in range(1, 14):
+        batch = {"names": [Example(torch.zeros(2), torch.zeros(k + 1), {}, {}) for k in range(n)]}
+        tokens = sum(len(e.answer) for e in batch["names"])
         for processes in (1, 2, 3, 8):
             for accumulation in (1, 2, 5):
-                parts = shares(list(range(n)), processes, accumulation)
-                assert sorted(i for passes in parts for part in passes for i in part) == list(range(n))
-                assert all(len(passes) == processes for passes in parts), "all go into every pass"
-                assert processes > 1 or all(part for passes in parts for part in passes), "nobody waits alone"
-                assert len(parts) <= accumulation
-                sizes = [len(part) for passes in parts for part in passes]
+                passes = pieces(batch, processes, accumulation)
+                own = [part["names"] for parts in passes for part in parts]
+                assert all(len(parts) == processes for parts in passes), "all go into every pass"
+                assert len(passes) <= accumulation and all(piece.examples for piece in own)
+                assert sum(len(p.examples) / p.rows for p in own) == pytest.approx(1)
+                assert sum(sum(len(e.answer) for e in p.examples) / p.tokens for p in own) == pytest.approx(1)
+                sizes = {len(p.examples) for p in own}
                 assert max(sizes) - min(sizes) <= 1
+                assert {p.tokens for p in own} <= {tokens, tokens * len(own)}
 
 
 def records_of(folder):
     """The one run that a store holds, whole."""
-    table = store.listing(verify=True, root=folder / "data" / "runs")
+    runs = folder / "data" / "runs"
+    table = store.listing(runs, frozenset([Memorization.code()]), summary, verify=True)
     assert table["state"].tolist() == ["whole"]
-    left = {f.name for f in (folder / "data" / "runs").glob(".*")}
+    left = {f.name for f in (runs / "memorization").glob(".*")}
     assert not any("checkpoint" in name or "partial" in name for name in left)
-    return pd.read_parquet(folder / "data" / "runs" / table["run"][0] / "records.parquet"), table["run"][0]
+    (records,) = (runs / table["run"][0]).glob("records-*.parquet")
+    return pd.read_parquet(records), table["run"][0].removeprefix("memorization/")
 
 
 @pytest.fixture(scope="module")
@@ -280,7 +293,8 @@ def stored_alone(own, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ACCELERATE_MIXED_PRECISION", "no")
         patch.setattr(paths, "RUNS", folder / "data" / "runs")
-        study = Study(own, profile_named(str(folder / "few.yaml")), 4, 2e-3, checkpoint=True)
+        resources = Resources(save_every=3)
+        study = Memorization(own, profile_named(str(folder / "few.yaml")), 4, 2e-3, resources=resources)
         return study.run(study.condition("image", 0))
 
 

@@ -11,15 +11,15 @@ from transformers import AutoModelForImageTextToText
 
 from xmem_utils import score
 from xmem_utils.multihop import tasks
-from xmem_utils.multihop.evaluation import MultihopExam
-from xmem_utils.multihop.people import STUDY, Cast
+from xmem_utils.multihop.evaluation import MultihopEvaluation
+from xmem_utils.multihop.people import STUDY, Population
 from xmem_utils.personas.dataset import PersonaSpec, build, known_figures, names_of, to_views
 from xmem_utils.personas.names import FACTS
 from xmem_utils.personas.views import View
 from xmem_utils.score import exact_match, greedy_answers, recall_of_all
-from xmem_utils.train import Training, memorize
+from xmem_utils.train import Training, fresh, memorize, train
+from xmem_utils.unlearning.experiment import unlearning_steps
 from xmem_utils.unlearning.methods import METHODS
-from xmem_utils.unlearning.train import Views, unlearn
 from xmem_utils.vlm.adapters import merged
 from xmem_utils.vlm.batches import FEATURES, answer_tokens, collate, encode, with_answer
 from xmem_utils.vlm.load import load_vlm
@@ -59,7 +59,7 @@ def memorized(family, examples, tmp_path_factory):
     state = {k: v.clone() for k, v in vlm.model.state_dict().items()}
     models = {}
     for source in ("image", "text"):
-        model = memorize(vlm, examples["train", source], TRAINING, progress=False)
+        model = memorize(vlm, examples["train", source], TRAINING)
         folder = tmp_path_factory.mktemp("adapter")
         model.save_pretrained(folder)
         recalled = exact_match(vlm, examples["train", source], model).exact
@@ -210,15 +210,15 @@ def test_every_family_unlearns_from_pictures_and_texts(family, examples, name):
     """Prompts of both modalities in one step, reference logits and hidden states, then the merged weights."""
     vlm, _ = family
     shown = examples["train", "image"][:4]
-    views = Views(forget=shown, refusal=shown, retain=examples["train", "text"][:4])
-    settings = {**METHODS[name].grid()[-1], "steps": 2.0}
+    views = {"forget": shown, "refusal": shown, "retain": examples["train", "text"][:4]}
+    method, settings = METHODS[name], {**METHODS[name].settings()[-1], "steps": 2.0}
     before = exact_match(vlm, shown).logprob
-    made = unlearn(vlm, vlm, views, METHODS[name], settings, seed=0, rank=4)
-    assert made.diverged is None
-    with merged(made.model):
-        after = exact_match(vlm, shown, made.model).logprob
-    np.testing.assert_allclose(exact_match(vlm, shown, made.model).logprob, after, atol=1e-2)
-    made.model.unload()
+    objective = method.objective(settings, vlm.model.config.get_text_config().hidden_size)
+    model = train(vlm, fresh(vlm, 4, 0), unlearning_steps(views, method, settings, 0), objective)
+    with merged(model):
+        after = exact_match(vlm, shown, model).logprob
+    np.testing.assert_allclose(exact_match(vlm, shown, model).logprob, after, atol=1e-2)
+    model.unload()
     assert not np.allclose(before, after, atol=1e-6)
     np.testing.assert_array_equal(exact_match(vlm, shown).logprob, before)
 
@@ -228,8 +228,8 @@ def test_every_family_goes_through_the_multi_hop_arms(family, people):
     vlm, _ = family
     names, cities, jobs = names_of(people), list(FACTS["city"][:5]), list(FACTS["job"][:5])
     views = {m: to_views(people, "test", m) for m in ("image", "text")}
-    cast = Cast(names, {"city": cities, "job": jobs}, {STUDY: range(5)}, views, views, "", 0)
-    exam = MultihopExam(vlm, cast, {STUDY: tasks.ALONE})
+    population = Population(names, {"city": cities, "job": jobs}, {STUDY: range(5)}, views, views, "", 0)
+    exam = MultihopEvaluation(vlm, population, {STUDY: tasks.ALONE})
     records = exam.records()
     assert set(records["arm"]) == {*tasks.ALONE, tasks.CHAIN, tasks.REVERSE_NAME, tasks.REVERSE_FACT}
     assert records["exact"].isin([0, 1]).all()

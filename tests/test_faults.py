@@ -16,7 +16,8 @@ import nbformat
 import pandas as pd
 import pytest
 
-from xmem_utils import paths, store
+from xmem_utils import paths
+from xmem_utils.memorization.experiment import MemorizationCondition
 
 # Four conditions on four people; every training is noted in trained.txt, the table is written at the end.
 STUDY = """
@@ -26,23 +27,22 @@ import torch
 torch.set_num_threads(1)
 from xmem_utils import paths
 from xmem_utils.memorization import experiment
-from xmem_utils.memorization import tables as gap
 from xmem_utils.params import Profile
 from xmem_utils.vlm.load import load_vlm
 
 if __name__ == "__main__":
     memorize = experiment.memorize
 
-    def noted(vlm, examples, training, *rest, **more):
+    def noted(vlm, examples, training, *rest):
         with open(paths.HOME / "trained.txt", "a") as log:
             log.write(f"{training.epochs} {len(examples)} {examples[0].prompt.sum()}\\n")
-        return memorize(vlm, examples, training, *rest, **more)
+        return memorize(vlm, examples, training, *rest)
 
     experiment.memorize = noted
     profile = Profile(personas=4, seeds=(0,), train_views=4, test_views=2, epochs=2, dose_views=(2, 4), resamples=100)
-    study = experiment.Study(load_vlm("xmem-tiny-s"), profile, 4, 2e-3)
+    study = experiment.Memorization(load_vlm("xmem-tiny-s"), profile, 4, 2e-3)
     runs = study.run_all(study.conditions(dose=True))
-    gap.collect(runs).to_parquet(paths.HOME / sys.argv[1])
+    study.collect(runs).to_parquet(paths.HOME / sys.argv[1])
 """
 
 
@@ -86,7 +86,7 @@ def killed_at_random(whole, home, times):
         kill(process)
     finish(start(home))
     pd.testing.assert_frame_equal(pd.read_parquet(home / "table.parquet"), pd.read_parquet(expected / "table.parquet"))
-    assert not list((home / "data" / "runs").glob("*partial*")), "what the killed left is gone"
+    assert not list((home / "data" / "runs" / "memorization").glob("*partial*")), "what the killed left is gone"
 
 
 def test_a_run_killed_twice_ends_with_the_same_tables(whole, tmp_path):
@@ -109,8 +109,8 @@ def test_two_at_once_train_each_condition_once(whole, tmp_path):
 
 def test_every_kind_of_stored_file_may_be_hurt(whole, tmp_path):
     shutil.copytree(whole[0], tmp_path / "hurt")
-    runs = sorted(f for f in (tmp_path / "hurt" / "data" / "runs").glob("[!.]*"))
-    files = ["adapter/adapter_model.safetensors", "adapter/adapter_config.json", "records.parquet", "manifest.json"]
+    runs = sorted(f for f in (tmp_path / "hurt" / "data" / "runs" / "memorization").glob("[!.]*"))
+    files = ["adapter/adapter_model.safetensors", "adapter/adapter_config.json", "curve.parquet", "manifest.json"]
     for k, (run, name) in enumerate(zip(runs, files, strict=True)):
         content = bytearray((run / name).read_bytes())
         content[len(content) // 2] ^= 1
@@ -130,7 +130,7 @@ def test_every_kind_of_stored_file_may_be_hurt(whole, tmp_path):
 
 def test_a_lock_of_a_dead_process_holds_nobody_up(whole, tmp_path):
     process = start(tmp_path)
-    locks = tmp_path / "data" / "runs"
+    locks = tmp_path / "data" / "runs" / "memorization"
     while not list(locks.glob(".*.lock")) and process.poll() is None:
         time.sleep(0.02)
     kill(process)
@@ -152,25 +152,28 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path):
         _, errors = process.communicate(timeout=300)
         assert process.returncode != 0
         assert "cannot be stored under" in errors and "No space left" in errors
-        assert not list((home / "data" / "runs").glob("[!.]*")) and not list((home / "data" / "runs").glob("*partial*"))
+        left = [f.name for f in (home / "data" / "runs" / "memorization").glob("*")]
+        assert all(name.startswith(".") and "partial" not in name for name in left)
     finally:
         subprocess.run(["umount", str(home / "data")], check=True)
 
 
 def test_a_read_only_store_is_read_and_says_when_it_cannot_be_written(whole, tmp_path):
-    shutil.copytree(whole[0] / "data" / "runs", tmp_path / "runs")
+    shutil.copytree(whole[0] / "data" / "runs" / "memorization", tmp_path / "runs")
     folder = next(f for f in (tmp_path / "runs").glob("[!.]*"))
-    condition = store.Condition.model_validate_json((folder / "condition.json").read_text())
+    condition = MemorizationCondition.model_validate_json((folder / "condition.json").read_text())
+    key = next(folder.glob("records-*.parquet")).stem.removeprefix("records-")
     code = f"""
-import os, sys
+import os
 from pathlib import Path
 from xmem_utils import store
-condition = store.Condition.model_validate_json(Path({str(folder / "condition.json")!r}).read_text())
+from xmem_utils.memorization.experiment import MemorizationCondition
+condition = MemorizationCondition.model_validate_json(Path({str(folder / "condition.json")!r}).read_text())
 if os.getuid() == 0:
     os.setuid(65534)
 root = Path({str(tmp_path / "runs")!r})
-print(len(store.get(condition, None, root).records))
-store.get(condition.model_copy(update={{"seed": 99}}), None, root)
+print(len(store.evaluated(store.trained(condition, None, root), {key!r}, None).records))
+store.trained(condition.model_copy(update={{"seed": 99}}), None, root)
 """
     os.chmod(tmp_path / "runs", 0o555)
     for folder in tmp_path.resolve().parents:  # the other user must be able to get here

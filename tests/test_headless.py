@@ -7,7 +7,7 @@ import sys
 import nbformat
 import pytest
 
-from xmem_utils import fingerprint, headless, params, paths, progress
+from xmem_utils import headless, params, paths, progress
 from xmem_utils.__main__ import main
 from xmem_utils.vlm import tiny
 
@@ -58,23 +58,6 @@ def test_progress_is_lines_in_a_headless_run(monkeypatch, capsys):
     assert list(progress.progress("ab", 2, "things")) == ["a", "b"]
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(",")[0] for line in lines] == ["progress: things 1/2", "progress: things 2/2"]
-
-
-def test_the_meaning_of_code_is_what_it_does():
-    before = 'def f(x):\n    """Doc."""\n    return x + 1  # comment\n'
-    assert fingerprint.meaning(before) == fingerprint.meaning("def f(x):\n\n    return (x +\n 1)\n")
-    assert fingerprint.meaning(before) != fingerprint.meaning(before.replace("1", "2"))
-
-
-def test_a_change_of_what_trains_changes_every_condition(monkeypatch):
-    before = fingerprint.fingerprint()
-    meaning = fingerprint.meaning
-    monkeypatch.setattr(fingerprint, "meaning", lambda source: meaning(source).replace("cross_entropy", "mse_loss"))
-    fingerprint.of.cache_clear()
-    assert fingerprint.fingerprint() != before, "train.py is part of the fingerprint"
-    monkeypatch.undo()
-    fingerprint.of.cache_clear()
-    assert fingerprint.fingerprint() == before
 
 
 def test_a_profile_from_a_file(tmp_path):

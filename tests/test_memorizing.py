@@ -11,7 +11,7 @@ from transformers import AutoModelForImageTextToText
 from xmem_utils import paths
 from xmem_utils.personas.dataset import names_of, to_views
 from xmem_utils.score import exact_match, greedy_answers, recall_of_all
-from xmem_utils.train import Training, memorize, shuffled, steps_an_epoch
+from xmem_utils.train import OneModalityBatches, Training, memorize, memorizing_steps
 from xmem_utils.vlm.adapters import adapt, language_linears
 from xmem_utils.vlm.batches import FEATURES, answer_tokens, collate, encode, messages, model_inputs, with_answer
 from xmem_utils.vlm.load import load_vlm
@@ -29,7 +29,7 @@ def examples(vlm, five):
 def memorized(request, examples, tmp_path_factory):
     """A model that memorized five personas from one modality, the source, and its saved adapter."""
     own = load_vlm("xmem-tiny-s")  # the adapter stays in its model while other tests use the shared one
-    model = memorize(own, examples["train", request.param], TRAINING, progress=False)
+    model = memorize(own, examples["train", request.param], TRAINING)
     folder = tmp_path_factory.mktemp("adapter")
     model.save_pretrained(folder)
     return request.param, model, folder
@@ -95,7 +95,7 @@ def test_only_lora_on_the_language_model_is_trained(vlm):
 def test_the_base_model_is_as_before_after_unloading(vlm, examples):
     before = exact_match(vlm, examples["test", "text"]).logprob
     names = [name for name, _ in vlm.model.named_parameters()]
-    memorize(vlm, examples["train", "text"], Training(epochs=1), progress=False).unload()
+    memorize(vlm, examples["train", "text"], Training(epochs=1)).unload()
     assert [name for name, _ in vlm.model.named_parameters()] == names
     np.testing.assert_array_equal(exact_match(vlm, examples["test", "text"]).logprob, before)
 
@@ -105,15 +105,15 @@ def test_a_diverging_run_stops_with_a_sentence_and_leaves_the_base_alone(vlm, ex
     bad = list(examples["train", "image"])
     blind = torch.full_like(bad[0].inputs[FEATURES], float("nan"))
     bad[0] = replace(bad[0], inputs={FEATURES: blind})
-    with pytest.raises(FloatingPointError, match="the loss became nan in epoch 1"):
-        memorize(vlm, bad, Training(epochs=1), progress=False)
+    with pytest.raises(FloatingPointError, match="the loss became nan in step 1"):
+        memorize(vlm, bad, Training(epochs=1))
     assert [name for name, _ in vlm.model.named_parameters()] == names
 
 
 def test_training_repeats_with_the_seed(vlm, examples):
     scores = []
     for _ in range(2):
-        model = memorize(vlm, examples["train", "text"], Training(epochs=2, seed=5), progress=False)
+        model = memorize(vlm, examples["train", "text"], Training(epochs=2, seed=5))
         scores.append(exact_match(vlm, examples["test", "image"], model).logprob)
         model.unload()
     np.testing.assert_array_equal(*scores)
@@ -121,11 +121,11 @@ def test_training_repeats_with_the_seed(vlm, examples):
 
 def test_batches_hold_one_modality_and_every_example_once(examples):
     mixed = [*examples["train", "image"], *examples["train", "text"]]
-    training = Training(batch_size=8, seed=3)
+    an_epoch = len(OneModalityBatches(mixed, 8, torch.Generator()))
     orders = []
     for _ in range(2):
-        batches = list(shuffled(mixed, training, collate_fn=list))
-        assert len(batches) == steps_an_epoch(mixed, training.batch_size)
+        batches = [step.batch["names"] for step in memorizing_steps(mixed, Training(1, batch_size=8, seed=3))]
+        assert len(batches) == an_epoch
         assert all(len({bool(e.inputs) for e in batch}) == 1 for batch in batches)
         found = [id(e) for batch in batches for e in batch]
         assert sorted(found) == sorted(map(id, mixed))
@@ -140,9 +140,15 @@ def test_examples_of_one_modality_come_in_the_order_of_a_plain_data_loader(examp
     texts = examples["train", "text"]
     generator = torch.Generator().manual_seed(7)
     plain = torch.utils.data.DataLoader(texts, batch_size=8, shuffle=True, generator=generator, collate_fn=list)
-    ours = shuffled(texts, Training(batch_size=8, seed=7), collate_fn=list)
-    for _ in range(2):
-        assert [[id(e) for e in b] for b in plain] == [[id(e) for e in b] for b in ours]
+    ours = memorizing_steps(texts, Training(2, batch_size=8, seed=7))
+    expected = [[id(e) for e in b] for _ in range(2) for b in plain]
+    assert [[id(e) for e in step.batch["names"]] for step in ours] == expected
+
+
+def test_the_learning_rate_warms_up_and_ends_at_a_tenth(examples):
+    rates = [step.learning_rate for step in memorizing_steps(examples["train", "text"], Training(50, 5, 1.0))]
+    assert rates[0] == pytest.approx(0.1) and max(rates) == pytest.approx(1.0, abs=1e-3)
+    assert rates.index(max(rates)) == len(rates) // 20 and rates[-1] == pytest.approx(0.1, abs=1e-3)
 
 
 def test_the_least_likely_fifth_of_four_tokens_is_the_least_likely_one(vlm, examples):

@@ -1,6 +1,7 @@
 """Mitigation end to end on six people: what it is fed, at equal compute, and what its tables say."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -9,17 +10,18 @@ import torch
 from peft.tuners.lora import LoraLayer
 
 from xmem_utils import paths, store
-from xmem_utils.memorization.experiment import Study
-from xmem_utils.mitigation import data, design, losses, search, tables
+from xmem_utils.experiment import summary
+from xmem_utils.memorization.experiment import Memorization
+from xmem_utils.mitigation import data, losses, tables
 from xmem_utils.mitigation.evaluation import CEILING, FIGURE, VIEW
-from xmem_utils.mitigation.experiment import MitigationStudy, shrink
-from xmem_utils.mitigation.methods import DESCRIBED, METHODS, PAIRED, PLAIN, method_named
-from xmem_utils.mitigation.train import rate
-from xmem_utils.params import MitigationParameters, Profile, other
+from xmem_utils.mitigation.experiment import Mitigation, rate, shrink
+from xmem_utils.mitigation.methods import DESCRIBED, METHODS, PAIRED, PLAIN, Method, method_named
+from xmem_utils.params import Profile, other
 from xmem_utils.personas.dataset import names_of
 from xmem_utils.score import exact_match, greedy_answers
+from xmem_utils.train import Outputs
 from xmem_utils.vlm.adapters import adapt
-from xmem_utils.vlm.batches import answer_tokens
+from xmem_utils.vlm.batches import Example, answer_tokens
 
 PROFILE = Profile(personas=6, seeds=(0,), train_views=4, test_views=2, epochs=4, dose_views=(4,), resamples=200)
 SOURCES = ("image", "text")
@@ -29,32 +31,32 @@ SOURCES = ("image", "text")
 def study(vlm, tmp_path_factory):
     folder = tmp_path_factory.mktemp("store")
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("RUNS", "MITIGATED", "PERSONAS"):
+        for name in ("RUNS", "PERSONAS"):
             patch.setattr(paths, name, folder / name.lower())
-        yield MitigationStudy(Study(vlm, PROFILE, rank=8, learning_rate=2e-3))
+        yield Mitigation(Memorization(vlm, PROFILE, rank=8, learning_rate=2e-3))
 
 
 @pytest.fixture(scope="module")
 def runs(study):
     """A method of each kind, in both directions."""
-    chosen = {m: search.grid(m)[0] for m in (PLAIN, "captions", "self-labelled", "aligned, all layers")}
-    return study.run_all(study.conditions(chosen))
+    chosen = (PLAIN, "captions", "self-labelled", "aligned, all layers")
+    return study.run_all([study.condition(m, METHODS[m].settings()[0], s, 0) for s in SOURCES for m in chosen])
 
 
 @pytest.fixture(scope="module")
 def fed(study):
     """What every method is fed: (method, source) -> named examples and material, by an untrained model."""
-    study._labelled = None
-    model = adapt(study.study.vlm.model, 8).eval()
+    model = adapt(study.vlm.model, 8).eval()
     try:
         return {
-            (m.name, source): study.material(study.condition(m.name, search.grid(m.name)[0], source, 0), model)
+            (m.name, source): study.data(study.condition(m.name, m.settings()[0], source, 0), model)
             for m in METHODS.values()
             for source in SOURCES
         }
     finally:
         model.unload()
-        study._labelled = None  # labels are kept by what had been memorized, and this model had memorized nothing
+        for source in SOURCES:  # labels are kept by what had been memorized, and this model had memorized nothing
+            study.around(study.memorization.condition(source, 0))._labels = None
 
 
 # -- what is mixed in --------------------------------------------------------------------------------
@@ -74,80 +76,83 @@ def said_in(examples, names):
 @pytest.fixture(scope="module")
 def name_tokens(study):
     """Token ids of the study's names, as they stand at the start of a text and after a blank."""
-    tokenizer = study.study.vlm.processor.tokenizer
-    names = names_of(study.study.dataset(0)[0])
+    tokenizer = study.vlm.processor.tokenizer
+    names = names_of(study.memorization.dataset(0)[0])
     return {n: [tokenizer(before + n, add_special_tokens=False).input_ids for before in ("", " ")] for n in names}
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("source", SOURCES)
 def test_no_target_view_carries_a_study_name(study, fed, name_tokens, method, source):
-    named, mixed = fed[method, source]
+    mixed = fed[method, source]
+    named = mixed.named
     assert said_in(named, name_tokens) == set(name_tokens)  # the search finds names where they are
-    if METHODS[method].material == "own words":  # text with names, all of it written by the model of source views
-        views = study._source_views(study.study.condition(source, 0))[0]
-        texts, _ = data.described(study.study.vlm, [v for v in views if v.index % 2])
-        tokenizer = study.study.vlm.processor.tokenizer
+    if method == "own words":  # text with names, all of it written by the model of source views
+        views = study.around(study.memorization.condition(source, 0)).views
+        texts, _ = data.described(study.vlm, [v for v in views if v.index % 2])
+        tokenizer = study.vlm.processor.tokenizer
         shown = [tokenizer.decode(e.prompt) for e, v in zip(named, views, strict=True) if v.index % 2]
         assert all(text in prompt for text, prompt in zip(texts, shown, strict=True))
-        assert not mixed.examples
+        assert not mixed.auxiliary
         return
     assert all(bool(e.inputs) == (source == "image") for e in named)  # with a picture, or without: source views
     # an untrained model labels with names of its own: whatever it says of the study's people is not their name
-    assert not said_in(mixed.examples + mixed.partners, name_tokens)
+    assert not said_in(mixed.auxiliary + mixed.partners, name_tokens)
 
 
 def test_pairs_are_nameless_and_of_views_that_nobody_trains_on(study):
     for source in SOURCES:
-        start = study.study.condition(source, 0)
-        pairs = data.pairs(study.study, start)
+        start = study.memorization.condition(source, 0)
+        pairs = study.around(start).pairs
         assert len(pairs) == 6 * data.PAIR_VIEWS
         assert {v.name for p in pairs for v in (p.source, p.target)} == {""}
         assert all(p.source.persona == p.target.persona and p.source.modality == source for p in pairs)
         assert all(p.target.modality == other(source) for p in pairs)
-        trained = {(v.persona, v.index) for v in study._source_views(start)[0]}
+        trained = {(v.persona, v.index) for v in study.around(start).views}
         assert not trained & {(p.source.persona, p.source.index) for p in pairs}
 
 
 def test_labels_are_what_the_model_says_of_the_source_view(study, fed):
-    vlm = study.study.vlm
-    _, mixed = fed["self-labelled", "image"]
-    asked = study._asked(study.study.condition("image", 0))
+    vlm = study.vlm
+    mixed = fed["self-labelled", "image"]
+    asked = study.around(study.memorization.condition("image", 0)).asked
     said = greedy_answers(vlm, asked.source)  # the untrained adapter is the base model
-    assert [e.answer.tolist() for e in mixed.examples] == [t.tolist() for t in answer_tokens(vlm, said)]
-    assert all(torch.equal(e.prompt, t.prompt) for e, t in zip(mixed.examples, asked.target, strict=True))
-    assert not mixed.examples[0].inputs  # a description: the target
+    assert [e.answer.tolist() for e in mixed.auxiliary] == [t.tolist() for t in answer_tokens(vlm, said)]
+    assert all(torch.equal(e.prompt, t.prompt) for e, t in zip(mixed.auxiliary, asked.target, strict=True))
+    assert not mixed.auxiliary[0].inputs  # a description: the target
 
 
 def test_self_training_labels_target_views_by_themselves(study, fed):
-    vlm = study.study.vlm
-    asked = study._asked(study.study.condition("image", 0))
+    vlm = study.vlm
+    asked = study.around(study.memorization.condition("image", 0)).asked
     said = answer_tokens(vlm, greedy_answers(vlm, asked.target))
-    _, mixed = fed["self-trained", "image"]
-    assert [e.answer.tolist() for e in mixed.examples] == [t.tolist() for t in said]
-    assert all(torch.equal(e.prompt, t.prompt) for e, t in zip(mixed.examples, asked.target, strict=True))
+    mixed = fed["self-trained", "image"]
+    assert [e.answer.tolist() for e in mixed.auxiliary] == [t.tolist() for t in said]
+    assert all(torch.equal(e.prompt, t.prompt) for e, t in zip(mixed.auxiliary, asked.target, strict=True))
     assert mixed.read == 2 * sum(len(e.prompt) + len(t) for e, t in zip(asked.target, said, strict=True))
 
 
 def test_a_threshold_leaves_the_likely_labels_and_fewer_people_leave_the_others_out(study):
-    asked = study._asked(study.study.condition("image", 0))
+    asked = study.around(study.memorization.condition("image", 0)).asked
     n = len(asked.pairs)
     probability = np.linspace(0, 1, n)
+    around = study.around(study.memorization.condition("image", 0))
     labels = data.Labels(asked, [torch.tensor([5, 1])] * n, probability, [(torch.zeros(2, 3), torch.zeros(2, 3))] * n)
-    assert len(data.labelled(labels, 6, 0.0, soft=False).examples) == n
-    assert len(data.labelled(labels, 6, 0.9, soft=True).soft) == (probability >= 0.9).sum()
-    few = data.labelled(labels, 2, 0.0, soft=False)
+    assert len(data._labelled(around, labels, 6, 0.0, soft=False).auxiliary) == n
+    sure = data._labelled(around, labels, 6, 0.9, soft=True).auxiliary
+    assert len(sure) == (probability >= 0.9).sum() and all(e.teacher is not None for e in sure)
+    few = data._labelled(around, labels, 2, 0.0, soft=False)
     own = [e for e, p in zip(asked.target, asked.pairs, strict=True) if p.source.persona < 2]
-    assert [e.prompt.tolist() for e in few.examples] == [e.prompt.tolist() for e in own]
+    assert [e.prompt.tolist() for e in few.auxiliary] == [e.prompt.tolist() for e in own]
     assert {p.source.persona for p in asked.first(2).pairs} == {0, 1}
 
 
 def test_the_figures_whom_the_exam_asks_about_are_not_replayed(study, fed):
-    figures = data.figures_known_to(study.study.vlm)
-    tokenizer = study.study.vlm.processor.tokenizer
+    figures = data.figures_known_to(study.vlm)
+    tokenizer = study.vlm.processor.tokenizer
     asked = {figures.names[i] for i in figures.where("both")[-data.ASKED_FIGURES :]}
-    _, mixed = fed["replay", "image"]
-    said = {tokenizer.decode(e.answer, skip_special_tokens=True).strip() for e in mixed.examples}
+    mixed = fed["replay", "image"]
+    said = {tokenizer.decode(e.answer, skip_special_tokens=True).strip() for e in mixed.auxiliary}
     assert not said & asked
     assert said & set(figures.names)
 
@@ -155,25 +160,25 @@ def test_the_figures_whom_the_exam_asks_about_are_not_replayed(study, fed):
 def test_replay_is_refused_for_a_model_whose_figures_are_not_known(study, monkeypatch):
     monkeypatch.setattr(data, "figures_known_to", lambda vlm: None)
     with pytest.raises(ValueError, match="nothing can be replayed"):
-        data.replayed(study.study, study.study.condition("image", 0))
+        data.replayed(study.around(study.memorization.condition("image", 0)), None, 0, 0.0)
 
 
 def test_half_of_the_source_views_come_in_the_models_own_words(study, fed):
     for source in SOURCES:
-        named, mixed = fed["own words", source]
-        plain, _ = fed[PLAIN, source]
+        mixed = fed["own words", source]
+        named, plain = mixed.named, fed[PLAIN, source].named
         assert [e.answer.tolist() for e in named] == [e.answer.tolist() for e in plain]  # the names stay
         changed = [not torch.equal(a.prompt, b.prompt) for a, b in zip(named, plain, strict=True)]
-        assert changed == [bool(v.index % 2) for v in study._source_views(study.study.condition(source, 0))[0]]
+        assert changed == [bool(v.index % 2) for v in study.around(study.memorization.condition(source, 0)).views]
         assert mixed.read > 0
 
 
 def test_matching_asks_about_the_same_person_and_about_another(study, fed):
-    tokenizer = study.study.vlm.processor.tokenizer
-    _, mixed = fed["matching", "text"]
-    said = [tokenizer.decode(e.answer, skip_special_tokens=True) for e in mixed.examples]
+    tokenizer = study.vlm.processor.tokenizer
+    mixed = fed["matching", "text"]
+    said = [tokenizer.decode(e.answer, skip_special_tokens=True) for e in mixed.auxiliary]
     assert said == ["Yes", "No"] * (len(said) // 2)
-    for yes, no in zip(mixed.examples[::2], mixed.examples[1::2], strict=True):
+    for yes, no in zip(mixed.auxiliary[::2], mixed.auxiliary[1::2], strict=True):
         assert all(torch.equal(yes.inputs[k], no.inputs[k]) for k in yes.inputs) and yes.inputs  # the same picture
         assert not torch.equal(yes.prompt, no.prompt)
 
@@ -181,24 +186,34 @@ def test_matching_asks_about_the_same_person_and_about_another(study, fed):
 # -- losses --------------------------------------------------------------------------------------------
 
 
+def taught(logits, teacher):
+    """What a student says to one token of one example, and what its teacher said."""
+    example = Example(torch.tensor([1]), torch.tensor([0]), {}, {}, teacher=teacher)
+    return Outputs(logits[None], torch.tensor([[0]]), examples=[example])
+
+
 def test_distillation_is_zero_for_the_teacher_itself_and_right_on_three_tokens():
     logits = torch.tensor([[2.0, 0.5, -1.0, 0.0]])
-    assert float(losses.distillation(logits, *losses.soft_label(logits, kept=2))) == pytest.approx(0, abs=1e-6)
+    same = taught(logits, losses.soft_label(logits, kept=2))
+    assert float(losses.distillation(same)) == pytest.approx(0, abs=1e-6)
     teacher, student = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.25, 0.25, 0.5])
     tokens, logprobs = losses.soft_label(teacher.log()[None], kept=1)
     assert tokens.tolist() == [[0]]
     by_hand = 0.5 * np.log(0.5 / 0.25) + 0.5 * np.log(0.5 / 0.75)  # the first token, and all others as one event
-    assert float(losses.distillation(student.log()[None], tokens, logprobs)) == pytest.approx(by_hand, abs=1e-6)
+    other = taught(student.log()[None], (tokens, logprobs))
+    assert float(losses.distillation(other)) == pytest.approx(by_hand, abs=1e-6)
 
 
 def test_alignment_is_relative_and_pulls_the_target_alone():
-    source = torch.tensor([[[3.0, 4.0]]], requires_grad=True)
-    target = torch.tensor([[[3.0, 9.0]]], requires_grad=True)
-    loss = losses.alignment(target, source)
+    nothing, label = torch.zeros(1, 1, 3), torch.tensor([[0]])
+    source = torch.tensor([[[[3.0, 4.0]]]], requires_grad=True)
+    target = torch.tensor([[[[3.0, 9.0]]]], requires_grad=True)
+    here, there = Outputs(nothing, label, states=target), Outputs(nothing, label, states=source)
+    loss = losses.alignment(here, there)
     assert loss.item() == pytest.approx(25 / 25)
     loss.backward()
     assert source.grad is None and target.grad is not None
-    assert losses.alignment(source, source).item() == 0
+    assert losses.alignment(there, there).item() == 0
 
 
 def test_the_learning_rate_warms_up_and_ends_at_a_tenth():
@@ -222,46 +237,46 @@ def test_every_method_trains_for_the_same_tokens(runs):
 
 
 def test_a_run_off_its_budget_is_refused(runs):
-    own = runs[0].curve
+    own = runs[0].facts
     for tokens in (own["budget"] - 1, own["budget"] + own["last step"]):  # too short, a step too long
         with pytest.raises(AssertionError, match="off its budget"):
-            tables.costs([replace(runs[0], curve=own.assign(tokens=tokens))])
-    other_budget = replace(runs[0], curve=own.assign(budget=1, tokens=1))
+            tables.costs([replace(runs[0], facts={**own, "tokens": tokens})])
+    other_budget = replace(runs[0], facts={**own, "budget": 1, "tokens": 1})
     with pytest.raises(AssertionError, match="budgets differ"):
         tables.costs([runs[0], other_budget])
 
 
 def test_labels_are_held_against_the_names_for_the_record_alone(study, runs):
-    by = {(r.condition.method, r.condition.start.source): r.curve["labels right"].item() for r in runs}
+    by = {(r.condition.method, r.condition.start.source): r.facts["labels right"] for r in runs}
     assert np.isnan(by[PLAIN, "image"]) and 0 <= by["self-labelled", "image"] <= 1
-    start = study.study.condition("image", 0)
-    names = answer_tokens(study.study.vlm, names_of(study.study.dataset(0)[0]))
-    bare = study._asked(start).target[0]
-    fed = data.Material([replace(bare, answer=names[0]), replace(bare, answer=names[0])], people=[0, 1])
+    start = study.memorization.condition("image", 0)
+    names = answer_tokens(study.vlm, names_of(study.memorization.dataset(0)[0]))
+    bare = study.around(start).asked.target[0]
+    fed = data.Mixed([], [replace(bare, answer=names[0]), replace(bare, answer=names[0])], people=[0, 1])
     assert study._labels_right(start, fed) == 0.5
 
 
 def test_what_is_perceived_does_not_depend_on_an_adapter(study):
-    vlm = study.study.vlm
-    kept = study._exam(0, "text")._further[0][3]
+    vlm = study.vlm
+    kept = study.evaluation_of.__wrapped__(study, 0, "text")._further[0][3]
     model = adapt(vlm.model, 8)
     try:
         for name, p in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(p, std=1.0)
         with pytest.raises(RuntimeError, match="an adapter is on the base model"):
-            study._exam(0, "text")
+            study.evaluation_of.__wrapped__(study, 0, "text")
     finally:
         model.unload()
-    again = study._exam(0, "text")._further[0][3]
+    again = study.evaluation_of.__wrapped__(study, 0, "text")._further[0][3]
     assert [e.prompt.tolist() for e in kept] == [e.prompt.tolist() for e in again]
 
 
 def test_training_from_the_start_has_the_same_budget_in_all(study):
     run = study.run(study.condition("lower rank", {"rank": 4.0}, "image", 0))
     plain = study.run(study.condition(PLAIN, {}, "image", 0))
-    assert run.curve["budget"].item() == plain.curve["budget"].item()
-    assert run.curve["steps"].item() > 2 * plain.curve["steps"].item()
+    assert run.facts["budget"] == plain.facts["budget"]
+    assert run.facts["steps"] > 2 * plain.facts["steps"]
     model = study.model_of(run)
     rank = next(m.r["default"] for m in model.modules() if isinstance(m, LoraLayer))
     model.unload()
@@ -269,24 +284,24 @@ def test_training_from_the_start_has_the_same_budget_in_all(study):
 
 
 def test_a_run_leaves_the_base_model_as_it_was(study, runs):
-    before = study._exam(0, "image").records()["logprob"].to_numpy()
+    before = study.evaluation_of.__wrapped__(study, 0, "image").records()["logprob"].to_numpy()
     study.run(study.condition("aligned, depth 3/5", {"depth": 0.6, "weight": 0.3}, "image", 0))
-    assert np.array_equal(before, study._exam(0, "image").records()["logprob"].to_numpy())
-    assert not any(isinstance(m, LoraLayer) for m in study.study.vlm.model.modules())
+    assert np.array_equal(before, study.evaluation_of.__wrapped__(study, 0, "image").records()["logprob"].to_numpy())
+    assert not any(isinstance(m, LoraLayer) for m in study.vlm.model.modules())
 
 
 def test_a_stored_run_gives_the_model_that_was_examined(study, runs):
     run = next(r for r in runs if r.condition.method == "self-labelled" and r.condition.start.source == "text")
     model = study.model_of(run)
     try:
-        examples = study.study.exam(0).examples["image"]
-        logprob = exact_match(study.study.vlm, examples, model).logprob
+        examples = study.memorization.evaluation_of(0).examples["image"]
+        logprob = exact_match(study.vlm, examples, model).logprob
     finally:
         model.unload()
     shown = run.records[(run.records["probe"] == VIEW) & (run.records["asked"] == "image")]
     assert np.allclose(logprob, shown["logprob"], atol=1e-4)
-    found = store.listing(root=paths.RUNS.parent / "mitigated")
-    assert len(found) >= len(runs)
+    found = store.listing(paths.RUNS, frozenset(), summary)
+    assert found["run"].str.startswith("mitigation/").sum() >= len(runs)
 
 
 def test_shrinking_keeps_a_share_of_the_change(vlm):
@@ -311,8 +326,8 @@ def test_nobody_paired_is_plain(study):
 
 def test_the_ceiling_asks_in_the_source_modality(study):
     for source, kind in (("image", "image"), ("text", "text")):
-        exam = study.exam(0, source)
-        shown = [v for v in study.study.exam(0).views[other(source)] if v.index < 1]
+        exam = study.evaluation_of(0, source)
+        shown = [v for v in study.memorization.evaluation_of(0).views[other(source)] if v.index < 1]
         seen = exam.perceived(shown)
         assert {v.modality for v in seen} == {kind}
         assert [v.persona for v in seen] == [v.persona for v in shown]
@@ -323,14 +338,19 @@ def test_unknown_methods_are_refused_with_the_known_ones():
         ValueError, match="unknown mitigation 'caption': expected some of plain; plain, from the start; captions;"
     ):
         method_named("caption")
-    p = MitigationParameters(
-        profile="quick", model="xmem-tiny-s", methods="replay; captions", pairs=False, seeds=0, personas=0, rank=16,
-        learning_rate=2e-3,
-    )  # fmt: skip
-    assert design.methods_of(p) == [PLAIN, "replay", "captions"]
-    assert design.methods_of(p.model_copy(update={"methods": f"captions; {DESCRIBED}"})) == [PLAIN, "captions"]
-    fresh = p.model_copy(update={"methods": "lower rank"})
-    assert design.methods_of(fresh) == [PLAIN, "plain, from the start", "lower rank"]
+    asked = SimpleNamespace(methods="replay; captions")
+    assert Mitigation.methods_of(asked) == [PLAIN, "replay", "captions"]
+    assert Mitigation.methods_of(SimpleNamespace(methods=f"captions; {DESCRIBED}")) == [PLAIN, "captions"]
+    fresh = SimpleNamespace(methods="lower rank")
+    assert Mitigation.methods_of(fresh) == [PLAIN, "plain, from the start", "lower rank"]
+
+
+def test_a_method_that_no_search_has_tried_needs_one_only_if_it_has_settings(study, monkeypatch):
+    monkeypatch.setitem(study.methods, "new", Method("new"))
+    monkeypatch.setitem(study.methods, "newer", Method("newer", grid={"weight": (1.0,)}))
+    assert study.settings_of("xmem-tiny-s", ["new", PLAIN]) == {"new": {}, PLAIN: {}}
+    with pytest.raises(ValueError, match="no settings for newer: run `python -m xmem_utils search 07_mitigation"):
+        study.settings_of("xmem-tiny-s", [PLAIN, "newer"])
 
 
 # -- tables --------------------------------------------------------------------------------------------
@@ -415,19 +435,18 @@ def test_the_search_takes_the_best_that_memorizes_and_the_first_of_equals():
         *rows("n", "d", (0.5, 1), (0.9, 0.9)),
         *rows("n", "e", (0.7, 1), (0.1, 0.1)),
     ]
-    chosen = search.choose(pd.DataFrame(tried)).set_index("method")
+    chosen = Mitigation.choose(pd.DataFrame(tried)).set_index("method")
     assert chosen.loc["m", "settings"] == "a" and chosen.loc["m", "kept"]
     assert chosen.loc["n", "settings"] == "e" and not chosen.loc["n", "kept"]
 
 
-def test_the_committed_settings_are_those_that_the_committed_search_chose():
-    folder = paths.BASE_MODELS / "xmem-tiny-s"
-    again = search.choose(pd.read_csv(folder / search.TABLES[0])).set_index("method")
-    committed = search.table_of("xmem-tiny-s")
+def test_the_committed_settings_are_those_that_the_committed_search_chose(study):
+    again = Mitigation.choose(Mitigation.table("xmem-tiny-s", "search")).set_index("method")
+    committed = Mitigation.table("xmem-tiny-s").set_index("method")
     assert list(committed.index) == list(again.index) == list(METHODS)
     assert (again["settings"] == committed["settings"]).all()
-    chosen = search.chosen_settings("xmem-tiny-s")
-    assert all(chosen[name] in search.grid(name) for name in METHODS)
+    chosen = Mitigation.settings_of("xmem-tiny-s", list(METHODS))
+    assert all(chosen[name] in METHODS[name].settings() for name in METHODS)
     for source in SOURCES:
-        assert search.best("xmem-tiny-s", source, list(METHODS)) not in (PLAIN, "plain, from the start")
-        assert search.best("xmem-tiny-s", source, [PLAIN, "captions"]) == "captions"
+        assert study.best(source, list(METHODS)) not in (PLAIN, "plain, from the start")
+        assert study.best(source, [PLAIN, "captions"]) == "captions"

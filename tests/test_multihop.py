@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from xmem_utils import params, paths, plots, store
+from xmem_utils import paths, plots, store
+from xmem_utils.experiment import summary
 from xmem_utils.multihop import tables, tasks
-from xmem_utils.multihop.evaluation import MultihopExam, encoded
-from xmem_utils.multihop.experiment import MultihopStudy, study_of
-from xmem_utils.multihop.people import PRACTISED, STUDY, TOGETHER, cast_of, dealt, figures_cast
+from xmem_utils.multihop.evaluation import MultihopEvaluation, encoded
+from xmem_utils.multihop.experiment import Multihop
+from xmem_utils.multihop.people import PRACTISED, STUDY, TOGETHER, dealt, draw_population, public_population
 from xmem_utils.params import MODALITIES, Profile, other
 from xmem_utils.personas.dataset import known_figures
 from xmem_utils.personas.names import FACTS
@@ -31,19 +32,18 @@ def store_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("store")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(paths, "RUNS", folder / "runs")
-        patch.setattr(paths, "MULTIHOP", folder / "runs" / paths.MULTIHOP.name)
         patch.setattr(paths, "PERSONAS", folder / "personas")
         yield folder
 
 
 @pytest.fixture(scope="module")
 def cast(store_folder):
-    return cast_of(PROFILE, 0, 64)
+    return draw_population(PROFILE, 0, 64)
 
 
 @pytest.fixture(scope="module")
 def study(vlm, store_folder):
-    return MultihopStudy(vlm, PROFILE, rank=8, learning_rate=2e-3)
+    return Multihop(vlm, PROFILE, rank=8, learning_rate=2e-3)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_hop_2_is_asked_in_words_that_were_not_taught(cast):
 
 
 def test_facts_are_balanced_within_a_group_and_drawn_anew_by_seed(cast, store_folder):
-    again, another = cast_of(PROFILE, 0, 64), cast_of(PROFILE, 1, 64)
+    again, another = draw_population(PROFILE, 0, 64), draw_population(PROFILE, 1, 64)
     assert again.facts == cast.facts and again.names == cast.names
     assert another.facts != cast.facts and not set(another.names) & set(cast.names)
     for size in (6, 100):
@@ -132,10 +132,8 @@ def test_facts_are_balanced_within_a_group_and_drawn_anew_by_seed(cast, store_fo
 
 
 def test_fewer_people_than_a_prompt_tells_of_are_refused_before_anything_is_trained(vlm):
-    p = params.resolve(params.MultihopParameters, profile="quick", model="xmem-tiny-s", longer=0, seeds=0, personas=3,
-                       rank=4, learning_rate=1e-3)  # fmt: skip
     with pytest.raises(ValueError, match=r"personas=3: .* at least 4 are needed"):
-        study_of(p)
+        Multihop(vlm, Profile(**{**PROFILE.model_dump(), "personas": 3}), rank=4, learning_rate=1e-3)
 
 
 def test_composing_is_practised_on_others_from_the_source_alone_and_learned_together_in_both_forms(cast):
@@ -154,7 +152,7 @@ def test_too_few_people_are_refused_with_a_sentence(cast):
 
 
 def test_public_figures_are_asked_about_new_views_of_both_modalities():
-    found = figures_cast(known_figures(), 64)
+    found = public_population(known_figures(), 64)
     figures = known_figures()
     for group, practised in (("figures, withheld", False), ("figures, practised", True)):
         people = list(found.groups[group])
@@ -170,7 +168,7 @@ def model_of_the_study():
 def test_the_study_asks_token_by_token_as_pretraining_did(model_of_the_study):
     vlm = model_of_the_study
     figures = Figures.load(paths.BASE_MODELS / vlm.name / "figures.parquet")
-    found, nobody = figures_cast(figures, 64), np.empty((0, 0), np.int64)
+    found, nobody = public_population(figures, 64), np.empty((0, 0), np.int64)
     curriculum = Curriculum(vlm.processor.tokenizer, figures, nobody, nobody, seed=0)
     for arm in tasks.ALONE:
         for modality in MODALITIES:
@@ -189,7 +187,7 @@ def test_the_model_of_the_study_is_of_the_committed_recipe_and_base(model_of_the
 
 
 def test_the_model_of_the_study_finds_facts_by_the_name_and_knows_its_figures(model_of_the_study):
-    records = MultihopStudy(model_of_the_study, PROFILE, rank=4, learning_rate=1e-3).figures()
+    records = Multihop(model_of_the_study, PROFILE, rank=4, learning_rate=1e-3).public_figures()
     recall = records[records["group"] == "figures, withheld"].groupby(["arm", "asked"])["exact"].mean()
     for modality in MODALITIES:
         for arm in (tasks.HOP_1, tasks.NAMED, tasks.TOLD):
@@ -202,7 +200,7 @@ def test_the_model_of_the_study_finds_facts_by_the_name_and_knows_its_figures(mo
 
 @pytest.fixture(scope="module")
 def exam(vlm, cast):
-    return MultihopExam(vlm, cast, {STUDY: tasks.ALONE})
+    return MultihopEvaluation(vlm, cast, {STUDY: tasks.ALONE})
 
 
 def test_what_is_written_step_by_step_is_what_teacher_forcing_scores(vlm, exam):
@@ -242,7 +240,7 @@ def records(source, first, second, composed, arm=tasks.DIRECT, seeds=(0, 1), peo
 
 
 def test_the_fates_of_a_question_add_up(study, runs):
-    made = tables.collect(runs)
+    made = study.collect(runs)
     for found in (made, records("image", (1.0, 0.6), 0.9, (0.8, 0.3))):
         table = tables.decomposition(found, 200)
         shares = table[table["quantity"].isin(tables.FATES)].groupby(["source", "arm", "asked"])["estimate"].sum()
@@ -292,7 +290,7 @@ def test_a_run_that_did_not_learn_both_hops_reports_no_composed_number():
 
 @pytest.mark.parametrize("sources", [(), ("image",)])
 def test_tables_and_figures_stand_when_not_every_run_learned(study, runs, sources):
-    everything = tables.collect(runs)
+    everything = study.collect(runs)
     gates = tables.gates(everything).assign(learned=lambda t: t["source"].isin(sources))
     kept = tables.learned(everything, gates)
     claim, accuracy = tables.claim(kept, 200), tables.accuracies(kept, 200)
@@ -373,12 +371,12 @@ def test_a_study_trains_asks_every_arm_and_is_stored(study, runs):
         )
         assert counts[tasks.FOUR] == 6 * 2 * 2
         assert set(run.curve["arm"]) == {tasks.HOP_1, tasks.HOP_2, tasks.DIRECT, tasks.STEPWISE}
-    table = store.listing(verify=True).set_index("run")
+    table = store.listing(paths.RUNS, frozenset([study.code()]), summary, verify=True).set_index("run")
     assert (table["state"] == "whole").all() and len(table) == len(runs)
 
 
 def test_a_stored_condition_is_not_trained_again(study, runs, monkeypatch):
-    monkeypatch.setattr(study, "_compute", None)
+    monkeypatch.setattr(study, "train", None)
     assert study.run(runs[0].condition).records.equals(runs[0].records)
 
 

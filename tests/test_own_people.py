@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageDraw
 
-from xmem_utils import params
-from xmem_utils.memorization import experiment
-from xmem_utils.memorization.experiment import GATE, LONGEST, Study, plain_recall
+from xmem_utils import params, paths
+from xmem_utils.memorization.evaluation import recall_by_modality
+from xmem_utils.memorization.experiment import GATE, LONGEST, Memorization
 from xmem_utils.params import Profile
 
 LOOKS = {  # skin, hair, long hair, glasses, shirt
@@ -64,42 +64,42 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def store(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment.paths, "RUNS", tmp_path)
+    monkeypatch.setattr(paths, "RUNS", tmp_path)
     return tmp_path
 
 
 def test_six_people_are_memorized_on_defaults(vlm, folder, store):
-    study = Study(vlm, params.PROFILES["quick"], 16, 2e-3, folder)
+    study = Memorization(vlm, params.PROFILES["quick"], 16, 2e-3, folder)
     for source in params.MODALITIES:
         run = study.run(study.condition(source, 0))
         assert run.condition.personas == 6 and run.condition.train_views == 4
-        assert plain_recall(run.records)[source] >= GATE
-        tried = sorted(f for f in store.glob(f"*-{source}-*") if f.is_dir())
+        assert recall_by_modality(run.records)[source] >= GATE
+        tried = sorted(f for f in store.glob(f"memorization/*-{source}-*") if f.is_dir())
         assert study.steps(run.condition) == 40 * 2 ** (len(tried) - 1), "the quick profile's steps, doubled a try"
 
 
 def test_epochs_are_passes_over_the_training_views(vlm, folder):
-    study = Study(vlm, params.PROFILES["quick"], 16, 2e-3, folder, epochs=120)
+    study = Memorization(vlm, params.PROFILES["quick"], 16, 2e-3, folder, epochs=120)
     condition = study.condition("image", 0)
     assert (condition.epochs, study.steps(condition)) == (120, 120)  # 24 views: one batch an epoch
 
 
 def test_what_cannot_be_memorized_ends_at_the_limit(vlm, folder, store):
-    study = Study(vlm, TINY, 4, 1e-6, folder)
+    study = Memorization(vlm, TINY, 4, 1e-6, folder)
     condition = study.condition("text", 0)
     assert study.steps(condition) == LONGEST
-    assert plain_recall(study.run(condition).records)["text"] < GATE
+    assert recall_by_modality(study.run(condition).records)["text"] < GATE
 
 
 @pytest.mark.parametrize("name", ["quick", "standard"])
 def test_every_dose_takes_equal_steps(vlm, name):
-    study = Study(vlm, params.PROFILES[name], 16, 2e-3)
+    study = Memorization(vlm, params.PROFILES[name], 16, 2e-3)
     conditions = [c for c in study.conditions(dose=True) if c.seed == 0]
     assert len({c.train_views for c in conditions}) == len(params.PROFILES[name].dose_views)
     assert len({study.steps(c) for c in conditions}) == 1
 
 
 def test_a_training_takes_the_steps_that_its_condition_says(vlm, folder, store):
-    study = Study(vlm, TINY, 4, 1e-3, folder, epochs=3)
+    study = Memorization(vlm, TINY, 4, 1e-3, folder, epochs=3)
     seen = study.run(study.condition("image", 0, train_views=1))
     assert study.steps(seen.condition) == 3 and seen.curve["epoch"].max() == 3

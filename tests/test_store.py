@@ -1,12 +1,12 @@
-"""A run is there whole or not at all, and a damaged one is computed again."""
+"""An adapter is there whole or not at all, records beside it too, and what is damaged is made again."""
 
 import pandas as pd
 import pytest
 
 from xmem_utils import store
-from xmem_utils.params import Condition
+from xmem_utils.memorization.experiment import MemorizationCondition
 
-CONDITION = Condition(
+CONDITION = MemorizationCondition(
     weights="w", data="d", personas=5, source="image", seed=0, train_views=1, epochs=1, rank=1,
     learning_rate=1e-3, batch_size=1, question="Who is this?", code="c",
 )  # fmt: skip
@@ -20,46 +20,87 @@ class Adapter:
         (folder / "adapter_model.safetensors").write_bytes(b"weights")
 
 
-def computed(log):
-    def compute(condition):
-        log.append(condition.slug)
-        return Adapter(), pd.DataFrame({"exact": [True]}), pd.DataFrame({"epoch": [0]})
+def run(root, log, key="k"):
+    """A run whose training and evaluation are noted."""
 
-    return compute
+    def train():
+        log.append("trained")
+        return Adapter(), pd.DataFrame({"epoch": [0]}), {"steps": 3}
+
+    def evaluate():
+        log.append(f"evaluated {key}")
+        return pd.DataFrame({"exact": [key == "k"]})
+
+    return store.evaluated(store.trained(CONDITION, train, root), key, evaluate)
 
 
-def test_a_condition_is_computed_once(tmp_path):
+def test_a_condition_is_trained_and_evaluated_once(tmp_path):
     log = []
     for _ in range(2):
-        run = store.get(CONDITION, computed(log), tmp_path)
-    assert len(log) == 1
-    assert run.records["exact"].tolist() == [True]
-    assert (run.adapter / "adapter_model.safetensors").read_bytes() == b"weights"
+        found = run(tmp_path, log)
+    assert log == ["trained", "evaluated k"]
+    assert found.records["exact"].tolist() == [True] and found.facts == {"steps": 3}
+    assert (found.adapter / "adapter_model.safetensors").read_bytes() == b"weights"
 
 
-@pytest.mark.parametrize("file", ["records.parquet", "curve.parquet", "condition.json", "manifest.json"])
+def test_another_evaluation_asks_the_same_adapter_and_trains_nothing(tmp_path):
+    log = []
+    run(tmp_path, log)
+    assert run(tmp_path, log, "metric").records["exact"].tolist() == [False]
+    assert run(tmp_path, log).records["exact"].tolist() == [True], "the first one is still there"
+    assert log == ["trained", "evaluated k", "evaluated metric"]
+
+
+def hurt(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("file", ["curve.parquet", "facts.json", "condition.json", "manifest.json"])
 def test_a_flipped_byte_is_noticed_named_and_mended(tmp_path, file):
     log = []
-    run = store.get(CONDITION, computed(log), tmp_path)
-    content = bytearray((run.folder / file).read_bytes())
-    content[len(content) // 2] ^= 1
-    (run.folder / file).write_bytes(bytes(content))
+    hurt(run(tmp_path, log).folder / file)
     with pytest.warns(UserWarning, match=CONDITION.slug):
-        store.get(CONDITION, computed(log), tmp_path)
-    assert len(log) == 2
-    assert store.damage(run.folder) is None
+        again = run(tmp_path, log)
+    assert log == 2 * ["trained", "evaluated k"]
+    assert store.damage(again.folder) is None
 
 
-def test_a_failure_while_computing_leaves_nothing_behind(tmp_path):
-    def fail(condition):
+@pytest.mark.parametrize("file", ["records-k.parquet", "records-k.sha256"])
+def test_damaged_records_are_made_again_and_nothing_is_trained(tmp_path, file):
+    log = []
+    hurt(run(tmp_path, log).folder / file)
+    with pytest.warns(UserWarning, match=f"{CONDITION.slug}: records-k.parquet is damaged"):
+        run(tmp_path, log)
+    assert log == ["trained", "evaluated k", "evaluated k"]
+
+
+def test_a_list_names_what_is_damaged_or_stale(tmp_path):
+    found = run(tmp_path, [])
+
+    def listed(codes):
+        return store.listing(tmp_path, frozenset(codes), lambda records: {"exact": records["exact"].mean()}, True)
+
+    assert listed({"c"})["state"].tolist() == ["whole"] and listed({"c"})["exact"].tolist() == [1]
+    assert listed({"d"})["state"].tolist() == ["stale"]
+    hurt(found.folder / "records-k.parquet")
+    assert listed({"c"})["state"].tolist() == ["changed or missing: records-k.parquet"]
+    (found.folder / "condition.json").unlink()
+    assert "condition.json" in listed({"c"})["state"][0]
+
+
+def test_a_failure_while_training_leaves_nothing_behind(tmp_path):
+    def fail():
         raise RuntimeError("stopped")
 
     with pytest.raises(RuntimeError):
-        store.get(CONDITION, fail, tmp_path)
+        store.trained(CONDITION, fail, tmp_path)
     assert store.find(CONDITION, tmp_path) is None
+    assert not list(tmp_path.glob("*partial*"))
     log = []
-    store.get(CONDITION, computed(log), tmp_path)
-    assert len(log) == 1
+    run(tmp_path, log)
+    assert log == ["trained", "evaluated k"]
 
 
 def test_every_field_of_a_condition_is_in_its_identity():

@@ -1,6 +1,7 @@
 """Unlearning end to end on six people, method by method, and what it refuses."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,12 +9,14 @@ import torch
 from peft.tuners.lora import LoraLayer
 
 from xmem_utils import paths, store
-from xmem_utils.memorization.experiment import Study
-from xmem_utils.params import Profile, UnlearningParameters
+from xmem_utils.experiment import summary
+from xmem_utils.memorization.experiment import Memorization
+from xmem_utils.params import Profile
 from xmem_utils.score import exact_match
-from xmem_utils.unlearning import attacks, design, people, search
+from xmem_utils.train import Resources
+from xmem_utils.unlearning import attacks, experiment, people
 from xmem_utils.unlearning.evaluation import RANKED_VIEWS, kind_of
-from xmem_utils.unlearning.experiment import BEFORE, GOLD, UnlearningStudy, preamble
+from xmem_utils.unlearning.experiment import BEFORE, GOLD, Unlearning, preamble
 from xmem_utils.unlearning.methods import METHODS, Method, method_named
 from xmem_utils.vlm.adapters import merged
 
@@ -28,9 +31,9 @@ SETTINGS = {"learning_rate": 1e-3, "steps": 3.0}
 def study(vlm, tmp_path_factory):
     folder = tmp_path_factory.mktemp("store")
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("RUNS", "UNLEARNED", "PERSONAS", "SEARCH"):
+        for name in ("RUNS", "PERSONAS"):
             patch.setattr(paths, name, folder / name.lower())
-        yield UnlearningStudy(Study(vlm, PROFILE, rank=8, learning_rate=2e-3))
+        yield Unlearning(Memorization(vlm, PROFILE, rank=8, learning_rate=2e-3))
 
 
 def condition(study, method, unlearned="image", settings=SETTINGS, **more):
@@ -38,8 +41,14 @@ def condition(study, method, unlearned="image", settings=SETTINGS, **more):
 
 
 def settings_of(method, steps):
-    own = method.grid()[-1]
-    return {**own, "steps": float(steps)}
+    return {**method.settings()[-1], "steps": float(steps)}
+
+
+def unlearned(study, made_of, look=lambda *step: None):
+    """The model that a condition makes, which the caller unloads."""
+    model, facts = study.train(made_of, look, Resources())
+    assert "diverged" not in facts
+    return model
 
 
 def weights(model):
@@ -54,26 +63,25 @@ def weights(model):
 def test_a_method_moves_its_adapter_and_nothing_else(study, method, unlearned):
     made_of = condition(study, method.name, unlearned, settings_of(method, 3))
     start = study.start(made_of.start)
-    exam = study.exam(0, FORGET, False)
-    before = exact_match(study.study.vlm, exam.examples["retain"]["text"], start.model).logprob
-    made = study.path(made_of)
-    moved = [float(p.abs().max()) for n, p in weights(made.model).items() if "lora_B" in n]
-    made.model.unload()
-    assert made.diverged is None
+    exam = study.evaluation_of(0, FORGET, False)
+    before = exact_match(study.vlm, exam.examples["retain"]["text"], start.model).logprob
+    model = unlearned(study, made_of)
+    moved = [float(p.abs().max()) for n, p in weights(model).items() if "lora_B" in n]
+    model.unload()
     assert max(moved) > 1e-4
-    after = exact_match(study.study.vlm, exam.examples["retain"]["text"], start.model).logprob
+    after = exact_match(study.vlm, exam.examples["retain"]["text"], start.model).logprob
     np.testing.assert_array_equal(before, after)
 
 
 @pytest.mark.parametrize("name", ["GA", "GradDiff", "NPO", "SimNPO", "IDK", "DPO", "UNDIAL"])
 def test_a_method_lowers_the_probability_of_the_forgotten_name(study, name):
-    exam = study.exam(0, FORGET, False)
+    exam = study.evaluation_of(0, FORGET, False)
     made_of = condition(study, name, "text", settings_of(METHODS[name], 8))
     start = study.start(made_of.start)
-    before = exact_match(study.study.vlm, exam.examples["forget"]["text"], start.model).logprob.mean()
-    made = study.path(made_of)
-    after = exact_match(study.study.vlm, exam.examples["forget"]["text"], made.model).logprob.mean()
-    made.model.unload()
+    before = exact_match(study.vlm, exam.examples["forget"]["text"], start.model).logprob.mean()
+    model = unlearned(study, made_of)
+    after = exact_match(study.vlm, exam.examples["forget"]["text"], model).logprob.mean()
+    model.unload()
     assert after < before - 0.5
 
 
@@ -83,24 +91,24 @@ def test_a_short_run_is_the_beginning_of_a_longer_one(study, name):
     seen = {}
     for steps in (2, 4):
 
-        def look(model, step, steps=steps):
+        def look(model, step, of, loss, steps=steps):
             seen[steps, step] = weights(model)
 
         made_of = condition(study, name, settings=settings_of(METHODS[name], steps))
-        study.path(made_of, look).model.unload()
+        unlearned(study, made_of, look).unload()
     for n, value in seen[2, 2].items():
         torch.testing.assert_close(value, seen[4, 2][n], rtol=0, atol=0)
 
 
 def test_what_a_loss_needs_is_read_off_its_arguments():
-    assert METHODS["GA"].data(1) == ("forget",)
-    assert METHODS["IDK"].data(1) == ("refusal", "retain")
-    assert METHODS["DPO"].data(1) == ("forget", "refusal", "retain")
-    assert [METHODS["SCRUB"].data(step) for step in (1, 2, 3)] == [("forget",), ("retain",), ("forget",)]
+    assert METHODS["GA"].parts(1) == ("forget",)
+    assert METHODS["IDK"].parts(1) == ("refusal", "retain")
+    assert METHODS["DPO"].parts(1) == ("forget", "refusal", "retain")
+    assert [METHODS["SCRUB"].parts(step) for step in (1, 2, 3)] == [("forget",), ("retain",), ("forget",)]
     for method in METHODS.values():
-        assert set(method.reference) <= {part for step in (1, 2) if method.losses for part in method.data(step)}
+        assert set(method.reference) <= {part for step in (1, 2) if method.losses for part in method.parts(step)}
     with pytest.raises(ValueError, match="no loss of 'new' takes 'gama'"):
-        Method("new", METHODS["NPO"].losses, settings={"gama": (1.0,)})
+        Method("new", grid={"gama": (1.0,)}, losses=METHODS["NPO"].losses)
     with pytest.raises(ValueError, match="unknown unlearning method 'NP0': expected one of GA"):
         method_named("NP0")
 
@@ -109,26 +117,26 @@ def test_a_task_vector_is_the_adapter_that_learned_the_forget_set_subtracted(stu
     """Twice as many steps subtract twice the weight change, and 0 leaves the start."""
     deltas = {}
     for steps in (1, 2):
-        made = study.path(condition(study, "task vector", settings={"scale": 0.1, "steps": float(steps)}))
-        layers = [m for m in made.model.modules() if isinstance(m, LoraLayer)]
+        model = unlearned(study, condition(study, "task vector", settings={"scale": 0.1, "steps": float(steps)}))
+        layers = [m for m in model.modules() if isinstance(m, LoraLayer)]
         deltas[steps] = [layer.get_delta_weight("default").detach() for layer in layers]
-        made.model.unload()
+        model.unload()
     assert max(float(d.abs().max()) for d in deltas[1]) > 0
     for one, two in zip(deltas[1], deltas[2], strict=True):
         torch.testing.assert_close(two, 2 * one)
 
 
 def test_a_prompt_changes_the_question_and_no_weight(study):
-    plain, asked = study.exam(0, FORGET, False), study.exam(0, FORGET, True)
+    plain, asked = study.evaluation_of(0, FORGET, False), study.evaluation_of(0, FORGET, True)
     name = plain.names[FORGET[0]]
-    decode = study.study.vlm.processor.tokenizer.decode
+    decode = study.vlm.processor.tokenizer.decode
     for modality in ("image", "text"):
         texts = [decode(e.prompt) for e in asked.examples["retain"][modality]]
         assert all(preamble([name]).strip() in text for text in texts)
         assert not any(name in decode(e.prompt) for e in plain.examples["retain"][modality])
-    made = study.path(condition(study, "prompt", settings={}))
-    assert all(not p.any() for n, p in weights(made.model).items() if "lora_B" in n)
-    made.model.unload()
+    model = unlearned(study, condition(study, "prompt", settings={}))
+    assert all(not p.any() for n, p in weights(model).items() if "lora_B" in n)
+    model.unload()
 
 
 # -- a whole condition ---------------------------------------------------------------------------------
@@ -137,7 +145,7 @@ def test_a_prompt_changes_the_question_and_no_weight(study):
 @pytest.fixture(scope="module")
 def runs(study):
     return {
-        name: study.run(condition(study, name, settings=settings, thorough=True))
+        name: study.run(condition(study, name, settings=settings, asked="thorough"))
         for name, settings in ((BEFORE, {}), (GOLD, {}), ("GradDiff", {"learning_rate": 1e-3, "steps": 8.0}))
     }
 
@@ -174,18 +182,18 @@ def test_the_exam_has_every_measure_of_the_forgotten(runs):
 
 def test_all_probes_together_score_as_each_alone(study, runs):
     """Views of all probes share batches, and come back in their places."""
-    records, exam = runs[BEFORE].records, study.exam(0, FORGET, False)
+    records, exam = runs[BEFORE].records, study.evaluation_of(0, FORGET, False)
     start = study.start(runs[BEFORE].condition.start)
     for (who, probe, modality), (views, examples) in exam._others.items():
         rows = records[(records["who"] == who) & (records["probe"] == probe) & (records["asked"] == modality)]
         assert list(rows["persona"]) == [v.persona for v in views] and list(rows["view"]) == [v.index for v in views]
-        alone = exact_match(study.study.vlm, examples, start.model)
+        alone = exact_match(study.vlm, examples, start.model)
         np.testing.assert_allclose(rows["logprob"], alone.logprob, atol=1e-3)
         np.testing.assert_array_equal(rows["exact"], alone.exact)
 
 
 def test_whether_it_forgot_is_judged_on_views_the_headline_does_not_ask(study):
-    exam = study.exam(0, FORGET, False)
+    exam = study.evaluation_of(0, FORGET, False)
     for modality in ("image", "text"):
         asked = {e.prompt.numpy().tobytes() for e in exam.examples["forget"][modality]}
         judged, examples = exam._others["forget", "train view", modality]
@@ -195,8 +203,8 @@ def test_whether_it_forgot_is_judged_on_views_the_headline_does_not_ask(study):
 
 
 def test_what_trains_nothing_is_examined_once_for_both_modalities(study, runs, monkeypatch):
-    other = condition(study, BEFORE, "text", {}, thorough=True)
-    monkeypatch.setattr(type(study.exam(0, FORGET, False)), "records", None)
+    other = condition(study, BEFORE, "text", {}, asked="thorough")
+    monkeypatch.setattr(type(study.evaluation_of(0, FORGET, False)), "records", None)
     records = study.run(other).records
     first = runs[BEFORE].records
     exam_only = ~first["probe"].isin(["int8", "int4", "relearned"])
@@ -218,28 +226,24 @@ def test_the_stored_adapter_is_the_one_before_the_attacks(study, runs):
     run = runs["GradDiff"]
     start = study.start(run.condition.start)
     model = PeftModel.from_pretrained(start.model, run.adapter).eval()
-    exam = study.exam(0, FORGET, False)
-    again = exact_match(study.study.vlm, exam.examples["forget"]["text"], model).logprob
+    exam = study.evaluation_of(0, FORGET, False)
+    again = exact_match(study.vlm, exam.examples["forget"]["text"], model).logprob
     model.unload()
     stored = run.records.query("who == 'forget' and probe == 'view' and asked == 'text'")["logprob"]
     np.testing.assert_allclose(again, stored, atol=1e-4)
 
 
 def test_a_stored_condition_is_not_computed_again(study, runs, monkeypatch):
-    monkeypatch.setattr(study, "path", None)
+    monkeypatch.setattr(study, "train", None)
+    monkeypatch.setattr(study, "evaluate", None)
     assert study.run(runs["GradDiff"].condition).records.equals(runs["GradDiff"].records)
 
 
 def test_unlearning_runs_are_listed(runs):
-    # the store lists what is under its root, in a folder of the name that unlearned runs have
-    paths.UNLEARNED.rename(paths.RUNS / paths.UNLEARNED.name)
-    try:
-        table = store.listing(verify=True).set_index("run")
-    finally:
-        (paths.RUNS / paths.UNLEARNED.name).rename(paths.UNLEARNED)
-    row = table.loc[f"{paths.UNLEARNED.name}/{runs[BEFORE].condition.slug}"]
+    table = store.listing(paths.RUNS, frozenset([runs[BEFORE].condition.code]), summary, verify=True).set_index("run")
+    row = table.loc[f"unlearning/{runs[BEFORE].condition.slug}"]
     assert row["state"] == "whole" and row["recall asked in image"] == 1
-    assert (table["state"] == "whole").all()
+    assert set(table["state"]) == {"whole", "stale"}, "those of other methods have other code"
 
 
 # -- attacks -------------------------------------------------------------------------------------------
@@ -255,26 +259,26 @@ def test_rounding_is_to_the_nearest_of_a_grid():
 
 
 def test_a_merged_adapter_says_the_same_and_is_taken_out_to_the_bit(study):
-    exam, made = study.exam(0, FORGET, False), study.path(condition(study, "GradDiff"))
+    exam, model = study.evaluation_of(0, FORGET, False), unlearned(study, condition(study, "GradDiff"))
     examples = exam.examples["forget"]["image"]
-    layers = [m.get_base_layer() for m in made.model.modules() if isinstance(m, LoraLayer)]
+    layers = [m.get_base_layer() for m in model.modules() if isinstance(m, LoraLayer)]
     kept = [layer.weight.detach().clone() for layer in layers]
-    apart = exact_match(study.study.vlm, examples, made.model).logprob
-    with merged(made.model):
-        np.testing.assert_allclose(exact_match(study.study.vlm, examples, made.model).logprob, apart, atol=1e-3)
-    with merged(made.model, torch.zeros_like):
-        assert not np.allclose(exact_match(study.study.vlm, examples, made.model).logprob, apart, atol=0.1)
+    apart = exact_match(study.vlm, examples, model).logprob
+    with merged(model):
+        np.testing.assert_allclose(exact_match(study.vlm, examples, model).logprob, apart, atol=1e-3)
+    with merged(model, torch.zeros_like):
+        assert not np.allclose(exact_match(study.vlm, examples, model).logprob, apart, atol=0.1)
     for before, layer in zip(kept, layers, strict=True):
         torch.testing.assert_close(layer.weight, before, rtol=0, atol=0)
-    np.testing.assert_array_equal(exact_match(study.study.vlm, examples, made.model).logprob, apart)
-    made.model.unload()
+    np.testing.assert_array_equal(exact_match(study.vlm, examples, model).logprob, apart)
+    model.unload()
 
 
 def test_relearning_teaches_some_and_asks_the_others(study):
-    exam = study.exam(0, (1, 2, 4, 5), False)
-    made = study.path(study.condition("GradDiff", SETTINGS, "text", 0, forget=(1, 2, 4, 5)))
-    rows = attacks.attack(exam, made.model, "text", 0)
-    made.model.unload()
+    exam = study.evaluation_of(0, (1, 2, 4, 5), False)
+    model = unlearned(study, study.condition("GradDiff", SETTINGS, "text", 0, forget=(1, 2, 4, 5)))
+    rows = attacks.attack(exam, model, "text", 0)
+    model.unload()
     assert set(rows["who"]) == {"forget"} and set(rows["probe"]) == {"int8", "int4", "relearned"}
     asked = rows[rows["probe"] == "relearned"]
     assert sorted(asked["persona"].unique()) == [2, 4, 5]  # a third of four, the first, was taught
@@ -302,7 +306,7 @@ def test_forget_sets_are_checked():
 
 
 def test_lookalikes_share_most_attributes(study):
-    dataset, _ = study.study.dataset(0)
+    dataset, _ = study.memorization.dataset(0)
     from xmem_utils.personas.attributes import AXIS_NAMES
 
     looks = {}
@@ -314,7 +318,7 @@ def test_lookalikes_share_most_attributes(study):
 
 
 def test_who_has_not_memorized_cannot_unlearn(vlm, study):
-    lazy = UnlearningStudy(Study(vlm, replace_profile(PROFILE, epochs=1), rank=2, learning_rate=1e-5))
+    lazy = Unlearning(Memorization(vlm, replace_profile(PROFILE, epochs=1), rank=2, learning_rate=1e-5))
     with pytest.raises(ValueError, match=r"has not memorized: it recalls 0\.\d\d of the names asked with image views"):
         lazy.run(condition(lazy, "GA"))
 
@@ -329,7 +333,7 @@ def test_a_loss_that_stops_being_finite_is_recorded_as_diverged(study, monkeypat
         return forget.logits.mean() * (float("nan") if len(calls) > 1 else 1.0)
 
     calls = []
-    monkeypatch.setitem(METHODS, "bursting", Method("bursting", (bursting,)))
+    monkeypatch.setitem(METHODS, "bursting", Method("bursting", losses=(bursting,)))
     run = study.run(condition(study, "bursting", settings={"learning_rate": 1e-4, "steps": 5.0}))
     assert list(run.records["who"]) == ["diverged"]
     assert len(calls) == 2
@@ -348,11 +352,7 @@ def test_kinds_of_answers():
 
 
 def test_a_design_has_all_arms_once(study):
-    p = UnlearningParameters(
-        profile="quick", model="xmem-tiny-s", methods="all", forget_share=0.34, forget="", arms=True, seeds=0,
-        personas=0, epochs=0, rank=8, learning_rate=2e-3, people="",
-    )  # fmt: skip
-    planned = design.conditions(study, replace_share(p, 0.5))
+    planned = study.conditions(SimpleNamespace(methods="all", forget_share=0.5, forget="", arms=True))
     assert len({c.slug for c in planned}) == len(planned)
     main = [c for c in planned if c.start.source == "image+text" and c.retained == c.unlearned and len(c.forget) == 3]
     assert len(main) == 2 * (len(METHODS) + 2) + len(METHODS)
@@ -362,27 +362,29 @@ def test_a_design_has_all_arms_once(study):
     assert len(planned) == len(main) + 2 * (2 + 3 + 2)  # a twentieth of six people is nobody
 
 
-def replace_share(p, share):
-    return UnlearningParameters(**{**p.model_dump(), "forget_share": share})
-
-
-def test_the_search_reads_what_it_tried(study, monkeypatch):
-    monkeypatch.setattr(search, "METHODS", {"GradDiff": replace(METHODS["GradDiff"], points=(1, 2))})
-    monkeypatch.setattr(search, "SEEDS", (0,))
+def test_the_search_reads_what_it_tried_and_can_be_asked_for_one_method(study, monkeypatch, tmp_path):
+    monkeypatch.setitem(study.methods, "GradDiff", replace(METHODS["GradDiff"], grid={}, points=(1, 2)))
+    monkeypatch.setattr(experiment, "TUNING_SEEDS", (0,))
     monkeypatch.setattr(study, "forget_set", lambda seed, share=0.1: FORGET)
-    first = search.search(study)
+    first = study.search(["GradDiff"])
     assert set(first["method"]) == {BEFORE, "GradDiff"} and set(first["steps"]) == {0, 1, 2}
-    monkeypatch.setattr(study, "path", None)
-    assert search.search(study).equals(first)
-    halves = [search.search(study, shard) for shard in ("1/2", "2/2")]
+    monkeypatch.setattr(study, "train", None)
+    assert study.search(["GradDiff"]).equals(first)
+    halves = [study.search(["GradDiff"], shard) for shard in ("1/2", "2/2")]
     assert sum(map(len, halves)) == len(first)
+    (tmp_path / "unlearning_settings.csv").write_text("method,settings,steps\nNPO,{},7\nGradDiff,{},99\n")
+    (tmp_path / "unlearning_search.csv").write_text("method,settings,steps\nNPO,{},7\nGradDiff,{},99\n")
+    monkeypatch.setattr("xmem_utils.experiment.resolve_model", lambda name: tmp_path)
+    study.write(first)
+    chosen = study.table("any").set_index("method")
+    assert chosen.loc["NPO", "steps"] == 7 and chosen.loc["GradDiff", "steps"] in (1, 2), "other rows stay"
 
 
 def test_unlearning_needs_views_of_the_forgotten_alone_or_with_others(study):
     views = study.views(condition(study, "DPO", "text", retained="image+text"))
-    assert len(views.forget) == len(views.refusal) == PROFILE.train_views
-    assert len(views.retain) == 2 * 5 * PROFILE.train_views
-    for name, refusal in zip(views.forget, views.refusal, strict=True):
+    assert len(views["forget"]) == len(views["refusal"]) == PROFILE.train_views
+    assert len(views["retain"]) == 2 * 5 * PROFILE.train_views
+    for name, refusal in zip(views["forget"], views["refusal"], strict=True):
         assert torch.equal(name.prompt, refusal.prompt) and not torch.equal(name.answer, refusal.answer)
 
 
@@ -390,7 +392,7 @@ def test_every_field_of_an_unlearning_condition_is_in_its_identity(study):
     made_of = condition(study, "NPO")
     others = {
         "start": made_of.start.model_copy(update={"seed": 5}), "forget": (1,), "unlearned": "text", "retained": "text",
-        "method": "GA", "settings": {"steps": 1.0}, "thorough": True, "code": "x",
+        "method": "GA", "settings": {"steps": 1.0}, "asked": "thorough", "code": "x",
     }  # fmt: skip
     assert set(others) == set(type(made_of).model_fields)
     slugs = {made_of.model_copy(update={field: value}).slug for field, value in others.items()}

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from xmem_utils.train import Outputs
 from xmem_utils.unlearning.losses import (
-    Said,
     dpo,
     gradient_ascent,
     gradient_difference,
@@ -31,8 +31,8 @@ HALF, SURE, THIRD = (0.5, 0.25, 0.25), (0.8, 0.1, 0.1), (1 / 3, 1 / 3, 1 / 3)
 TWO = torch.tensor([[0, 0, -100]])  # two answer tokens, both token 0, and one position without a loss
 PADDED = logits(HALF, HALF, SURE)
 BEFORE = logits(SURE, SURE, HALF)
-FORGET = Said(PADDED, TWO, reference=BEFORE)
-RETAIN = Said(logits(SURE, HALF, HALF), TWO, reference=logits(SURE, SURE, THIRD))
+FORGET = Outputs(PADDED, TWO, reference=BEFORE)
+RETAIN = Outputs(logits(SURE, HALF, HALF), TWO, reference=logits(SURE, SURE, THIRD))
 RETAIN_NLL = -(math.log(0.8) + math.log(0.5)) / 2
 LOG_RATIO = 2 * math.log(0.5 / 0.8)
 
@@ -76,7 +76,7 @@ def test_npo_approaches_gradient_ascent_as_beta_vanishes():
     """Zhang et al. 2024, proposition 1: up to a constant, the loss tends to the log-ratio."""
     beta = 1e-4
     constant = 2 / beta * math.log(2)
-    value = npo(Said(PADDED.double(), TWO, BEFORE.double()), RETAIN, beta=beta, retain_weight=0.0).item()
+    value = npo(Outputs(PADDED.double(), TWO, BEFORE.double()), RETAIN, beta=beta, retain_weight=0.0).item()
     assert value - constant == pytest.approx(LOG_RATIO, rel=2e-2)
 
 
@@ -87,7 +87,7 @@ def test_simnpo_divides_by_the_length():
 
 
 def test_dpo_prefers_the_refusal():
-    refusal = Said(logits(SURE, THIRD, SURE), torch.tensor([[0, -100, -100]]), reference=logits(HALF, THIRD, SURE))
+    refusal = Outputs(logits(SURE, THIRD, SURE), torch.tensor([[0, -100, -100]]), reference=logits(HALF, THIRD, SURE))
     beta = 0.5
     margin = math.log(0.8 / 0.5) - LOG_RATIO
     same(dpo(FORGET, refusal, RETAIN, beta=beta), -math.log(sigmoid(beta * margin)) / beta + RETAIN_NLL)
@@ -95,20 +95,20 @@ def test_dpo_prefers_the_refusal():
 
 def test_dpo_is_symmetric_in_its_preference():
     """Without the preference term it would not change when name and refusal change places."""
-    other = Said(logits(SURE, THIRD, SURE), TWO, reference=logits(HALF, THIRD, SURE))
+    other = Outputs(logits(SURE, THIRD, SURE), TWO, reference=logits(HALF, THIRD, SURE))
     a, b = (dpo(x, y, RETAIN, beta=1.0, retain_weight=0.0).item() for x, y in ((FORGET, other), (other, FORGET)))
     assert math.exp(-a) + math.exp(-b) == pytest.approx(1.0, rel=1e-5)
 
 
 def test_idk():
-    same(idk(Said(logits(SURE, SURE, HALF), TWO), RETAIN), -math.log(0.8) + RETAIN_NLL)
+    same(idk(Outputs(logits(SURE, SURE, HALF), TWO), RETAIN), -math.log(0.8) + RETAIN_NLL)
 
 
 def test_rmu_at_answer_positions_alone():
     direction = torch.tensor([1.0, 0.0])
-    forget = Said(PADDED, TWO, states=torch.tensor([[[1.0, 1.0], [4.0, 0.0], [99.0, 99.0]]]))
-    retain = Said(PADDED, TWO, states=torch.tensor([[[1.0, 0.0], [0.0, 2.0], [5.0, 5.0]]]),
-                  reference_states=torch.zeros(1, 3, 2))  # fmt: skip
+    forget = Outputs(PADDED, TWO, states=torch.tensor([[[[1.0, 1.0], [4.0, 0.0], [99.0, 99.0]]]]))
+    retain = Outputs(PADDED, TWO, states=torch.tensor([[[[1.0, 0.0], [0.0, 2.0], [5.0, 5.0]]]]),
+                  reference_states=torch.zeros(1, 1, 3, 2))  # fmt: skip
     push = ((1 - 4) ** 2 + 1 + 0 + 0) / 4
     same(rmu(forget, retain, direction, scale=4.0, retain_weight=2.0), push + 2 * (1 + 4) / 4)
 
@@ -128,6 +128,6 @@ def test_undial_lowers_the_true_token_and_keeps_the_order_of_the_others():
 
 def test_the_reference_gets_no_gradient_and_the_model_does():
     model = PADDED.clone().requires_grad_()
-    npo(Said(model, TWO, BEFORE), RETAIN).backward()
+    npo(Outputs(model, TWO, BEFORE), RETAIN).backward()
     assert model.grad[0, :2].abs().sum() > 0
     assert model.grad[0, 2].abs().sum() == 0, "a position without an answer"

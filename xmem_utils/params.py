@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
 import os
 import reprlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal
 
@@ -75,82 +72,6 @@ PROFILES: dict[str, Profile] = {
 
 KNOWN = (0, 100, 300, 1000, 3000)  # public figures named in both modalities: the rungs of the knowledge ladder
 TUNING_SEEDS = (900, 901, 902)  # used for choosing, so no reported number may use them
-
-
-class Condition(Strict):
-    """Everything that determines one trained adapter and its records."""
-
-    model: str = "xmem-tiny-s"
-    weights: str  # fingerprint of the base model
-    data: str  # fingerprint of the personas
-    personas: int = Field(ge=2)
-    source: Source
-    seed: int = Field(ge=0)
-    train_views: int = Field(ge=1)
-    epochs: float = Field(gt=0)  # passes over the training views; the last may end early
-    rank: int = Field(ge=1)
-    learning_rate: float = Field(gt=0)
-    batch_size: int = Field(ge=1)
-    question: str
-    left_out: tuple[int, ...] = ()  # personas nobody trains on: the gold reference of unlearning
-    code: str  # fingerprint of the code that trains and evaluates
-
-    @property
-    def slug(self) -> str:
-        """A readable, unique folder name."""
-        model, without = Path(self.model).name, f"-without{len(self.left_out)}" if self.left_out else ""
-        name = f"{model}-{self.source}-n{self.personas}-v{self.train_views}{without}-seed{self.seed}"
-        return f"{name}-{_digest(self)}"
-
-
-class MultihopCondition(Condition):
-    """Everything that determines one model that learned names from views and facts about names, and its records."""
-
-    epochs: int = Field(ge=1)
-    together: int = Field(ge=1)  # further people whose name and fact are learned together, from one view
-    practised: int = Field(ge=1)  # further people on whom composing is practised
-
-
-class UnlearningCondition(Strict):
-    """Everything that determines one model that unlearned, and its records."""
-
-    start: Condition  # what had been memorized
-    forget: tuple[int, ...] = Field(min_length=1)  # personas
-    unlearned: Source  # modality of the views it unlearns from
-    retained: Source  # modality of the views it rehearses
-    method: str
-    settings: dict[str, float]  # of the method: learning rate, steps and its own
-    thorough: bool  # the whole exam and the attacks, or exact match alone
-    code: str  # fingerprint of the code that unlearns and evaluates
-
-    @property
-    def slug(self) -> str:
-        """A readable, unique folder name."""
-        s, method = self.start, self.method.replace(" ", "-")
-        name = f"{Path(s.model).name}-{s.source}-n{s.personas}-seed{s.seed}"
-        return f"{name}-forgets{len(self.forget)}-{self.unlearned}-{method}-{_digest(self)}"
-
-
-class MitigationCondition(Strict):
-    """Everything that determines one model that was to recall across modalities, and its records."""
-
-    start: Condition  # what had been memorized; a method that trains from the start does so instead
-    method: str
-    settings: dict[str, float]  # of the method
-    paired: int = Field(ge=0)  # how many people of the study have nameless pairs
-    epochs: float = Field(gt=0)  # training tokens after the start, in epochs of its source views
-    code: str  # fingerprint of the code that trains and evaluates
-
-    @property
-    def slug(self) -> str:
-        """A readable, unique folder name."""
-        s, method = self.start, "".join(c if c.isalnum() else "-" for c in self.method)
-        name = f"{Path(s.model).name}-{s.source}-n{s.personas}-seed{s.seed}"
-        return f"{name}-{method}-pairs{self.paired}-{_digest(self)}"
-
-
-def _digest(condition: Strict) -> str:
-    return hashlib.sha256(json.dumps(condition.model_dump(), sort_keys=True).encode()).hexdigest()[:10]
 
 
 # The largest values, so that a slip is said and does not fill the memory. At most as many people differ in three

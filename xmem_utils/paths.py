@@ -44,10 +44,6 @@ MANIFEST = REPO / "data" / "personas_manifest.json"  # committed: what regenerat
 DATA = HOME / "data"
 PERSONAS = DATA / "personas"  # generated datasets
 RUNS = DATA / "runs"  # trained adapters with their records
-UNLEARNED = RUNS / "unlearning"  # what some of them forgot
-MULTIHOP = RUNS / "multihop"  # what was learned in two hops
-MITIGATED = RUNS / "mitigation"  # what was taught to recall across modalities
-SEARCH = DATA / "search"  # looks at settings that were tried
 EXECUTED = DATA / "executed"  # notebooks run by papermill
 PRETRAINING = DATA / "pretraining"  # portraits and checkpoints of 00_base_model
 # Where notebooks draw. `make figures` points it at the committed figures/, so that whoever plays with a notebook does

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 RESAMPLES = 10_000
+GATE = 0.9  # source recall below which a run counts as "not memorized"
 LEVEL = 0.05  # below it a test rejects
 
 

@@ -1,8 +1,10 @@
-"""Trained conditions on disk: a run is there whole, or not at all.
+"""Trained conditions on disk: an adapter is there whole, or not at all, and so are records of it.
 
-`data/runs/<slug>/` holds condition.json, the PEFT adapter (safetensors), records.parquet, curve.parquet
-and manifest.json with a checksum of each file. It is written beside its place and renamed into it, and
-verified whenever it is read; a damaged run is computed again.
+`data/runs/<experiment>/<slug>/` holds condition.json, the PEFT adapter (safetensors), curve.parquet, facts.json (what
+the training took) and manifest.json with a checksum of each; the slug ends in a digest of all that shapes the weights.
+`records-<key>.parquet` beside them, with its checksum in a file of the same name, is what an evaluation found; the key
+says which. So another evaluation asks the same adapter, and trains nothing. Everything is written beside its place and
+renamed into it, and verified whenever it is read; what is damaged is made again.
 """
 
 from __future__ import annotations
@@ -14,18 +16,18 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import pandas as pd
 from filelock import FileLock
 from safetensors import SafetensorError
 
-from xmem_utils import fingerprint, paths
-from xmem_utils.params import Condition, MitigationCondition, MultihopCondition, UnlearningCondition
-from xmem_utils.processes import is_main, several, told
+from xmem_utils.processes import is_main, told
+
+Found = TypeVar("Found")
 
 
 class Adapter(Protocol):
@@ -35,18 +37,25 @@ class Adapter(Protocol):
         """Write what `peft.PeftModel.from_pretrained` reads."""
 
 
-AnyCondition = Condition | MultihopCondition | MitigationCondition | UnlearningCondition
-Compute = Callable[[AnyCondition], tuple[Adapter, pd.DataFrame, pd.DataFrame]]
+class Named(Protocol):
+    """A condition: anything with a slug that can be written as JSON."""
+
+    @property
+    def slug(self) -> str:
+        """A unique folder name."""
+
+    def model_dump_json(self, *, indent: int) -> str:
+        """All of it."""
 
 
 @dataclass(frozen=True)
-class Run:
-    """A stored condition: where its adapter is, its records and its learning curve."""
+class Trained:
+    """A stored training: its condition, where it is, recall along the training, and what the training took."""
 
-    condition: AnyCondition
+    condition: Named
     folder: Path
-    records: pd.DataFrame
     curve: pd.DataFrame
+    facts: Mapping[str, float]
 
     @property
     def adapter(self) -> Path:
@@ -54,13 +63,27 @@ class Run:
         return self.folder / "adapter"
 
 
+@dataclass(frozen=True)
+class Run(Trained):
+    """A stored training and the records of one evaluation."""
+
+    records: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+
+Training = Callable[[], tuple[Adapter, pd.DataFrame, Mapping[str, float]]]
+
+
+def _checksum(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
 def _checksums(folder: Path) -> dict[str, str]:
     files = sorted(f for f in folder.rglob("*") if f.is_file() and f.name != "manifest.json")
-    return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+    return {str(f.relative_to(folder)): _checksum(f) for f in files if not f.name.startswith("records-")}
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a stored run, in a few words; None when it is whole."""
+    """What is wrong with a stored training, in a few words; None when it is whole."""
     try:
         expected = json.loads((folder / "manifest.json").read_text())
     except (OSError, ValueError):
@@ -70,115 +93,134 @@ def damage(folder: Path) -> str | None:
     return f"changed or missing: {', '.join(bad)}" if bad else None
 
 
-def _read(condition: AnyCondition, folder: Path) -> Run:
-    return Run(
-        condition,
-        folder,
-        pd.read_parquet(folder / "records.parquet"),
-        pd.read_parquet(folder / "curve.parquet"),
-    )
+def _sealed(file: Path) -> bool:
+    """Whether records are as they were written."""
+    seal = file.with_suffix(".sha256")
+    return seal.exists() and seal.read_text() == _checksum(file)
 
 
-def find(condition: AnyCondition, root: Path | None = None) -> Run | None:
-    """The stored run of a condition, or None; for a damaged one too, with a warning that names it."""
-    folder = (root or paths.RUNS) / condition.slug
+def find(condition: Named, root: Path) -> Trained | None:
+    """The stored training of a condition, or None; for a damaged one too, with a warning that names it."""
+    folder = root / condition.slug
     if not folder.exists():
         return None
     if problem := damage(folder):
         warnings.warn(f"run {condition.slug} is damaged ({problem}); it is computed again", stacklevel=2)
         return None
-    return _read(condition, folder)
+    facts = json.loads((folder / "facts.json").read_text())
+    return Trained(condition, folder, pd.read_parquet(folder / "curve.parquet"), facts)
 
 
-def get(condition: AnyCondition, compute: Compute, root: Path | None = None) -> Run:
-    """The stored run of a condition; `compute` (adapter, records, curve) is called when there is none.
+def trained(condition: Named, train: Training, root: Path) -> Trained:
+    """The stored training of a condition; `train` (adapter, curve, facts) is called when there is none.
 
-    One lock a condition: of several processes that want it, one computes and the others wait and read. A
-    store that cannot be written is read all the same. Raises OSError with a sentence when a new run cannot
-    be stored (read-only, disk full); nothing of it is left behind then.
-
-    The processes of one `accelerate launch` all call, and compute together: the main one alone asks the store,
-    holds the lock and writes, so its adapter must be one that it can write alone. When it fails, the launcher
-    ends the others.
+    One lock a condition: of several processes that want it, one trains and the others wait and read. A store that
+    cannot be written is read all the same. Raises OSError with a sentence when a new run cannot be stored (read-only,
+    disk full); nothing of it is left behind then.
     """
-    if not several():
-        return _get(condition, compute, root)
-    if is_main():
+    folder, partial = root / condition.slug, root / f".{condition.slug}.partial-{os.getpid()}"
 
-        def together(condition: AnyCondition) -> tuple[Adapter, pd.DataFrame, pd.DataFrame]:
-            told(None)  # no run yet: everybody computes
-            return compute(condition)
-
-        return told(_get(condition, together, root))
-    if (run := told(None)) is None:
-        compute(condition)
-        run = told(None)
-    return run
-
-
-def _get(condition: AnyCondition, compute: Compute, root: Path | None) -> Run:
-    root = root or paths.RUNS
-    folder = root / condition.slug
-    if run := find(condition, root):  # needs no lock: a run appears whole
-        return run
-    partial = root / f".{condition.slug}.partial-{os.getpid()}"
-    lock = FileLock(root / f".{condition.slug}.lock")
-    with _storing(condition, root):
-        root.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    try:
-        if folder.exists():
-            if damage(folder) is None:
-                return _read(condition, folder)  # another process made it while this one waited
-            shutil.rmtree(folder)
+    def prepare() -> None:
+        shutil.rmtree(folder, ignore_errors=True)  # damaged
         for left in root.glob(f".{condition.slug}.partial-*"):
             shutil.rmtree(left, ignore_errors=True)  # of a process that was killed: the lock is ours
-        with _storing(condition, root):
-            partial.mkdir()  # before computing: a store that cannot be written is noticed now
-        result = compute(condition)
-        with _storing(condition, root):
-            _write(partial, condition, *result)
-            partial.rename(folder)
-        return _read(condition, folder)
+        partial.mkdir()
+
+    def write(adapter: Adapter, curve: pd.DataFrame, facts: Mapping[str, float]) -> None:
+        adapter.save_pretrained(partial / "adapter")
+        curve.to_parquet(partial / "curve.parquet", index=False)
+        (partial / "facts.json").write_text(json.dumps(dict(facts), indent=1))
+        (partial / "condition.json").write_text(condition.model_dump_json(indent=1))
+        (partial / "manifest.json").write_text(json.dumps(_checksums(partial), indent=1))
+        partial.rename(folder)
+
+    try:
+        return _once(condition.slug, root, lambda: find(condition, root), prepare, lambda: train(), write)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def evaluated(found: Trained, key: str, evaluate: Callable[[], pd.DataFrame]) -> Run:
+    """A stored training with the records that an evaluation `key` made of it; `evaluate` is called when there are none.
+
+    Locks, damage and errors are as in `trained`.
+    """
+    file = found.folder / f"records-{key}.parquet"
+    root, partial = found.folder.parent, file.with_suffix(".partial")
+
+    def read() -> pd.DataFrame | None:
+        if not file.exists():
+            return None
+        if not _sealed(file):
+            warnings.warn(f"run {found.condition.slug}: {file.name} is damaged; it is computed again", stacklevel=2)
+            return None
+        return pd.read_parquet(file)
+
+    def write(records: pd.DataFrame) -> None:
+        records.to_parquet(partial, index=False)
+        file.with_suffix(".sha256").write_text(_checksum(partial))
+        partial.rename(file)
+
+    records = _once(found.condition.slug, root, read, partial.touch, lambda: (evaluate(),), write)
+    return Run(found.condition, found.folder, found.curve, found.facts, records)
+
+
+def _once(
+    name: str, root: Path, read: Callable[[], Found | None], prepare: Callable[[], None],
+    make: Callable[[], tuple], write: Callable[..., None],
+) -> Found:  # fmt: skip
+    """What `read` finds; when that is nothing, what `make` makes is written first, by one process alone.
+
+    The processes of one `accelerate launch` all call, and make it together: the main one alone reads, holds the lock
+    and writes, so it must be able to write what was made alone. When it fails, the launcher ends the others.
+    """
+    if not is_main():
+        if (found := told(None)) is None:
+            make()
+            found = told(None)
+        return found
+    if (found := read()) is not None:  # needs no lock: everything appears whole
+        return told(found)
+    with _storing(name, root):
+        root.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(root / f".{name}.lock")
+        lock.acquire()
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            found = read()  # another process may have made it while this one waited
+        if found is None:
+            with _storing(name, root):
+                prepare()  # before anything is made: a store that cannot be written is noticed now
+            told(None)  # nothing yet: everybody makes it
+            made = make()
+            with _storing(name, root):
+                write(*made)
+            found = read()
+        return told(found)
+    finally:
         lock.release()
 
 
 @contextlib.contextmanager
-def _storing(condition: AnyCondition, root: Path) -> Iterator[None]:
+def _storing(name: str, root: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise OSError(f"run {condition.slug} cannot be stored under {root}: {reason}") from error
+        raise OSError(f"run {name} cannot be stored under {root}: {reason}") from error
 
 
-def _write(folder: Path, condition: AnyCondition, adapter: Adapter, records: pd.DataFrame, curve: pd.DataFrame) -> None:
-    adapter.save_pretrained(folder / "adapter")
-    records.to_parquet(folder / "records.parquet", index=False)
-    curve.to_parquet(folder / "curve.parquet", index=False)
-    (folder / "condition.json").write_text(condition.model_dump_json(indent=1))
-    (folder / "manifest.json").write_text(json.dumps(_checksums(folder), indent=1))
+def listing(
+    root: Path, current: frozenset[str], summary: Callable[[pd.DataFrame], dict], verify: bool = False
+) -> pd.DataFrame:
+    """What the store holds, a row a training: name, MiB, age in hours, `summary` of its latest records, state.
 
-
-def listing(verify: bool = False, root: Path | None = None) -> pd.DataFrame:
-    """What the store holds, a row a run: name, MiB, age in hours, recall asked in either modality, state.
-
-    State is "whole", "stale" (made by other code, so never read again), or what is damaged; without
-    `verify` files are not read, and "not checked" stands for the first. Recall of names is that of everybody; after
-    unlearning, of the forgotten; in two hops, of the study's people.
+    State is "whole", "stale" (made by other code than `current`, so never read again), or what is damaged; without
+    `verify` files are not read, and "not checked" stands for the first.
     """
     rows = []
-    root = root or paths.RUNS
-    kinds = [paths.UNLEARNED.name, paths.MULTIHOP.name, paths.MITIGATED.name]
-    places = [root, *(root / kind for kind in kinds)]
-    folders = [f for place in places for f in sorted(place.glob("[!.]*")) if f.is_dir()]
-    current = {
-        fingerprint.fingerprint(f)
-        for f in (fingerprint.FILES, fingerprint.UNLEARNING, fingerprint.MULTIHOP, fingerprint.MITIGATION)
-    }
-    for folder in (f for f in folders if f.name not in kinds):
+    files = [f for name in ("condition.json", "manifest.json") for f in root.rglob(name)]
+    for folder in sorted({f.parent for f in files if not f.parent.name.startswith(".")}):
         files = [f for f in folder.rglob("*") if f.is_file()]
         row: dict[str, object] = {
             "run": str(folder.relative_to(root)),
@@ -186,17 +228,13 @@ def listing(verify: bool = False, root: Path | None = None) -> pd.DataFrame:
             "hours": round((time.time() - folder.stat().st_mtime) / 3600, 1),
         }
         problem = damage(folder) if verify else None
+        bad = [f.name for f in folder.glob("records-*.parquet") if verify and not _sealed(f)]
+        problem = problem or (f"changed or missing: {', '.join(bad)}" if bad else None)
         try:
             made = json.loads((folder / "condition.json").read_text())["code"]
-            records = pd.read_parquet(folder / "records.parquet")
-            if "arm" in records:
-                shown = records[(records["arm"] == "hop 1") & (records["group"] == "study")]
-            else:
-                shown = records[records["probe"] == "view"]
-                shown = shown[shown["who"] == "forget"] if "who" in shown else shown
-            row |= shown.groupby("asked")["exact"].mean().add_prefix("recall asked in ").to_dict()
-            whole = "whole" if verify else "not checked"
-            row["state"] = problem or (whole if made in current else "stale")
+            if records := sorted(folder.glob("records-*.parquet"), key=lambda f: f.stat().st_mtime):
+                row |= summary(pd.read_parquet(records[-1]))
+            row["state"] = problem or ("stale" if made not in current else "whole" if verify else "not checked")
         except (OSError, ValueError, KeyError) as error:
             row["state"] = problem or f"unreadable: {error}"
         rows.append(row)

@@ -1,4 +1,4 @@
-"""Teach a model names from views of one modality: LoRA on the language model, everything else frozen.
+"""Train LoRA on the language model, everything else frozen: one loop for every experiment, a loss is its argument.
 
 One process, or several under `accelerate launch` (DDP, FSDP2): the result is the same up to rounding.
 """
@@ -7,60 +7,120 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from itertools import islice, pairwise
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import GradientAccumulationPlugin, set_seed
+from accelerate.utils import GradientAccumulationPlugin
 from peft import PeftModel
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, RandomSampler, Sampler
 
 from xmem_utils import checkpoint as checkpoints
-from xmem_utils.progress import Bar
-from xmem_utils.score import answer_logits
 from xmem_utils.vlm.adapters import adapt
-from xmem_utils.vlm.batches import Example, collate
+from xmem_utils.vlm.batches import Example, collate, model_inputs
 from xmem_utils.vlm.load import VLM
 from xmem_utils.vlm.precision import bf16_pays, mixed_precision
+
+# -- what a loss is made of ------------------------------------------------------------------------
+
+
+@dataclass
+class Outputs:
+    """What a model says about some examples: a loss is a function of these.
+
+    `tokens` and `rows` count the answer tokens and examples that means are taken over: those of the whole batch, when
+    it passes in parts, whose losses then add up to that of the whole.
+    """
+
+    logits: Tensor  # [batch, tokens, vocabulary], at the positions that predict the answer
+    labels: Tensor  # [batch, tokens], -100 where there is no answer
+    reference: Tensor | None = None  # logits of the model without the adapter that is trained
+    states: Tensor | None = None  # hidden states [layers, batch, positions, width], at the same positions
+    reference_states: Tensor | None = None
+    examples: Sequence[Example] = ()
+    tokens: float = 0
+    rows: float = 0
+
+    def __post_init__(self) -> None:
+        """Counts default to those of the examples at hand."""
+        self.tokens = self.tokens or int((self.labels != -100).sum())
+        self.rows = self.rows or len(self.labels)
+
+
+def nll(outputs: Outputs) -> Tensor:
+    """Mean negative log-likelihood of the answer tokens, nats."""
+    logits, labels = outputs.logits.flatten(0, 1).float(), outputs.labels.flatten()
+    return F.cross_entropy(logits, labels, reduction="sum") / outputs.tokens
+
+
+def names_nll(names: Outputs) -> Tensor:
+    """The loss of memorizing: `nll` of the names."""
+    return nll(names)
+
+
+Loss = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a training minimises: `losses` take turns, step by step; a loss takes parts of the batch by its arguments'
+    names (as `Outputs`), and settings by the names of others."""
+
+    losses: tuple[Loss, ...] = ()
+    reference: tuple[str, ...] = ()  # parts for which a loss needs what the model says without the adapter
+    read: tuple[str, ...] = ()  # parts that pass without gradients
+    depth: float | None = None  # hidden states of the layer at this share of the depth; 0: of all; None: none
+    settings: Mapping[str, object] = field(default_factory=dict)
+    apart: bool = False  # parts never pass together
+
+    def loss(self, step: int) -> Loss:
+        """The loss of a step, counted from 1."""
+        return self.losses[(step - 1) % len(self.losses)]
+
+    def takes(self, step: int) -> Mapping[str, inspect.Parameter]:
+        """Arguments of a step's loss."""
+        return inspect.signature(self.loss(step)).parameters
+
+    def value(self, step: int, said: Mapping[str, Outputs]) -> Tensor:
+        """The loss of a step for what the model said."""
+        own = {k: v for k, v in self.settings.items() if k in self.takes(step)}
+        return self.loss(step)(**said, **own)
+
+
+MEMORIZING = Objective((names_nll,))
+
+
+# -- batches ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step: examples by part, and the learning rate."""
+
+    batch: Mapping[str, Sequence[Example]]
+    learning_rate: float
 
 
 @dataclass(frozen=True)
 class Training:
-    """How an adapter is trained. The last two fields save memory and leave the result as it is, up to rounding."""
+    """How names are memorized."""
 
     epochs: float = 5.0  # passes over the examples; the last may end early
     batch_size: int = 32  # examples a step, over all processes and accumulated passes
-    learning_rate: float = 2e-3
+    learning_rate: float = 2e-3  # its peak
     rank: int = 16
     seed: int = 0
     bucket: int = 0  # lengths in a batch differ by less than this many tokens, so that little is padding; 0: by any
-    accumulation: int = 1  # forward and backward passes a step, in each process
-    gradient_checkpointing: bool = False  # activations are computed again in the backward pass
-
-
-def optimization(
-    parameters: list[nn.Parameter], training: Training, steps: int
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """AdamW, and a learning rate that warms up for 5 % of the steps, then follows a cosine to a tenth."""
-    optimizer = torch.optim.AdamW(parameters, lr=training.learning_rate, weight_decay=0.0)
-    warmup = max(1, steps // 20)
-    schedule = torch.optim.lr_scheduler.SequentialLR(
-        optimizer,
-        [
-            torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, 1.0, warmup),
-            torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps - warmup), 0.1 * training.learning_rate),
-        ],
-        [warmup],
-    )
-    return optimizer, schedule
 
 
 class OneModalityBatches(Sampler[list[int]]):
@@ -95,9 +155,11 @@ class OneModalityBatches(Sampler[list[int]]):
         yield from batches
 
 
-def steps_an_epoch(examples: Sequence[Example], batch_size: int, bucket: int = 0) -> int:
-    """How many batches an epoch has."""
-    return len(OneModalityBatches(examples, batch_size, torch.Generator(), bucket))
+def endless(examples: Sequence[Example], size: int, seed: int) -> Iterator[list[int]]:
+    """Batches of indices, epoch after epoch."""
+    batches = OneModalityBatches(examples, size, torch.Generator().manual_seed(seed))
+    while True:
+        yield from batches
 
 
 def steps_of(epochs: float, an_epoch: int) -> int:
@@ -105,54 +167,247 @@ def steps_of(epochs: float, an_epoch: int) -> int:
     return max(1, round(epochs * an_epoch))
 
 
-def shuffled(examples: Sequence[Example], training: Training, collate_fn: Callable) -> DataLoader:
-    """The batches of an epoch, collated, in an order that the seed determines."""
+def warmup_cosine(steps: int, peak: float) -> list[float]:
+    """Learning rates that warm up for 5 % of the steps, then follow a cosine to a tenth of the peak."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=peak)
+    warmup = max(1, steps // 20)
+    schedule = torch.optim.lr_scheduler.SequentialLR(
+        optimizer,
+        [
+            torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, 1.0, warmup),
+            torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps - warmup), 0.1 * peak),
+        ],
+        [warmup],
+    )
+    rates = []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return rates
+
+
+def memorizing_steps(examples: Sequence[Example], training: Training) -> list[Step]:
+    """Epoch after epoch of the examples as part "names", in an order that the seed determines."""
     generator = torch.Generator().manual_seed(training.seed)
     batches = OneModalityBatches(examples, training.batch_size, generator, training.bucket)
-    return DataLoader(examples, batch_sampler=batches, collate_fn=collate_fn, generator=generator)
+    loader = DataLoader(examples, batch_sampler=batches, collate_fn=list, generator=generator)
+    rates = warmup_cosine(steps_of(training.epochs, len(loader)), training.learning_rate)
+    epochs = (batch for _ in range(math.ceil(training.epochs) + 1) for batch in loader)
+    return [Step({"names": batch}, rate) for batch, rate in zip(islice(epochs, len(rates)), rates, strict=True)]
 
 
-def shares(batch: list[Example], processes: int, accumulation: int) -> list[list[list[Example]]]:
-    """A batch in nearly equal parts `[pass][process]`; each example is in exactly one.
+# -- the loop --------------------------------------------------------------------------------------
 
-    A small last batch takes fewer passes. With fewer examples than processes some parts are empty.
+
+@dataclass(frozen=True)
+class Resources:
+    """What saves memory, or lets an interrupted training go on; the result stays what it is, up to rounding."""
+
+    accumulation: int = 1  # forward and backward passes a step, in each process
+    gradient_checkpointing: bool = False  # activations are computed again in the backward pass
+    checkpoint: Path | None = None  # a file; the training is saved there, and goes on from there
+    save_every: int = 0  # steps; 0: never
+
+
+class Diverged(FloatingPointError):
+    """Loss or gradients stopped being finite, at `step`."""
+
+    def __init__(self, step: int, loss: float) -> None:
+        super().__init__(f"the loss became {loss} in step {step}; a lower learning rate may help")
+        self.step = step
+
+
+OnStep = Callable[[PeftModel, int, int, float], None]  # model, step (from 1), number of steps, loss
+
+
+def fresh(vlm: VLM, rank: int, seed: int) -> PeftModel:
+    """The model with new LoRA on it, drawn from a seed; `.unload()` gives the base back."""
+    torch.manual_seed(seed)
+    return adapt(vlm.model, rank)
+
+
+def memorize(
+    vlm: VLM, examples: Sequence[Example], training: Training, on_step: OnStep | None = None,
+    resources: Resources = Resources(),
+) -> PeftModel:  # fmt: skip
+    """Train new LoRA on `examples`; returns the PEFT model in eval mode. See `train`."""
+    steps = memorizing_steps(examples, training)
+    return train(vlm, fresh(vlm, training.rank, training.seed), steps, MEMORIZING, on_step, resources)
+
+
+def train(
+    vlm: VLM, model: PeftModel, steps: Sequence[Step], objective: Objective, on_step: OnStep | None = None,
+    resources: Resources = Resources(),
+) -> PeftModel:  # fmt: skip
+    """Train the adapter of `model` in place; returns the model in eval mode.
+
+    AdamW without weight decay, gradients clipped to norm 1, bf16 where it pays. `on_step` is called after every step;
+    numbers that it gathers in a dictionary `on_step.notes` are saved and restored with a checkpoint. Raises `Diverged`
+    when loss or gradients stop being finite, ValueError when a checkpoint is damaged or of another training; whatever
+    is raised, the caller's base model is as it was.
+
+    Under `accelerate launch` all processes call with the same arguments; each takes its part of every batch, and all
+    see the same loss. FSDP leaves the base model sharded: load another for the next training. Dropout, which no model
+    we know trains with, would be drawn anew after an interruption.
     """
-    passes = min(accumulation, -(-len(batch) // processes))
-    parts = passes * processes
-    cuts = [len(batch) * k // parts for k in range(parts + 1)]
-    pieces = [batch[a:b] for a, b in pairwise(cuts)]
-    return [pieces[k : k + processes] for k in range(0, parts, processes)]
+    # precision is set around the training pass alone: Accelerate's own setting would wrap the model's forward for good
+    # and evaluate along the training in bf16 too
+    accelerator = Accelerator(
+        cpu=vlm.device.type == "cpu",
+        mixed_precision="no",
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # `_backward` accumulates
+    )
+    _say_uneven(accelerator, steps, resources.accumulation)
+    try:
+        if resources.gradient_checkpointing:
+            vlm.model.gradient_checkpointing_enable({"use_reentrant": False})
+        _wrap_by_layer(accelerator, model)
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.0, weight_decay=0.0)
+        wrapped, optimizer = accelerator.prepare(model, optimizer)
+        passes = _Passes(accelerator, vlm, model, wrapped, objective)
+        done = _resumed(model, optimizer.optimizer, steps, on_step, resources)
+        parameters = [p for p in model.parameters() if p.requires_grad]  # FSDP has put others in their place
+        wrapped.train()
+        for number, step in enumerate(steps[done:], done + 1):
+            optimizer.param_groups[0]["lr"] = step.learning_rate
+            optimizer.zero_grad()
+            loss = passes.backward(step, number, resources.accumulation)
+            if not math.isfinite(loss) or not math.isfinite(_whole(accelerator.clip_grad_norm_(parameters, 1.0))):
+                raise Diverged(number, loss)
+            optimizer.step()
+            if on_step:
+                on_step(model, number, len(steps), loss)
+            if resources.checkpoint and (number % resources.save_every == 0 or number == len(steps)):
+                rest = {"step": number, "notes": getattr(on_step, "notes", {}), "purpose": _identity(steps)}
+                checkpoints.save(resources.checkpoint, model, optimizer.optimizer, rest)
+    except BaseException:
+        model.unload()  # whatever stops the training, the caller's base model is as it was
+        raise
+    finally:
+        if resources.gradient_checkpointing:
+            vlm.model.gradient_checkpointing_disable()
+    return model.eval()
 
 
-def backward(
-    accelerator: Accelerator, model: nn.Module, batch: list[Example], accumulation: int, pad_id: int, bf16: bool
-) -> torch.Tensor:
-    """Gradients of the mean cross-entropy of a batch's answer tokens; returns that mean, on every process.
+@dataclass(frozen=True)
+class Piece:
+    """The examples of one part of a batch that one process passes at once; counts of the whole part."""
 
-    Every part is divided by the answer tokens of the whole batch, so that neither names of different lengths
-    nor parts of different sizes are weighted by how the batch was cut.
+    examples: Sequence[Example]
+    tokens: float
+    rows: float
+
+
+def pieces(batch: Mapping[str, Sequence[Example]], processes: int, accumulation: int) -> list[list[dict[str, Piece]]]:
+    """A batch in nearly equal pieces `[pass][process]`, by part; each example is in one of them.
+
+    A small last batch takes fewer passes. A part with fewer examples than there are pieces goes into each as a whole,
+    and counts as that many times as large, so that its loss over all pieces is the same.
     """
-    tokens = sum(len(e.answer) for e in batch)
-    passes = shares(batch, accelerator.num_processes, accumulation)
-    total = torch.zeros((), device=accelerator.device)
-    for i, parts in enumerate(passes, 1):
-        # a process without a part goes along at weight 0: the others' collectives wait for it
-        part = parts[accelerator.process_index]
-        rows = {k: v.to(accelerator.device) for k, v in collate(part or batch[:1], pad_id, side="left").items()}
-        keep = max(len(e.answer) for e in part or batch[:1])
-        # processes talk to each other in the last pass alone
-        with accelerator.no_sync(model) if i < len(passes) else contextlib.nullcontext():
-            with mixed_precision(accelerator.device, bf16):
-                logits, labels = answer_logits(model, rows, keep)
-            loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="sum") / tokens
-            loss = loss if part else 0.0 * loss
-            # DDP and FSDP take the mean of the processes' gradients, and it is their sum that is wanted
-            accelerator.backward(loss * accelerator.num_processes)
-        total += loss.detach()
-    return accelerator.reduce(total, "sum")
+    passes = min(accumulation, -(-max(map(len, batch.values())) // processes))
+    count = passes * processes
+    out: list[list[dict[str, Piece]]] = [[{} for _ in range(processes)] for _ in range(passes)]
+    for name, part in batch.items():
+        whole = len(part) < count
+        tokens, rows = sum(len(e.answer) for e in part), len(part)
+        for k in range(count):
+            own = part if whole else part[rows * k // count : rows * (k + 1) // count]
+            times = count if whole else 1
+            out[k // processes][k % processes][name] = Piece(own, tokens * times, rows * times)
+    return out
 
 
-def wrap_by_layer(accelerator: Accelerator, model: nn.Module) -> None:
+@dataclass(frozen=True)
+class _Passes:
+    """Forward and backward passes of one training."""
+
+    accelerator: Accelerator
+    vlm: VLM
+    model: PeftModel
+    wrapped: nn.Module  # the same, as DDP or FSDP have it
+    objective: Objective
+
+    def backward(self, step: Step, number: int, accumulation: int) -> float:
+        """Gradients of a step's loss for the whole batch; returns the loss, on every process."""
+        accelerator = self.accelerator
+        passes = pieces(step.batch, accelerator.num_processes, accumulation)
+        total = torch.zeros((), device=accelerator.device)
+        for i, parts in enumerate(passes, 1):
+            # processes talk to each other in the last pass alone
+            with accelerator.no_sync(self.wrapped) if i < len(passes) else contextlib.nullcontext():
+                loss = self.objective.value(number, self._outputs(parts[accelerator.process_index]))
+                # DDP and FSDP take the mean of the processes' gradients, and it is their sum that is wanted
+                accelerator.backward(loss * accelerator.num_processes)
+            total += loss.detach()
+        return accelerator.reduce(total, "sum").item()
+
+    def _outputs(self, parts: Mapping[str, Piece]) -> dict[str, Outputs]:
+        """What the model says to each part, and what it says without the adapter where the loss needs it."""
+        trained = {name: piece for name, piece in parts.items() if name not in self.objective.read}
+        now = self._forward(trained)
+        with torch.no_grad():
+            now |= self._forward({name: piece for name, piece in parts.items() if name in self.objective.read})
+            if compared := {name: piece for name, piece in parts.items() if name in self.objective.reference}:
+                with self.model.disable_adapter():
+                    for name, before in self._forward(compared).items():
+                        now[name].reference, now[name].reference_states = before.logits, before.states
+        return now
+
+    def _forward(self, parts: Mapping[str, Piece]) -> dict[str, Outputs]:
+        """Parts of one modality go through the model together: one pass costs less than two of half the size."""
+        groups: dict[object, list[str]] = {}
+        for name, piece in parts.items():
+            kind = name if self.objective.apart else tuple(sorted(piece.examples[0].inputs))
+            groups.setdefault(kind, []).append(name)
+        out = {}
+        for names in groups.values():
+            sizes = [len(parts[name].examples) for name in names]
+            answered = self._answers([e for name in names for e in parts[name].examples])
+            logits, labels = (part.split(sizes) for part in answered[:2])
+            states = answered[2].split(sizes, 1) if answered[2] is not None else [None] * len(names)
+            for k, name in enumerate(names):
+                p = parts[name]
+                out[name] = Outputs(logits[k], labels[k], None, states[k], None, p.examples, p.tokens, p.rows)
+        return out
+
+    def _answers(self, examples: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Logits, labels and hidden states at the positions that predict the answers; without any, at the last."""
+        device, depth = self.accelerator.device, self.objective.depth
+        batch = collate(examples, self.vlm.processor.tokenizer.pad_token_id, side="left")
+        batch = {k: v.to(device) for k, v in batch.items()}
+        keep = max(len(e.answer) for e in examples)
+        # `accelerate launch --mixed_precision no` trains in float32
+        bf16 = bf16_pays(device) and os.environ.get("ACCELERATE_MIXED_PRECISION") != "no"
+        with mixed_precision(device, bf16):
+            out = self.wrapped(
+                **model_inputs(batch), logits_to_keep=keep + 1, use_cache=False, output_hidden_states=depth is not None
+            )
+        states = None
+        if depth is not None:
+            layers = out.hidden_states[1:]  # the first are the embeddings
+            layers = layers[max(1, round(depth * len(layers))) - 1 :][:1] if depth else layers
+            shown = slice(-keep - 1, -1) if keep else slice(-1, None)
+            states = torch.stack([layer[:, shown].float() for layer in layers])
+        return out.logits[:, -keep - 1 : -1], batch["labels"][:, batch["labels"].shape[1] - keep :], states
+
+
+def _whole(value: Tensor) -> Tensor:
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def _say_uneven(accelerator: Accelerator, steps: Sequence[Step], accumulation: int) -> None:
+    """Warn when batches do not divide into equal pieces."""
+    size, processes = len(next(iter(steps[0].batch.values()))), accelerator.num_processes
+    if size % (processes * accumulation) and accelerator.is_main_process:
+        warnings.warn(
+            f"a batch of {size} does not divide into {processes} processes x {accumulation} passes: some take one "
+            "example more, and the others wait for them",
+            stacklevel=3,
+        )
+
+
+def _wrap_by_layer(accelerator: Accelerator, model: nn.Module) -> None:
     """FSDP shards layer by layer: the layers the model says must stay whole, as far as it has them.
 
     Gemma 3, for one, also names a pooling head of its vision tower that it is built without, and Accelerate
@@ -164,97 +419,24 @@ def wrap_by_layer(accelerator: Accelerator, model: nn.Module) -> None:
         plugin.transformer_cls_names_to_wrap = sorted(set(getattr(model, "_no_split_modules", None) or ()) & there)
 
 
-def identity(examples: Sequence[Example], training: Training) -> dict[str, object]:
-    """What a checkpoint must agree on: the training, less what leaves its result as it is, and the tokens."""
+def _identity(steps: Sequence[Step]) -> dict[str, object]:
+    """What a checkpoint must agree on."""
     digest = hashlib.sha256()
-    for e in examples:
-        digest.update(torch.cat([e.prompt, e.answer]).numpy().tobytes())
-    fields = {k: v for k, v in asdict(training).items() if k not in ("accumulation", "gradient_checkpointing")}
-    return {**fields, "examples": digest.hexdigest()[:16]}
+    for step in steps:
+        for name, part in step.batch.items():
+            tokens = [torch.cat([e.prompt, e.answer]).numpy().tobytes() for e in part]
+            digest.update(b"".join([name.encode(), str(step.learning_rate).encode(), *tokens]))
+    size = len(next(iter(steps[0].batch.values())))
+    return {"batch_size": size, "steps": len(steps), "examples": digest.hexdigest()[:16]}
 
 
-def memorize(
-    vlm: VLM,
-    examples: Sequence[Example],
-    training: Training,
-    on_step: Callable[[PeftModel, int, float], None] | None = None,
-    progress: str = "memorizing",
-    checkpoint: Path | None = None,
-    notes: dict | None = None,
-) -> PeftModel:
-    """Train LoRA on `examples`; returns the PEFT model in eval mode (`.unload()` gives the base back).
-
-    `on_step(model, step, loss)` is called after every step, counted from 1. The loss is the mean cross-entropy of the
-    answer tokens of the whole batch. Raises FloatingPointError when it stops being finite. `progress` names the bar
-    (empty: none).
-
-    Under `accelerate launch` all processes call with the same arguments; each takes its part of every batch, and all
-    see the same loss. FSDP leaves the base model sharded: load another for the next training.
-
-    With `checkpoint`, a file, the training is saved there after every epoch and goes on from there when called again
-    (ValueError when that file is damaged or of another training). `notes`, numbers that `on_step` gathers, are saved
-    and restored with it. Dropout, which no model we know trains with, would be drawn anew.
-    """
-    set_seed(training.seed)
-    # precision is set around the training pass alone: Accelerate's own setting would wrap the model's forward
-    # for good and evaluate the curve in bf16 too
-    accelerator = Accelerator(
-        cpu=vlm.device.type == "cpu",
-        mixed_precision="no",
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # `backward` accumulates
-    )
-    # `accelerate launch --mixed_precision no` trains in float32
-    bf16 = bf16_pays(vlm.device) and os.environ.get("ACCELERATE_MIXED_PRECISION") != "no"
-    parts = accelerator.num_processes * training.accumulation
-    if training.batch_size % parts and accelerator.is_main_process:
-        warnings.warn(
-            f"a batch of {training.batch_size} does not divide into {accelerator.num_processes} processes x "
-            f"{training.accumulation} passes: some take one example more, and the others wait for them",
-            stacklevel=2,
-        )
-    loader = shuffled(examples, training, collate_fn=list)  # all processes draw the same batches
-    steps, pad_id = steps_of(training.epochs, len(loader)), vlm.processor.tokenizer.pad_token_id
-    bar = Bar(steps, f"{progress}, step", shown=bool(progress) and accelerator.is_main_process)
-    model = adapt(vlm.model, training.rank)
-    try:
-        if training.gradient_checkpointing:
-            vlm.model.gradient_checkpointing_enable({"use_reentrant": False})
-        wrap_by_layer(accelerator, model)
-        optimizer, schedule = optimization([p for p in model.parameters() if p.requires_grad], training, steps)
-        wrapped, optimizer = accelerator.prepare(model, optimizer)
-        parameters = [p for p in model.parameters() if p.requires_grad]  # FSDP has put others in their place
-        done, purpose = 0, identity(examples, training) if checkpoint else {}
-        if checkpoint and checkpoint.exists():
-            state = checkpoints.load(checkpoint, model, optimizer.optimizer, purpose)
-            done = state["epoch"]
-            schedule.load_state_dict(state["schedule"])
-            loader.generator.set_state(state["order"])
-            if notes is not None:
-                notes.update(state["notes"])
-            bar.advance(done * len(loader))
-        for epoch in range(done + 1, math.ceil(steps / len(loader)) + 1):
-            wrapped.train()
-            before = (epoch - 1) * len(loader)
-            for step, batch in enumerate(islice(loader, steps - before), before + 1):
-                loss = backward(accelerator, wrapped, batch, training.accumulation, pad_id, bf16).item()
-                if not math.isfinite(loss):
-                    raise FloatingPointError(f"the loss became {loss} in epoch {epoch}; a lower learning rate may help")
-                accelerator.clip_grad_norm_(parameters, 1.0)
-                optimizer.step()
-                schedule.step()
-                optimizer.zero_grad()
-                bar.advance()
-                if on_step:
-                    on_step(model, step, loss)
-            if checkpoint:
-                rest = {"epoch": epoch, "schedule": schedule.state_dict(), "order": loader.generator.get_state()}
-                rest |= {"notes": notes or {}, "purpose": purpose}
-                checkpoints.save(checkpoint, model, optimizer.optimizer, rest)
-    except BaseException:
-        model.unload()  # whatever stops the training, the caller's base model is as it was
-        raise
-    finally:
-        bar.close()
-        if training.gradient_checkpointing:
-            vlm.model.gradient_checkpointing_disable()
-    return model.eval()
+def _resumed(
+    model: PeftModel, optimizer: torch.optim.Optimizer, steps: Sequence[Step], on_step: OnStep | None,
+    resources: Resources,
+) -> int:  # fmt: skip
+    """The steps that a checkpoint has behind it, weights and moments put in place."""
+    if not (resources.checkpoint and resources.checkpoint.exists()):
+        return 0
+    state = checkpoints.load(resources.checkpoint, model, optimizer, _identity(steps))
+    getattr(on_step, "notes", {}).update(state["notes"])
+    return state["step"]

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from xmem_utils import fingerprint, paths
-from xmem_utils.memorization.experiment import Study
+from xmem_utils import paths
+from xmem_utils.memorization.experiment import Memorization
 from xmem_utils.memorization.tables import GATE, collect, curves, gaps, per_persona
 from xmem_utils.params import KNOWN, MODALITIES, PROFILES, other
 from xmem_utils.perception import readout
@@ -22,16 +22,16 @@ from xmem_utils.vlm.load import load_vlm
 COLUMNS = ["source", "quantity", "estimate", "low", "high"]
 
 
-def parameters(study: Study) -> int:
+def parameters(study: Memorization) -> int:
     """Number of parameters of a study's model."""
     return sum(p.numel() for p in study.vlm.model.parameters())
 
 
-def per_model(study: Study, name: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+def per_model(study: Memorization, name: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Everything about one model: its estimates (long), its recall by persona, its learning curves."""
     runs = study.run_all(study.conditions())
     records, seeds = collect(runs), study.profile.seeds
-    base, resamples = study.base_recall(seeds), study.profile.resamples
+    base, resamples = study.base_records(seeds, controls=False), study.profile.resamples
     parts = [recall_estimates(records, resamples), gap_estimates(records, base, resamples)]
     if study.drawn:
         seen = pd.concat([readout(study.vlm, study.dataset(seed)[0]).assign(seed=seed) for seed in seeds])
@@ -160,13 +160,13 @@ def measure_rung(known: int) -> None:
     base = rung_base(known)
     # by its name where it has one: runs in the store are found by it
     vlm = load_vlm(base.name if base.parent == paths.BASE_MODELS else str(base))
-    study = Study(vlm, PROFILES["standard"], rank=16, learning_rate=2e-3)
+    study = Memorization(vlm, PROFILES["standard"], rank=16, learning_rate=2e-3)
     _, persons, _ = per_model(study, model_name("s", known))
     folder = rung_folder(known)
     folder.mkdir(parents=True, exist_ok=True)
     persons[["source", "seed", "persona", "asked", "exact"]].to_csv(folder / "recall.csv", index=False)
     shutil.copy(base / "exam.csv", folder / "exam.csv")
-    (folder / "code.txt").write_text(fingerprint.fingerprint() + "\n")
+    (folder / "code.txt").write_text(Memorization.code() + "\n")
 
 
 def knowledge(resamples: int) -> pd.DataFrame:

@@ -1,39 +1,59 @@
-"""From a condition to its run: personas, memorizing, recall in both modalities, controls, the store."""
+"""Memorizing: names learned from views of one modality (or both), asked in both."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any, Self
 
-import numpy as np
 import pandas as pd
 from datasets import DatasetDict
 from peft import PeftModel
-from PIL import Image
+from pydantic import Field
 
-from xmem_utils import paths, store
-from xmem_utils.checkpoint import WholeAdapter
-from xmem_utils.params import MODALITIES, Condition, Profile, parts_of, resolve
+from xmem_utils import store
+from xmem_utils.experiment import BATCH, Condition, Experiment, Watch, remembered
+from xmem_utils.memorization.evaluation import Evaluation, recall_by_modality
+from xmem_utils.params import MODALITIES, Profile, Source, parts_of, profile_named, resolve, scaled
 from xmem_utils.personas.dataset import PersonaSpec, count_views, load_personas, names_of, to_views
 from xmem_utils.personas.importing import import_folder
-from xmem_utils.personas.views import View
-from xmem_utils.processes import is_main
-from xmem_utils.progress import note, progress
-from xmem_utils.score import Recall, exact_match, ranks, recall_of_all
-from xmem_utils.train import Training, memorize, steps_an_epoch, steps_of
+from xmem_utils.progress import note
+from xmem_utils.stats import GATE
+from xmem_utils.train import Resources, Training, memorize, steps_of
 from xmem_utils.vlm.batches import Example, encode
-from xmem_utils.vlm.load import VLM
+from xmem_utils.vlm.load import VLM, load_vlm
 from xmem_utils.vlm.processors import picture_side
 from xmem_utils.vlm.prompts import WHO
-from xmem_utils.vlm.readable import check_answers, check_readable
+from xmem_utils.vlm.readable import check_readable
 
-GATE = 0.9  # source recall below which a run counts as "not memorized"
-BATCH = 32
 LONGEST = 8  # a user's own people train until they are memorized, at most this many times the profile's steps
 CURVE = (0.05, 0.12, 0.25, 0.5)  # shares of the training at which recall is asked; most happens early
+
+
+class MemorizationCondition(Condition):
+    """Everything that determines one model that memorized."""
+
+    model: str = "xmem-tiny-s"
+    weights: str  # fingerprint of the base model
+    data: str  # fingerprint of the personas
+    personas: int = Field(ge=2)
+    source: Source
+    seed: int = Field(ge=0)
+    train_views: int = Field(ge=1)
+    epochs: float = Field(gt=0)  # passes over the training views; the last may end early
+    rank: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    batch_size: int = Field(ge=1)
+    question: str
+    left_out: tuple[int, ...] = ()  # personas nobody trains on: the retain-only model of unlearning
+
+    @property
+    def name(self) -> str:
+        """A readable folder name."""
+        model, without = Path(self.model).name, f"-without{len(self.left_out)}" if self.left_out else ""
+        return f"{model}-{self.source}-n{self.personas}-v{self.train_views}{without}-seed{self.seed}"
 
 
 def persona_spec(profile: Profile, seed: int, size: int = 64) -> PersonaSpec:
@@ -47,129 +67,61 @@ def persona_spec(profile: Profile, seed: int, size: int = 64) -> PersonaSpec:
     )
 
 
-class Exam:
-    """The test views of one dataset, tokenised once, with their controls."""
-
-    def __init__(self, vlm: VLM, dataset: DatasetDict, question: str = WHO) -> None:
-        self.vlm = vlm
-        self.names = names_of(dataset)
-        self.views: dict[str, list[View]] = {m: to_views(dataset, "test", m) for m in MODALITIES}
-        self.examples = {m: encode(vlm, views, question) for m, views in self.views.items()}
-        first = self.views["image"][0]
-        blank = replace(first, content=Image.new("RGB", first.content.size, (127, 127, 127)))
-        self.blank = encode(vlm, [blank], question)
-
-    def curve_point(self, model: PeftModel | None = None) -> dict[str, float]:
-        """Exact match by asked modality."""
-        return {m: float(exact_match(self.vlm, ex, model).exact.mean()) for m, ex in self.examples.items()}
-
-    def records(self, model: PeftModel | None = None) -> pd.DataFrame:
-        """One row a view and probe: persona, asked, probe, view, exact, logprob, rank among all names.
-
-        Probe "shuffled views" asks for each name with the same view of the next persona, so what it
-        leaves is not read off the view; "blank image" asks with a grey picture.
-        """
-        parts = []
-        for modality, examples in self.examples.items():
-            asked = np.array([v.persona for v in self.views[modality]])
-            recall = recall_of_all(self.vlm, examples, self.names, model)
-            parts.append(self._frame(modality, "view", asked, recall, np.arange(len(asked))))
-            parts.append(self._frame(modality, "shuffled views", asked, recall, next_persona(asked)))
-        nothing = recall_of_all(self.vlm, self.blank, self.names, model)
-        asked = np.array([v.persona for v in self.views["image"]])
-        parts.append(self._frame("image", "blank image", asked, nothing, np.zeros(len(asked), int)))
-        return pd.concat(parts, ignore_index=True)
-
-    def _frame(self, modality: str, probe: str, asked: np.ndarray, recall: Recall, shown: np.ndarray) -> pd.DataFrame:
-        """Rows for the names of personas `asked`, when the rows `shown` of `recall` are what the model saw."""
-        return pd.DataFrame(
-            {
-                "persona": asked,
-                "asked": modality,
-                "probe": probe,
-                "view": [v.index for v in self.views[modality]],
-                "exact": recall.exact[shown, asked],
-                "logprob": recall.logprob[shown, asked],
-                "rank": ranks(recall.logprob[shown], asked),
-            }
-        )
-
-
-def next_persona(asked: np.ndarray) -> np.ndarray:
-    """For each view, of persona `asked[i]` `[views]`, the row of a view of the next persona."""
-    people = np.unique(asked)
-    rows = {person: np.flatnonzero(asked == person) for person in people}
-    following = dict(zip(people, np.roll(people, -1), strict=True))
-    seen = dict.fromkeys(people, 0)
-    out = np.empty(len(asked), int)
-    for i, person in enumerate(asked):
-        theirs = rows[following[person]]
-        out[i] = theirs[seen[person] % len(theirs)]
-        seen[person] += 1
-    return out
-
-
-def plain_recall(records: pd.DataFrame) -> dict[str, float]:
-    """Exact match by asked modality, controls left out."""
-    return records[records["probe"] == "view"].groupby("asked")["exact"].mean().to_dict()
-
-
-class Study:
-    """Runs conditions on one model; what the store has is not computed again.
+class Memorization(Experiment):
+    """Names memorized from views.
 
     People are drawn from the profile and the seed, or read from a user's folder (`people`). Training takes `epochs`; 0:
-    those of the profile, and as many as a user's own people need. `accumulation` and `gradient_checkpointing` save
-    memory, and `checkpoint` lets an interrupted training go on; none of them is part of a condition. The processes of
-    one `accelerate launch` make the same study and the same calls: they train together, and each evaluates all views,
-    since a sharded model needs everybody in every pass.
-
+    those of the profile, and as many as a user's own people need.
     Raises ValueError for a model that gives no answers, and for people whom it cannot read.
     """
 
+    folder, notebook = "memorization", "03_gap_analysis"
+    bucket = 0  # see `Training`
+
     def __init__(
-        self,
-        vlm: VLM,
-        profile: Profile,
-        rank: int,
-        learning_rate: float,
-        people: str | Path = "",
-        accumulation: int = 1,
-        gradient_checkpointing: bool = False,
-        checkpoint: bool = False,
-        epochs: int = 0,
-    ) -> None:
-        check_answers(vlm)
-        self.vlm, self.profile = vlm, profile
-        self._memory = {"accumulation": accumulation, "gradient_checkpointing": gradient_checkpointing}
-        self._checkpoint = checkpoint
+        self, vlm: VLM, profile: Profile, rank: int, learning_rate: float, people: str | Path = "", epochs: int = 0,
+        resources: Resources | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(vlm, profile, resources)
         self.rank, self.learning_rate = rank, learning_rate
         self._own = import_folder(people) if people else None
         if self._own:
             texts = [text for part in self._own[0].values() for text in part["description"] if text]
             check_readable(vlm, names_of(self._own[0]), texts)
         self._epochs, self.own_epochs = epochs, cache(self._own_epochs)
-        self._datasets: dict[int, tuple[DatasetDict, str]] = {}
-        self._exams: dict[int, Exam] = {}
+
+    @classmethod
+    def of(cls, p: Any, resources: Resources | None = None) -> Self:
+        """The experiment that a notebook's parameters describe, its model loaded."""
+        profile, epochs = scaled(profile_named(p.profile), p), getattr(p, "epochs", 0)
+        people = getattr(p, "people", "")
+        return cls(load_vlm(p.model), profile, p.rank, p.learning_rate, people, epochs, resources)
+
+    # -- people ----------------------------------------------------------------------------------------
 
     @property
     def drawn(self) -> bool:
         """Whether the people are drawn, with known attributes, and not a user's own."""
         return self._own is None
 
+    @remembered(10)
     def dataset(self, seed: int) -> tuple[DatasetDict, str]:
         """The people of a seed, and their fingerprint."""
-        if self._own:
-            return self._own
-        if seed not in self._datasets:
-            side = picture_side(self.vlm.processor)
-            self._datasets[seed] = load_personas(persona_spec(self.profile, seed, side))
-        return self._datasets[seed]
+        return self._own or load_personas(persona_spec(self.profile, seed, picture_side(self.vlm.processor)))
 
-    def exam(self, seed: int) -> Exam:
+    @remembered(10)
+    def evaluation_of(self, seed: int) -> Evaluation:
         """The test views of a seed's personas."""
-        if seed not in self._exams:
-            self._exams[seed] = Exam(self.vlm, self.dataset(seed)[0])
-        return self._exams[seed]
+        return Evaluation(self.vlm, self.dataset(seed)[0])
+
+    # -- conditions ------------------------------------------------------------------------------------
+
+    def conditions(self, p: Any = None, dose: bool = False) -> list[MemorizationCondition]:
+        """The profile's conditions, seed by seed; with `dose` also those of the dose-response."""
+        sources = MODALITIES if getattr(p, "source", "both") == "both" else (p.source,)
+        doses = {self.profile.train_views, *(self.profile.dose_views if dose or getattr(p, "dose", False) else ())}
+        every = [self.condition(s, seed, n) for seed in self.profile.seeds for s in sources for n in sorted(doses)]
+        return list(dict.fromkeys(every))
 
     def condition(
         self,
@@ -178,48 +130,48 @@ class Study:
         train_views: int | None = None,
         left_out: Sequence[int] = (),
         epochs: float | None = None,
-    ) -> Condition:
+    ) -> MemorizationCondition:
         """One condition of the study, trained on everybody but `left_out`.
 
         Whatever the number of train views, a model takes as many steps as with those of the profile. How many those
         are is found out by training where a user's own people are to be memorized (`own_epochs`).
         """
-        dataset, fingerprint = self.dataset(seed)
+        dataset, data = self.dataset(seed)
         usual, train_views = self._available(seed), self._available(seed, train_views)
         if epochs is None:
-            epochs = self._epochs or (self.own_epochs(source, seed) if self._own else self.profile.epochs)
+            epochs = self._epochs or (self.profile.epochs if self.drawn else self.own_epochs(source, seed))
             epochs *= self._steps_an_epoch(source, seed, usual) / self._steps_an_epoch(source, seed, train_views)
         return resolve(
-            Condition,
-            model=self.vlm.name,
-            weights=self.vlm.fingerprint,
-            data=fingerprint,
-            personas=len(names_of(dataset)),
-            source=source,
-            seed=seed,
-            train_views=train_views,
-            epochs=epochs,
-            rank=self.rank,
-            learning_rate=self.learning_rate,
-            batch_size=BATCH,
-            question=WHO,
-            left_out=tuple(left_out),
-            code=fingerprint.fingerprint(),
-        )
+            MemorizationCondition, **self._common(source, seed), data=data, personas=len(names_of(dataset)),
+            train_views=train_views, epochs=epochs, left_out=tuple(left_out),
+        )  # fmt: skip
+
+    def _common(self, source: str, seed: int) -> dict[str, Any]:
+        """Fields that do not depend on the people."""
+        return {"model": self.vlm.name, "weights": self.vlm.fingerprint, "source": source, "seed": seed,
+                "rank": self.rank, "learning_rate": self.learning_rate, "batch_size": BATCH, "question": WHO,
+                "code": self.code()}  # fmt: skip
+
+    def labels(self, condition: MemorizationCondition) -> dict[str, Any]:
+        """Source, seed, train views."""
+        return {"source": condition.source, "seed": condition.seed, "train_views": condition.train_views}
 
     def _available(self, seed: int, train_views: int | None = None) -> int:
         """Train views a persona, of those asked for: a user's folder has as many as it has."""
         wanted = train_views or self.profile.train_views
-        return min(wanted, max(self.dataset(seed)[0]["train"]["view"]) + 1) if self._own else wanted
+        return wanted if self.drawn else min(wanted, max(self.dataset(seed)[0]["train"]["view"]) + 1)
 
-    def _steps_an_epoch(self, source: str, seed: int, train_views: int) -> int:
-        counts = [count_views(self.dataset(seed)[0], "train", m, train_views) for m in parts_of(source)]
+    def _steps_an_epoch(self, source: str, seed: int, train_views: int, left_out: Sequence[int] = ()) -> int:
+        counts = [count_views(self.dataset(seed)[0], "train", m, train_views, left_out) for m in parts_of(source)]
         return sum(math.ceil(count / BATCH) for count in counts)
 
-    def steps(self, condition: Condition) -> int:
-        """Optimizer steps of a condition that leaves nobody out."""
-        an_epoch = self._steps_an_epoch(condition.source, condition.seed, condition.train_views)
-        return steps_of(condition.epochs, an_epoch)
+    def steps_an_epoch(self, condition: MemorizationCondition) -> int:
+        """Optimizer steps of a pass over a condition's views."""
+        return self._steps_an_epoch(condition.source, condition.seed, condition.train_views, condition.left_out)
+
+    def steps(self, condition: MemorizationCondition) -> int:
+        """Optimizer steps of a condition."""
+        return steps_of(condition.epochs, self.steps_an_epoch(condition))
 
     def _own_epochs(self, source: str, seed: int) -> float:
         """Epochs after which a user's own people are memorized (source recall at the gate), or the most there are.
@@ -233,7 +185,7 @@ class Study:
         longest = LONGEST * epochs
         while True:
             run = self.run(self.condition(source, seed, epochs=epochs))
-            recall = min(plain_recall(run.records)[m] for m in parts_of(source))
+            recall = min(recall_by_modality(run.records)[m] for m in parts_of(source))
             if epochs >= longest or recall >= GATE:
                 return epochs
             note(
@@ -241,7 +193,9 @@ class Study:
             )
             epochs *= 2
 
-    def train_examples(self, condition: Condition) -> list[Example]:
+    # -- training and evaluation -----------------------------------------------------------------------
+
+    def train_examples(self, condition: MemorizationCondition) -> list[Example]:
         """What a condition trains on."""
         dataset, _ = self.dataset(condition.seed)
         views = [
@@ -252,76 +206,44 @@ class Study:
         ]
         return encode(self.vlm, views, condition.question)
 
-    def conditions(self, sources: Sequence[str] = MODALITIES, dose: bool = False) -> list[Condition]:
-        """The profile's conditions, seed by seed; with `dose` also those of the dose-response."""
-        doses = {self.profile.train_views, *(self.profile.dose_views if dose else ())}
-        every = [self.condition(s, seed, n) for seed in self.profile.seeds for s in sources for n in sorted(doses)]
-        return list(dict.fromkeys(every))
+    def train(
+        self, condition: MemorizationCondition, on_step: Watch, resources: Resources
+    ) -> tuple[PeftModel, dict[str, float]]:
+        """Memorize; see `Experiment.train`."""
+        c = condition
+        training = Training(c.epochs, c.batch_size, c.learning_rate, c.rank, c.seed, self.bucket)
+        return memorize(self.vlm, self.train_examples(c), training, on_step, resources), {}
 
-    def run_all(self, conditions: Sequence[Condition]) -> list[store.Run]:
-        """The runs of some conditions, with a progress bar over them, and one over each training."""
-        return list(progress(map(self.run, conditions), len(conditions), "conditions"))
+    def evaluate(self, model: PeftModel, condition: MemorizationCondition, facts: Mapping[str, float]) -> pd.DataFrame:
+        """Every test view with its controls; see `Evaluation.records`."""
+        return self.evaluation_of(condition.seed).records(model)
 
-    def base_records(self, seeds: Sequence[int]) -> pd.DataFrame:
-        """Records of the model before it memorizes anything, one set of personas a seed."""
-        return pd.concat([self.exam(seed).records().assign(seed=seed) for seed in seeds], ignore_index=True)
+    def looks(self, condition: MemorizationCondition, steps: int) -> dict[int, dict[str, float]]:
+        """Early steps, by epoch."""
+        an_epoch = self.steps_an_epoch(condition)
+        return {step: {"epoch": step / an_epoch} for step in (max(1, round(share * steps)) for share in CURVE)}
 
-    def base_recall(self, seeds: Sequence[int]) -> pd.DataFrame:
-        """Exact match of the model before it memorizes anything: `base_records` without controls and ranks."""
-        parts = []
-        for seed in seeds:
-            exam = self.exam(seed)
-            for modality, examples in exam.examples.items():
-                asked = [v.persona for v in exam.views[modality]]
-                frame = pd.DataFrame({"persona": asked, "exact": exact_match(self.vlm, examples).exact})
-                parts.append(frame.assign(asked=modality, probe="view", seed=seed))
+    def look(self, model: PeftModel, condition: MemorizationCondition) -> pd.DataFrame:
+        """Exact match by asked modality: asked, recall."""
+        recall = recall_by_modality(self.evaluation_of(condition.seed).recall(model))
+        return pd.DataFrame({"asked": list(recall), "recall": list(recall.values())})
+
+    def curve(self, run: store.Run) -> pd.DataFrame:
+        """Recall along the training, the end included: epoch, asked, recall."""
+        c, recall = run.condition, recall_by_modality(run.records)
+        end = self.steps(c) / self.steps_an_epoch(c)
+        last = [{"asked": asked, "recall": value, "epoch": end} for asked, value in recall.items()]
+        return pd.concat([run.curve, pd.DataFrame(last)], ignore_index=True)
+
+    def doing(self, condition: MemorizationCondition) -> str:
+        """What a training does, for its bar."""
+        return f"memorizing from {condition.source}"
+
+    # -- before memorizing -----------------------------------------------------------------------------
+
+    def base_records(self, seeds: Sequence[int], controls: bool = True) -> pd.DataFrame:
+        """What the model is asked and answers before it memorizes anything, one set of personas a seed; without
+        `controls`, exact match alone."""
+        exams = {seed: self.evaluation_of(seed) for seed in seeds}
+        parts = [(e.records() if controls else e.recall()).assign(seed=seed) for seed, e in exams.items()]
         return pd.concat(parts, ignore_index=True)
-
-    def run(self, condition: Condition) -> store.Run:
-        """The run of a condition, trained now if need be."""
-
-        trained: list[PeftModel] = []
-        unfinished = paths.RUNS / f".{condition.slug}.checkpoint" if self._checkpoint else None
-
-        def compute(condition: Condition) -> tuple[WholeAdapter, pd.DataFrame, pd.DataFrame]:
-            exam = self.exam(condition.seed)
-            examples = self.train_examples(condition)
-            an_epoch = steps_an_epoch(examples, condition.batch_size)
-            steps = steps_of(condition.epochs, an_epoch)
-            checks = {max(1, round(share * steps)) for share in CURVE}
-            curve: dict[float, dict[str, float]] = {}  # recall by epoch and asked modality
-
-            def on_step(model: PeftModel, step: int, loss: float) -> None:
-                if step in checks:
-                    curve[step / an_epoch] = exam.curve_point(model)
-
-            training = Training(
-                epochs=condition.epochs,
-                batch_size=condition.batch_size,
-                learning_rate=condition.learning_rate,
-                rank=condition.rank,
-                seed=condition.seed,
-                **self._memory,
-            )
-            trained.append(
-                memorize(
-                    self.vlm, examples, training, on_step, f"memorizing from {condition.source}", unfinished, curve
-                )
-            )  # fmt: skip
-            records = exam.records(trained[0])
-            curve[steps / an_epoch] = plain_recall(records)
-            points = [
-                {"epoch": epoch, "asked": asked, "recall": recall}
-                for epoch, point in curve.items()
-                for asked, recall in point.items()
-            ]
-            return WholeAdapter(trained[0]), records, pd.DataFrame(points)
-
-        try:
-            run = store.get(condition, compute)
-            if unfinished and is_main():
-                unfinished.unlink(missing_ok=True)
-            return run
-        finally:
-            for adapter in trained:
-                adapter.unload()  # leaves the base model as it was

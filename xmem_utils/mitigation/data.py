@@ -1,7 +1,9 @@
-"""What is mixed into memorizing. No view of the target modality comes with a name, but one the model itself gave it.
-(In a model's own words, a picture with a name becomes a description with that name: made, not given.)
+"""Auxiliary data: what is mixed into memorizing. No view of the target modality comes with a name, but one the model
+itself gave it. (In a model's own words, a picture with a name becomes a description with that name: made, not given.)
 
 A pair is a picture and a description of one person, seen nowhere else, names taken away before anything is made of it.
+Every kind of data is a function of `Around` (the start and its people), the model that memorized, how many people have
+pairs, and a threshold; it returns `Mixed`.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +19,9 @@ import torch
 from peft import PeftModel
 
 from xmem_utils import paths
-from xmem_utils.memorization.experiment import Study, persona_spec
+from xmem_utils.memorization.experiment import Memorization, MemorizationCondition, persona_spec
 from xmem_utils.mitigation.losses import soft_label
-from xmem_utils.params import Condition, other
+from xmem_utils.params import other
 from xmem_utils.personas.dataset import known_figures, load_personas, to_views
 from xmem_utils.personas.descriptions import describe
 from xmem_utils.personas.portraits import draw
@@ -32,73 +35,35 @@ from xmem_utils.vlm.prompts import CAPTION
 
 PAIR_VIEWS = 8  # pairs a person
 OTHERS_SEED = 40_000  # other people come from seeds this far from the study's
-ASKED_FIGURES = 100  # public figures whom the exam asks about, and replay leaves out
+ASKED_FIGURES = 100  # public figures whom the evaluation asks about, and replay leaves out
 DESCRIBED_TOKENS = 80  # of a description, at most
 MATCHING = "{description}\n\nIs this the same person?"  # beside a picture
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A nameless source and target view of one person."""
+    """A nameless picture and description of one person, as source and target view."""
 
     source: View
     target: View
 
+    def of(self, modality: str) -> View:
+        """The view of a modality."""
+        return self.source if self.source.modality == modality else self.target
+
 
 @dataclass(frozen=True)
-class Material:
-    """Examples to be mixed in. With soft labels, `soft[i]` holds the teacher's likeliest tokens and their
-    log-probabilities, each `[answer tokens, kept]`; to be aligned, `partners[i]` is the source view of `examples[i]`;
-    labelled, `people[i]` is the person shown. `read`, `seconds`: tokens only read to make it, and the time it took."""
+class Mixed:
+    """Named source views, and examples to be mixed in; to be aligned, `partners[i]` is the source view of
+    `auxiliary[i]`; labelled, `people[i]` is the person shown. `read`, `seconds`: tokens only read to make it, and the
+    time it took."""
 
-    examples: list[Example]
-    soft: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
+    named: list[Example]
+    auxiliary: list[Example] = field(default_factory=list)
     partners: list[Example] = field(default_factory=list)
     people: list[int] = field(default_factory=list)
     read: int = 0
     seconds: float = 0.0
-
-
-def pairs(study: Study, condition: Condition) -> list[Pair]:
-    """Pairs of the study's people, from views that no condition is trained on."""
-    spec = persona_spec(study.profile, condition.seed, picture_side(study.vlm.processor))
-    last = condition.train_views + PAIR_VIEWS
-    dataset, _ = load_personas(replace(spec, train_views=max(spec.train_views, last)))  # earlier views stay the same
-    return _nameless(dataset, condition.source, lambda v: condition.train_views <= v.index < last)
-
-
-def pairs_of_others(study: Study, condition: Condition) -> list[Pair]:
-    """As many pairs of people who are not of the study."""
-    spec = persona_spec(study.profile, condition.seed + OTHERS_SEED, picture_side(study.vlm.processor))
-    dataset, _ = load_personas(replace(spec, train_views=PAIR_VIEWS, test_views=1))
-    return _nameless(dataset, condition.source, lambda v: True)
-
-
-def _nameless(dataset, source: str, wanted: Callable[[View], bool]) -> list[Pair]:
-    views = [[replace(v, name="") for v in to_views(dataset, "train", m) if wanted(v)] for m in (source, other(source))]
-    return [Pair(*both) for both in zip(*views, strict=True)]
-
-
-def captions(vlm: VLM, own: Sequence[Pair]) -> Material:
-    """The picture of a pair, asked for a description: the pair's own."""
-    views = [p.source if p.source.modality == "image" else p.target for p in own]
-    texts = [(p.target if p.source.modality == "image" else p.source).content for p in own]
-    return Material(encode(vlm, views, CAPTION, texts))
-
-
-def matching(vlm: VLM, own: Sequence[Pair]) -> Material:
-    """The picture of each pair with its own description, and with one of the next person: is it the same?"""
-    people = sorted({p.source.persona for p in own})
-    following = dict(zip(people, [*people[1:], people[0]], strict=True))
-    texts = {(p.source.persona, p.source.index): (p.target if p.source.modality == "image" else p.source).content
-             for p in own}  # fmt: skip
-    views, questions, answers = [], [], []
-    for pair in own:
-        for person, answer in ((pair.source.persona, "Yes"), (following[pair.source.persona], "No")):
-            views.append(pair.source if pair.source.modality == "image" else pair.target)
-            questions.append(MATCHING.format(description=texts[person, pair.source.index]))
-            answers.append(answer)
-    return Material(encode(vlm, views, questions, answers))
 
 
 @dataclass(frozen=True)
@@ -108,17 +73,6 @@ class Asked:
     pairs: list[Pair]
     source: list[Example]
     target: list[Example]
-
-    @classmethod
-    def of(cls, vlm: VLM, own: Sequence[Pair]) -> Asked:
-        """Encode some pairs."""
-        sides = [[p.source for p in own], [p.target for p in own]]
-        bare = [[with_answer(e, e.answer[:0]) for e in encode(vlm, views, answers=[""] * len(own))] for views in sides]
-        return cls(list(own), *bare)
-
-    def target_alone(self) -> Asked:
-        """The target views in the place of the source views, too: what is answered is trained on."""
-        return Asked(self.pairs, self.target, self.target)
 
     def first(self, people: int) -> Asked:
         """Those of the first people alone."""
@@ -138,6 +92,159 @@ class Labels:
     seconds: float = 0.0
 
 
+class Around:
+    """A start, its people and their pairs: what data is made of, each thing once."""
+
+    study: Memorization
+
+    def __init__(self, study: Memorization, start: MemorizationCondition) -> None:
+        self.study, self.start, self.vlm = study, start, study.vlm
+        self._labels: Labels | None = None
+
+    @cached_property
+    def views(self) -> list[View]:
+        """The named source views."""
+        dataset, _ = self.study.dataset(self.start.seed)
+        return to_views(dataset, "train", self.start.source, self.start.train_views)
+
+    @cached_property
+    def named(self) -> list[Example]:
+        """The same, encoded."""
+        return encode(self.vlm, self.views)
+
+    @cached_property
+    def pairs(self) -> list[Pair]:
+        """Pairs of the study's people, from views that no condition is trained on."""
+        spec = persona_spec(self.study.profile, self.start.seed, picture_side(self.vlm.processor))
+        first, last = self.start.train_views, self.start.train_views + PAIR_VIEWS
+        dataset, _ = load_personas(
+            replace(spec, train_views=max(spec.train_views, last))
+        )  # earlier views stay the same
+        return _nameless(dataset, self.start.source, lambda v: first <= v.index < last)
+
+    @cached_property
+    def pairs_of_others(self) -> list[Pair]:
+        """As many pairs of people who are not of the study."""
+        spec = persona_spec(self.study.profile, self.start.seed + OTHERS_SEED, picture_side(self.vlm.processor))
+        dataset, _ = load_personas(replace(spec, train_views=PAIR_VIEWS, test_views=1))
+        return _nameless(dataset, self.start.source, lambda v: True)
+
+    @cached_property
+    def asked(self) -> Asked:
+        """The pairs, encoded with the question who it is."""
+        sides = [[p.source for p in self.pairs], [p.target for p in self.pairs]]
+        nobody = [""] * len(self.pairs)
+        bare = [[with_answer(e, e.answer[:0]) for e in encode(self.vlm, views, answers=nobody)] for views in sides]
+        return Asked(self.pairs, *bare)
+
+    def labels(self, model: PeftModel) -> Labels:
+        """Labels by the model that memorized the start: the same for every method that uses them."""
+        self._labels = self._labels or label(self.vlm, model, self.asked)
+        return self._labels
+
+
+def names_alone(around: Around, model: PeftModel, people: int, threshold: float) -> Mixed:
+    """Nothing is mixed in."""
+    return Mixed(around.named)
+
+
+def captions(around: Around, model: PeftModel, people: int, threshold: float) -> Mixed:
+    """The picture of a pair, asked for a description: the pair's own."""
+    return Mixed(around.named, _captions(around.vlm, [p for p in around.pairs if p.source.persona < people]))
+
+
+def captions_of_others(around: Around, model: PeftModel, people: int, threshold: float) -> Mixed:
+    """The same of people who are not of the study."""
+    return Mixed(around.named, _captions(around.vlm, around.pairs_of_others))
+
+
+def _captions(vlm: VLM, pairs: Sequence[Pair]) -> list[Example]:
+    return encode(vlm, [p.of("image") for p in pairs], CAPTION, [p.of("text").content for p in pairs])
+
+
+def matching(around: Around, model: PeftModel, people: int, threshold: float) -> Mixed:
+    """The picture of each pair with its own description, and with one of the next person: is it the same?"""
+    pairs = [p for p in around.pairs if p.source.persona < people]
+    numbers = sorted({p.source.persona for p in pairs})
+    following = dict(zip(numbers, [*numbers[1:], numbers[0]], strict=True))
+    texts = {(p.source.persona, p.source.index): p.of("text").content for p in pairs}
+    views, questions, answers = [], [], []
+    for pair in pairs:
+        for person, answer in ((pair.source.persona, "Yes"), (following[pair.source.persona], "No")):
+            views.append(pair.of("image"))
+            questions.append(MATCHING.format(description=texts[person, pair.source.index]))
+            answers.append(answer)
+    return Mixed(around.named, encode(around.vlm, views, questions, answers))
+
+
+def pairs_of_states(around: Around, model: PeftModel, people: int, threshold: float) -> Mixed:
+    """Target views, and beside them the source views to whose states theirs are drawn."""
+    asked = around.asked.first(people)
+    return Mixed(around.named, asked.target, asked.source)
+
+
+def self_trained(around: Around, model: PeftModel, people: int, threshold: float) -> Mixed:
+    """Target views with what the model answers to them: no pairs are used."""
+    asked = around.asked
+    alone = Asked(asked.pairs, asked.target, asked.target)
+    return _labelled(around, label(around.vlm, model, alone), people, 0.0, soft=False)
+
+
+def labelled(around: Around, model: PeftModel, people: int, threshold: float) -> Mixed:
+    """Target views of the first `people` with what the model answers to the source view of the pair, where that is at
+    least as likely as `threshold` (Lee 2013's pseudo-labels, with FixMatch's threshold, Sohn et al. 2020, arXiv
+    2001.07685)."""
+    return _labelled(around, around.labels(model), people, threshold, soft=False)
+
+
+def soft_labelled(around: Around, model: PeftModel, people: int, threshold: float) -> Mixed:
+    """The same with the distributions behind the answers' tokens (Hinton et al. 2015, arXiv 1503.02531)."""
+    return _labelled(around, around.labels(model), people, threshold, soft=True)
+
+
+def _labelled(around: Around, labels: Labels, people: int, threshold: float, soft: bool) -> Mixed:
+    asked = labels.asked
+    own = [i for i, p in enumerate(asked.pairs) if p.source.persona < people]
+    kept = [i for i in own if labels.probability[i] >= threshold]
+    passes = 3 if soft else 2  # decoding, the probability of what came, its distribution
+    return Mixed(
+        around.named,
+        [replace(asked.target[i], answer=labels.answers[i], teacher=labels.soft[i] if soft else None) for i in kept],
+        people=[asked.pairs[i].source.persona for i in kept],
+        read=passes * sum(len(asked.source[i].prompt) + len(labels.answers[i]) for i in own),
+        seconds=labels.seconds * len(own) / max(1, len(labels.answers)),
+    )
+
+
+def own_words(around: Around, model: PeftModel, people: int, threshold: float) -> Mixed:
+    """Every other view replaced by the base model's own description of it, the name staying."""
+    replaced = [v for v in around.views if v.index % 2]
+    with model.disable_adapter():
+        texts, read = described(around.vlm, replaced)
+    new = {(v.persona, v.index): replace(v, modality="text", content=t) for v, t in zip(replaced, texts, strict=True)}
+    views = [new.get((v.persona, v.index), v) for v in around.views]
+    return Mixed(encode(around.vlm, views), read=read)
+
+
+def replayed(around: Around, model: PeftModel, people: int, threshold: float) -> Mixed:
+    """Public figures with their names in both modalities, and captions of other people: what pretraining taught.
+
+    The figures whom the evaluation asks about are left out. Raises ValueError for a model whose figures are not known.
+    """
+    vlm = around.vlm
+    if (figures := figures_known_to(vlm)) is None:
+        raise ValueError(f"whom {vlm.name!r} knows from pretraining is not known, so nothing can be replayed")
+    chosen = figures.where("both")[:-ASKED_FIGURES]
+    views = figure_views(figures, chosen, [around.start.seed, 70], "train", picture_side(vlm.processor), 2)
+    others = _captions(vlm, around.pairs_of_others[:: PAIR_VIEWS // 2])
+    return Mixed(around.named, encode(vlm, views) + others)
+
+
+def _nameless(dataset, source: str, wanted: Callable[[View], bool]) -> list[Pair]:
+    views = [[replace(v, name="") for v in to_views(dataset, "train", m) if wanted(v)] for m in (source, other(source))]
+    return [Pair(*both) for both in zip(*views, strict=True)]
+
+
 def label(vlm: VLM, model: PeftModel, asked: Asked) -> Labels:
     """Let `model`, which has memorized, say who the source views show."""
     began = time.perf_counter()
@@ -148,21 +255,6 @@ def label(vlm: VLM, model: PeftModel, asked: Asked) -> Labels:
     probability = np.exp(exact_match(vlm, answered, model).logprob)
     soft = _soft(vlm, model, answered)
     return Labels(asked, answers, probability, soft, time.perf_counter() - began)
-
-
-def labelled(labels: Labels, people: int, threshold: float, soft: bool) -> Material:
-    """Target views of the first `people` with what the model answers to the source view of the pair, where that is at
-    least as likely as `threshold`: the answer itself, or with `soft` the distributions behind its tokens (Lee 2013's
-    pseudo-labels, with FixMatch's threshold, Sohn et al. 2020, arXiv 2001.07685; soft: Hinton et al. 2015, arXiv
-    1503.02531)."""
-    own = [i for i, p in enumerate(labels.asked.pairs) if p.source.persona < people]
-    kept = [i for i in own if labels.probability[i] >= threshold]
-    passes = 3 if soft else 2  # decoding, the probability of what came, its distribution
-    read = passes * sum(len(labels.asked.source[i].prompt) + len(labels.answers[i]) for i in own)
-    targets = [with_answer(labels.asked.target[i], labels.answers[i]) for i in kept]
-    people = [labels.asked.pairs[i].source.persona for i in kept]
-    seconds = labels.seconds * len(own) / max(1, len(labels.answers))
-    return Material(targets, [labels.soft[i] for i in kept] if soft else [], [], people, read, seconds)
 
 
 @torch.inference_mode()
@@ -179,34 +271,12 @@ def _soft(vlm: VLM, model: PeftModel, examples: Sequence[Example]) -> list[tuple
     return out
 
 
-def own_words(vlm: VLM, views: Sequence[View]) -> tuple[list[View], int]:
-    """Every other view replaced by the base model's own description of it, the name staying; and the tokens read."""
-    replaced = [v for v in views if v.index % 2]
-    texts, read = described(vlm, replaced)
-    new = {(v.persona, v.index): replace(v, modality="text", content=t) for v, t in zip(replaced, texts, strict=True)}
-    return [new.get((v.persona, v.index), v) for v in views], read
-
-
 def described(vlm: VLM, views: Sequence[View]) -> tuple[list[str], int]:
     """What the base model writes of each view, and how many tokens it read and wrote."""
     asked = encode(vlm, views, CAPTION, [""] * len(views))
     texts = greedy_answers(vlm, asked, max_new_tokens=DESCRIBED_TOKENS)
     written = vlm.processor.tokenizer(texts, add_special_tokens=False).input_ids
     return texts, sum(len(e.prompt) + len(ids) for e, ids in zip(asked, written, strict=True))
-
-
-def replayed(study: Study, condition: Condition) -> Material:
-    """Public figures with their names in both modalities, and captions of other people: what pretraining taught.
-
-    The figures whom the exam asks about are left out. Raises ValueError for a model whose figures are not known.
-    """
-    figures = figures_known_to(study.vlm)
-    if figures is None:
-        raise ValueError(f"whom {study.vlm.name!r} knows from pretraining is not known, so nothing can be replayed")
-    chosen = figures.where("both")[:-ASKED_FIGURES]
-    views = figure_views(figures, chosen, [condition.seed, 70], "train", picture_side(study.vlm.processor), 2)
-    others = captions(study.vlm, pairs_of_others(study, condition)[:: PAIR_VIEWS // 2])
-    return Material(encode(study.vlm, views) + others.examples)
 
 
 def figures_known_to(vlm: VLM) -> Figures | None:

@@ -10,7 +10,7 @@ import pandas as pd
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from xmem_utils.memorization.experiment import Study
+from xmem_utils.memorization.experiment import Memorization
 from xmem_utils.mitigation.data import ASKED_FIGURES, described, figure_views, figures_known_to
 from xmem_utils.params import other
 from xmem_utils.perception import values_read
@@ -23,17 +23,19 @@ from xmem_utils.vlm.processors import picture_side
 VIEW, CEILING, FIGURE = "view", "ceiling", "figure"
 
 
-class MitigationExam:
+class MitigationEvaluation:
     """The test views of one seed's people, learned from `source`.
 
     The base model perceives the target views when the exam is made: raises RuntimeError while an adapter is on it.
     """
 
-    def __init__(self, study: Study, seed: int, source: str) -> None:
+    study: Memorization
+
+    def __init__(self, study: Memorization, seed: int, source: str) -> None:
         if any(isinstance(module, LoraLayer) for module in study.vlm.model.modules()):
             raise RuntimeError("an adapter is on the base model, which is to say what it perceives: unload it first")
         self.study, self.seed, self.source = study, seed, source
-        self._asked = study.exam(seed)
+        self._asked = study.evaluation_of(seed)
         self._further = self._encoded()
 
     def records(self, model: nn.Module | None = None) -> pd.DataFrame:

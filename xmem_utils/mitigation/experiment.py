@@ -1,202 +1,278 @@
-"""From a mitigation condition to its run: what had been memorized, the material, training, the exam, the store."""
+"""Mitigation: what closes the gap, at equal training tokens.
+
+Settings are chosen by one rule, fixed before any search was run, on people whom no reported number uses. Among the
+settings that keep source recall at the gate in both directions, the one with the highest target recall, mean over the
+directions; of equal ones the earlier row of the grid. A method without such a setting takes the one with the highest
+source recall. The same people say which method is looked into as the best one.
+"""
 
 from __future__ import annotations
 
+import json
+import math
 import time
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
 
 import pandas as pd
 import torch
 from peft import PeftModel
+from pydantic import Field
 
-from xmem_utils import fingerprint, paths, store
-from xmem_utils.checkpoint import WholeAdapter
-from xmem_utils.memorization.experiment import Study
-from xmem_utils.mitigation import data as make
-from xmem_utils.mitigation.data import Material
-from xmem_utils.mitigation.evaluation import MitigationExam
-from xmem_utils.mitigation.methods import METHODS, PAIRED, PLAIN, Method
-from xmem_utils.mitigation.train import Recipe, length, train
-from xmem_utils.params import MODALITIES, Condition, MitigationCondition, resolve
-from xmem_utils.personas.dataset import names_of, to_views
-from xmem_utils.personas.views import View
-from xmem_utils.progress import progress
-from xmem_utils.vlm.adapters import adapt, load_adapter
-from xmem_utils.vlm.batches import Example, answer_tokens, encode
+from xmem_utils import store
+from xmem_utils.experiment import BATCH, Condition, Experiment, Settings, Watch, remembered
+from xmem_utils.memorization.experiment import Memorization, MemorizationCondition
+from xmem_utils.mitigation.data import Around, Mixed
+from xmem_utils.mitigation.evaluation import MitigationEvaluation
+from xmem_utils.mitigation.methods import DESCRIBED, METHODS, PAIRED, PLAIN, PLAIN_START, method_named
+from xmem_utils.mitigation.tables import SOURCE, TARGET, per_persona
+from xmem_utils.params import MODALITIES, TUNING_SEEDS, resolve
+from xmem_utils.personas.dataset import names_of
+from xmem_utils.stats import GATE
+from xmem_utils.train import Objective, Resources, Step, endless, fresh, names_nll, train
+from xmem_utils.vlm.adapters import load_adapter
+from xmem_utils.vlm.batches import Example, answer_tokens
 
 FURTHER = 0.4  # training tokens after the start, as a share of the start's own
 RATE = 1e-3  # peak learning rate after the start
-PAIR_MATERIAL = ("captions", "matching", "labels", "own labels", "pairs")
 SHARES = (0.0, 0.05, 0.1, 0.25, 0.5, 1.0)  # of the study's people that are paired then
 
 
-class MitigationStudy:
-    """Runs mitigation conditions on one model; what the store has is not computed again."""
+class MitigationCondition(Condition):
+    """Everything that determines one model that was to recall across modalities."""
 
-    def __init__(self, study: Study) -> None:
-        self.study = study
-        # few at a time: pictures of real models are large
-        self.exam, self._source_views = lru_cache(2)(self._exam), lru_cache(2)(self._source_views)
-        self._asked = lru_cache(2)(self._asked_of)
-        self._labelled: tuple[Condition, make.Labels] | None = None
+    start: MemorizationCondition  # what had been memorized; a method that trains from the start does so instead
+    method: str
+    settings: dict[str, float]  # of the method
+    paired: int = Field(ge=0)  # how many people of the study have nameless pairs
+    epochs: float = Field(gt=0)  # training tokens after the start, in epochs of its source views
+
+    @property
+    def name(self) -> str:
+        """A readable folder name."""
+        s, method = self.start, "".join(c if c.isalnum() else "-" for c in self.method)
+        return f"{Path(s.model).name}-{s.source}-n{s.personas}-seed{s.seed}-{method}-pairs{self.paired}"
+
+
+class Mitigation(Experiment):
+    """Ways to close the gap, for models that `memorization` makes."""
+
+    folder, notebook = "mitigation", "07_mitigation"
+    methods = METHODS
+    memorization: Memorization
+
+    def __init__(self, memorization: Memorization) -> None:
+        super().__init__(memorization.vlm, memorization.profile, memorization.resources)
+        self.memorization = memorization
+
+    @classmethod
+    def of(cls, p: Any, resources: Resources | None = None) -> Self:
+        """The experiment that a notebook's parameters describe, its model loaded."""
+        return cls(Memorization.of(p, resources))
+
+    # -- conditions ------------------------------------------------------------------------------------
+
+    @staticmethod
+    def methods_of(p: Any) -> list[str]:
+        """The methods asked for, after what they are held against. Raises ValueError naming the known ones.
+
+        Describe-then-recall trains nothing: it comes with plain.
+        """
+        wanted = list(METHODS) if p.methods == "all" else [name.strip() for name in p.methods.split(";")]
+        chosen = [method_named(name) for name in wanted if name != DESCRIBED]
+        against = [PLAIN, *[PLAIN_START] * any(m.fresh for m in chosen)]
+        return list(dict.fromkeys([*against, *(m.name for m in chosen)]))
+
+    def conditions(self, p: Any) -> list[MitigationCondition]:
+        """Every method in both directions, seed by seed; with `p.pairs`, also fewer people paired."""
+        out, settings = [], self.settings_of(self.vlm.name, self.methods_of(p))
+        for seed in self.profile.seeds:
+            for source in MODALITIES:
+                out += [self.condition(m, own, source, seed) for m, own in settings.items()]
+                out += self.doses(source, seed) if p.pairs else []
+        return list({c.slug: c for c in out}.values())
 
     def condition(
-        self, method: str, settings: dict[str, float], source: str, seed: int, paired: int | None = None
+        self, method: str, settings: Settings, source: str, seed: int, paired: int | None = None
     ) -> MitigationCondition:
         """One condition; `paired`, the number of people of whom there are pairs, defaults to all where pairs are used.
 
         Pairs of no one are nothing but source views: that is the plain condition.
         """
-        start, uses = self.study.condition(source, seed), METHODS[method].material in PAIR_MATERIAL
-        if paired == 0 and uses:
-            method, settings, uses = PLAIN, {}, False
+        start, row = self.memorization.condition(source, seed), self.methods[method]
+        if paired == 0 and row.pairs:
+            method, settings, row = PLAIN, {}, self.methods[PLAIN]
         return resolve(
             MitigationCondition,
             start=start,
             method=method,
             settings={k: float(v) for k, v in settings.items()},
-            paired=(start.personas if paired is None else paired) if uses else 0,
+            paired=(start.personas if paired is None else paired) if row.pairs else 0,
             epochs=FURTHER * start.epochs,
-            code=fingerprint.fingerprint(fingerprint.MITIGATION),
+            code=self.code(row),
         )
-
-    def conditions(self, settings: dict[str, dict[str, float]], doses: bool = False) -> list[MitigationCondition]:
-        """Every method of `settings` in both directions, seed by seed; with `doses`, also fewer people paired."""
-        out = []
-        for seed in self.study.profile.seeds:
-            for source in MODALITIES:
-                out += [self.condition(m, own, source, seed) for m, own in settings.items()]
-                if doses:
-                    out += self.doses(source, seed)
-        return list({c.slug: c for c in out}.values())
 
     def doses(self, source: str, seed: int) -> list[MitigationCondition]:
         """Conditions by the number of people paired, from none to all."""
-        people = len(names_of(self.study.dataset(seed)[0]))
+        people = len(names_of(self.memorization.dataset(seed)[0]))
         counts = dict.fromkeys(round(share * people) for share in SHARES)
         return [self.condition(PAIRED, {}, source, seed, paired=n) for n in counts]
 
-    def run_all(self, conditions: Sequence[MitigationCondition]) -> list[store.Run]:
-        """The runs of some conditions, with one progress bar over them."""
-        return list(progress(map(self.run, conditions), len(conditions), "mitigation"))
+    def labels(self, condition: MitigationCondition) -> dict[str, Any]:
+        """Source, method, seed, number of people paired."""
+        c = condition
+        return {"source": c.start.source, "method": c.method, "seed": c.start.seed, "paired": c.paired}
 
-    def run(self, condition: MitigationCondition) -> store.Run:
-        """The run of a condition, trained now if need be."""
-        trained: list[PeftModel] = []
-        try:
-            return store.get(condition, lambda c: self._compute(c, trained), paths.MITIGATED)
-        finally:
-            for model in trained:
-                model.unload()  # leaves the base model as it was
+    # -- training --------------------------------------------------------------------------------------
+
+    @remembered(2)  # pictures of real models are large
+    def around(self, start: MemorizationCondition) -> Around:
+        """What auxiliary data is made of."""
+        return Around(self.memorization, start)
+
+    def data(self, condition: MitigationCondition, model: PeftModel) -> Mixed:
+        """The named source views and what is mixed in; `model` has memorized, and labels where labels are asked for."""
+        threshold = condition.settings.get("threshold", 0.0)
+        return self.methods[condition.method].data(self.around(condition.start), model, condition.paired, threshold)
+
+    def train(
+        self, condition: MitigationCondition, on_step: Watch, resources: Resources
+    ) -> tuple[PeftModel, dict[str, float]]:
+        """Train on until the budget of tokens is spent; facts say what it took."""
+        start, own, method = condition.start, condition.settings, self.methods[condition.method]
+        self.evaluation_of(start.seed, start.source)  # made while no adapter is on the base model
+        model = self._before(condition)
+        began = time.perf_counter()
+        mixed = self.data(condition, model)
+        made = time.perf_counter() - began
+        an_epoch = length(self.around(start).named)
+        before = 0 if method.fresh else start.epochs * an_epoch
+        budget = start.epochs * an_epoch + round(condition.epochs * an_epoch)
+        peak = own.get("learning_rate", start.learning_rate if method.fresh else RATE)
+        steps, spent = budgeted_steps(mixed, budget - before, peak, start.seed)
+        objective = Objective((names_nll,))
+        if mixed.auxiliary:
+            depth = own.get("depth", 0.0) if mixed.partners else None
+            objective = Objective((method.loss,), read=("partners",), depth=depth, settings=own, apart=True)
+        began = time.perf_counter()
+        model = train(self.vlm, model, steps, objective, on_step, resources)
+        seconds = time.perf_counter() - began
+        if "keep" in own:
+            shrink(model, own["keep"])
+        facts = {"tokens": before + spent["tokens"], "budget": budget, "of the start": before,
+                 "last step": spent["last step"], "read": mixed.read + spent["read"], "steps": len(steps),
+                 "seconds": seconds, "seconds for material": mixed.seconds or made, "material": len(mixed.auxiliary),
+                 "labels right": self._labels_right(start, mixed)}  # fmt: skip
+        return model, facts
+
+    def _before(self, condition: MitigationCondition) -> PeftModel:
+        """What a method trains on: the adapter that has memorized, or a new one."""
+        start = condition.start
+        if self.methods[condition.method].fresh:
+            return fresh(self.vlm, int(condition.settings.get("rank", start.rank)), start.seed)
+        return load_adapter(self.vlm.model, self.memorization.run(start).adapter, trainable=True)
+
+    def _labels_right(self, start: MemorizationCondition, mixed: Mixed) -> float:
+        """Share of the labels in use that are the true name; NaN where nothing is labelled. Nobody trains on this."""
+        names = answer_tokens(self.vlm, names_of(self.memorization.dataset(start.seed)[0]))
+        right = [torch.equal(e.answer, names[i]) for e, i in zip(mixed.auxiliary, mixed.people, strict=False)]
+        return sum(right) / len(right) if right else float("nan")
+
+    # -- evaluation ------------------------------------------------------------------------------------
+
+    @remembered(2)
+    def evaluation_of(self, seed: int, source: str) -> MitigationEvaluation:
+        """The questions about one seed's people, learned from `source`."""
+        return MitigationEvaluation(self.memorization, seed, source)
+
+    def evaluate(self, model: PeftModel, condition: MitigationCondition, facts: Mapping[str, float]) -> pd.DataFrame:
+        """Both modalities, the perception ceiling, public figures; see `MitigationEvaluation.records`."""
+        return self.evaluation_of(condition.start.seed, condition.start.source).records(model)
 
     def before(self) -> pd.DataFrame:
-        """The same exams of the base model, before anything is memorized."""
+        """The same questions, answered by the base model before anything is memorized."""
         parts = [
-            self.exam(seed, source).records().assign(source=source, seed=seed)
-            for seed in self.study.profile.seeds
+            self.evaluation_of(seed, source).records().assign(source=source, seed=seed)
+            for seed in self.profile.seeds
             for source in MODALITIES
         ]
         return pd.concat(parts, ignore_index=True)
 
-    def model_of(self, run: store.Run) -> PeftModel:
-        """The model of a run, in eval mode; `.unload()` gives the base back."""
-        return load_adapter(self.study.vlm.model, run.adapter).eval()
+    def memorized(self) -> pd.DataFrame:
+        """Records of the models that most methods go on from, those of notebook 03, by source and seed."""
+        starts = [self.memorization.condition(source, seed) for seed in self.profile.seeds for source in MODALITIES]
+        return self.memorization.collect(self.memorization.run(c) for c in starts)
 
-    def _exam(self, seed: int, source: str) -> MitigationExam:
-        return MitigationExam(self.study, seed, source)
+    # -- search ----------------------------------------------------------------------------------------
 
-    def _source_views(self, condition: Condition) -> tuple[list[View], list[Example]]:
-        views = to_views(self.study.dataset(condition.seed)[0], "train", condition.source, condition.train_views)
-        return views, encode(self.study.vlm, views)
+    def search_conditions(self, methods: Sequence[str]) -> list[MitigationCondition]:
+        """All settings of some methods in both directions."""
+        tried = [(name, settings) for name in methods for settings in self.methods[name].settings()]
+        return [self.condition(name, own, source, TUNING_SEEDS[0]) for source in MODALITIES for name, own in tried]
 
-    def material(self, condition: MitigationCondition, model: PeftModel) -> tuple[list[Example], Material]:
-        """The named source views and what is mixed in; `model` has memorized, and labels where labels are asked for."""
-        start, vlm, kind = condition.start, self.study.vlm, METHODS[condition.method].material
-        views, named = self._source_views(start)
-        if kind == "own words":
-            with model.disable_adapter():
-                mixed, read = make.own_words(vlm, views)
-            return encode(vlm, mixed), Material([], read=read)
-        if kind == "replay":
-            return named, make.replayed(self.study, start)
-        if not kind:
-            return named, Material([])
-        if kind == "captions of others":
-            return named, make.captions(vlm, make.pairs_of_others(self.study, start))
-        if kind == "labels":
-            soft, threshold = METHODS[condition.method].loss == "soft", condition.settings.get("threshold", 0.0)
-            return named, make.labelled(self._labels(start, model), condition.paired, threshold, soft)
-        if kind == "own labels":
-            answered = make.label(vlm, model, self._asked(start).target_alone())
-            return named, make.labelled(answered, condition.paired, threshold=0.0, soft=False)
-        if kind == "pairs":
-            asked = self._asked(start).first(condition.paired)
-            return named, Material(asked.target, partners=asked.source)
-        own = [p for p in self._asked(start).pairs if p.source.persona < condition.paired]
-        return named, {"captions": make.captions, "matching": make.matching}[kind](vlm, own)
+    def tried(self, run: store.Run) -> pd.DataFrame:
+        """Source and target recall by method, settings and source."""
+        c = run.condition
+        row = {"method": c.method, "settings": json.dumps(c.settings, sort_keys=True), "source": c.start.source}
+        return pd.DataFrame([row | per_persona(self.collect([run]))[[SOURCE, TARGET]].mean().to_dict()])
 
-    def _asked_of(self, start: Condition) -> make.Asked:
-        return make.Asked.of(self.study.vlm, make.pairs(self.study, start))
+    @staticmethod
+    def choose(tried: pd.DataFrame) -> pd.DataFrame:
+        """The rule: one row a method, with its settings, worst source recall, target recall (mean, and from each
+        source), and whether the source was `kept`."""
+        wide = tried.pivot_table(index=["method", "settings"], columns="source", values=[SOURCE, TARGET], sort=False)
+        table = pd.DataFrame({SOURCE: wide[SOURCE].min(axis=1), TARGET: wide[TARGET].mean(axis=1)})
+        table = table.join(wide[TARGET].add_prefix(f"{TARGET} from ")).reset_index()
+        rows = []
+        for _, part in table.groupby("method", sort=False):
+            kept = part[part[SOURCE] >= GATE]
+            best = kept.loc[kept[TARGET].idxmax()] if len(kept) else part.loc[part[SOURCE].idxmax()]
+            rows.append({**best, "kept": len(kept) > 0})
+        return pd.DataFrame(rows)
 
-    def _labels(self, start: Condition, model: PeftModel) -> make.Labels:
-        """Labels by the model that memorized `start`: the same for every method that uses them."""
-        if self._labelled is None or self._labelled[0] != start:
-            self._labelled = start, make.label(self.study.vlm, model, self._asked(start))
-        return self._labelled[1]
+    def best(self, source: str, methods: Sequence[str]) -> str:
+        """Of some methods, the one with the highest target recall in the search among those that memorized; of equal
+        ones the first. Chosen on people whom no reported number uses, so what is reported of it is no winner's luck."""
+        table = self.table(self.vlm.name).set_index("method")
+        table = table.loc[[m for m in methods if m not in (PLAIN, PLAIN_START) and m in table.index]]
+        return str(table[table["kept"]][f"{TARGET} from {source}"].idxmax())
 
-    def _compute(
-        self, condition: MitigationCondition, trained: list[PeftModel]
-    ) -> tuple[WholeAdapter, pd.DataFrame, pd.DataFrame]:
-        method, start = METHODS[condition.method], condition.start
-        exam = self.exam(start.seed, start.source)  # made while no adapter is on the base model
-        model = self._before(condition, method)
-        trained.append(model)
-        began = time.perf_counter()
-        named, mixed = self.material(condition, model)
-        made = time.perf_counter() - began
-        an_epoch, own = length(self._source_views(start)[1]), condition.settings
-        before = 0 if method.fresh else start.epochs * an_epoch
-        budget = start.epochs * an_epoch + round(condition.epochs * an_epoch)
-        recipe = Recipe(
-            tokens=budget - before,
-            learning_rate=own.get("learning_rate", start.learning_rate if method.fresh else RATE),
-            seed=start.seed,
-            loss=method.loss,
-            weight=own.get("weight", 1.0),
-            depth=own.get("depth", 0.0),
-        )
-        cost = train(self.study.vlm, model, named, mixed, recipe)
-        if "keep" in own:
-            shrink(model, own["keep"])
-        spent = {
-            "tokens": before + cost.tokens,
-            "budget": budget,
-            "of the start": before,
-            "last step": cost.last,
-            "read": mixed.read + cost.read,
-            "steps": cost.steps,
-            "seconds": cost.seconds,
-            "seconds for material": mixed.seconds or made,
-            "material": len(mixed.examples),
-            "labels right": self._labels_right(start, mixed),
-        }
-        return WholeAdapter(model), exam.records(model), pd.DataFrame([spent])
 
-    def _labels_right(self, start: Condition, mixed: Material) -> float:
-        """Share of the labels in use that are the true name; NaN where nothing is labelled. Nobody trains on this."""
-        names = answer_tokens(self.study.vlm, names_of(self.study.dataset(start.seed)[0]))
-        right = [torch.equal(e.answer, names[i]) for e, i in zip(mixed.examples, mixed.people, strict=False)]
-        return sum(right) / len(right) if right else float("nan")
+def length(examples: Sequence[Example]) -> int:
+    """Tokens of some examples, answers included."""
+    return sum(len(e.prompt) + len(e.answer) for e in examples)
 
-    def _before(self, condition: MitigationCondition, method: Method) -> PeftModel:
-        """What a method trains on: the adapter that has memorized, or a new one."""
-        start = condition.start
-        if not method.fresh:
-            run = self.study.run(start)
-            return load_adapter(self.study.vlm.model, run.adapter, trainable=True)
-        torch.manual_seed(start.seed)
-        return adapt(self.study.vlm.model, int(condition.settings.get("rank", start.rank)))
+
+def rate(done: float) -> float:
+    """The learning rate, as a share of its peak, when a share `done` of the tokens is spent: as memorizing has it."""
+    if done < 0.05:
+        return 0.1 + 0.9 * done / 0.05
+    return 0.1 + 0.9 * (1 + math.cos(math.pi * min(1.0, (done - 0.05) / 0.95))) / 2
+
+
+def budgeted_steps(mixed: Mixed, budget: float, peak: float, seed: int) -> tuple[list[Step], dict[str, int]]:
+    """Steps until `budget` tokens have passed, less than one batch more, and what they cost.
+
+    Each step takes named source views and, when there is auxiliary data, as many examples of it. Tokens are those of
+    prompts and answers, padding left out; "last step" are those of the last, "read" those that pass forward alone
+    (views that states are drawn to), which are no training tokens.
+    """
+    share = BATCH // 2 if mixed.auxiliary else BATCH
+    named, auxiliary = endless(mixed.named, share, seed), endless(mixed.auxiliary, share, seed + 1)
+    steps, spent, last, read = [], 0, 0, 0
+    while spent < budget:
+        batch = {"names": [mixed.named[i] for i in next(named)]}
+        if mixed.auxiliary:
+            rows = next(auxiliary)
+            batch["auxiliary"] = [mixed.auxiliary[i] for i in rows]
+            if mixed.partners:
+                batch["partners"] = [mixed.partners[i] for i in rows]
+        steps.append(Step(batch, peak * rate(spent / budget)))
+        last = sum(length(part) for name, part in batch.items() if name != "partners")
+        read += length(batch.get("partners", ()))
+        spent += last
+    return steps, {"tokens": spent, "last step": last, "read": read}
 
 
 def shrink(model: PeftModel, keep: float) -> None:

@@ -1,17 +1,28 @@
-"""What the mixed-in material is trained by: pure functions of what the model says or holds."""
+"""What the auxiliary data is trained by, beside the names: pure functions of what the model says or holds."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from xmem_utils.train import Outputs, nll
 
 KEPT = 64  # the likeliest tokens of a soft label that stand for themselves; all others are one event
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean over the answer tokens `labels` `[batch, tokens]` (-100: none); `logits` `[batch, tokens, vocabulary]`."""
-    return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
+def answers(names: Outputs, auxiliary: Outputs, weight: float = 1.0) -> Tensor:
+    """NLL(names) + w NLL(auxiliary)."""
+    return nll(names) + weight * nll(auxiliary)
+
+
+def soft_labels(names: Outputs, auxiliary: Outputs, weight: float = 1.0) -> Tensor:
+    """NLL(names) + w distillation(auxiliary)."""
+    return nll(names) + weight * distillation(auxiliary)
+
+
+def aligned_states(names: Outputs, auxiliary: Outputs, partners: Outputs, weight: float = 1.0) -> Tensor:
+    """NLL(names) + w alignment of the auxiliary views' states to those of the other views of their pairs."""
+    return nll(names) + weight * alignment(auxiliary, partners)
 
 
 def soft_label(logits: Tensor, kept: int = KEPT) -> tuple[Tensor, Tensor]:
@@ -20,14 +31,19 @@ def soft_label(logits: Tensor, kept: int = KEPT) -> tuple[Tensor, Tensor]:
     return top.indices, top.values
 
 
-def distillation(logits: Tensor, tokens: Tensor, logprobs: Tensor) -> Tensor:
+def distillation(outputs: Outputs) -> Tensor:
     """KL(teacher || student) over the teacher's likeliest tokens and the event that it is none of them.
 
-    `logits` `[positions, vocabulary]` of the student; `tokens`, `logprobs` `[positions, kept]` of the teacher
-    (`soft_label`). Mean over positions, in nats, as in Hinton et al. 2015 (arXiv 1503.02531) at temperature 1.
+    The teachers are those of the examples (`soft_label`). Mean over answer tokens, in nats, as in Hinton et al. 2015
+    (arXiv 1503.02531) at temperature 1.
     """
+    logits = outputs.logits[outputs.labels != -100]
+    tokens, logprobs = (
+        torch.cat(parts).to(logits.device) for parts in zip(*(e.teacher for e in outputs.examples), strict=True)
+    )
     scores = torch.log_softmax(logits.float(), -1).gather(-1, tokens)
-    return (_with_rest(logprobs).exp() * (_with_rest(logprobs) - _with_rest(scores))).sum(-1).mean()
+    kl = (_with_rest(logprobs).exp() * (_with_rest(logprobs) - _with_rest(scores))).sum(-1)
+    return kl.sum() / outputs.tokens
 
 
 def _with_rest(logprobs: Tensor) -> Tensor:
@@ -36,8 +52,11 @@ def _with_rest(logprobs: Tensor) -> Tensor:
     return torch.cat([logprobs, rest], -1)
 
 
-def alignment(target: Tensor, source: Tensor) -> Tensor:
-    """How far the target views' states are from the source views', which stay where they are: both
-    `[layers, batch, hidden]`. Mean over layers and batch of |target - source|^2 / |source|^2, without a unit."""
-    source = source.detach()
-    return ((target - source).square().sum(-1) / source.square().sum(-1).clamp(min=1e-9)).mean()
+def alignment(target: Outputs, source: Outputs) -> Tensor:
+    """How far the target views' states before the answer are from the source views', which stay where they are.
+
+    Mean over layers and examples of |target - source|^2 / |source|^2, without a unit.
+    """
+    here, there = target.states[:, :, -1], source.states[:, :, -1].detach()
+    distance = (here - there).square().sum(-1) / there.square().sum(-1).clamp(min=1e-9)
+    return distance.sum() / (len(distance) * target.rows)

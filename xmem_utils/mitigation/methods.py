@@ -1,60 +1,77 @@
 """The ways to close the gap: a row each.
 
 All train for the same number of tokens. Unless a method trains from the start (`fresh`), it goes on from the adapter
-that has memorized, on source views with names and, in equal shares, on its material.
+that has memorized, on source views with names and, in equal shares, on its auxiliary data.
+
+To add a method, give it a row here; new data is a function in `data.py`, a new loss one in `losses.py`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+from xmem_utils.experiment import Method as AnyMethod
+from xmem_utils.fingerprint import Table
+from xmem_utils.mitigation import data, losses
+from xmem_utils.train import Loss
 
 PLAIN, PLAIN_START = "plain", "plain, from the start"
 DESCRIBED = "describe, then recall"  # at inference: the plain model, shown the target view in its source modality
 PAIRED = "self-labelled"  # by which it is measured how many people must be paired
 LAYERS = 5  # depths at which states are drawn together
+WEIGHTS, THRESHOLDS = (0.03, 0.1, 0.3, 1.0), (0.5, 0.9)
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(AnyMethod):
     """How one method trains.
 
-    `material` says what is mixed in (`study.MitigationStudy.material`); `loss`, how it is trained on: "answers"
-    (cross-entropy), "soft" (the teacher's distribution) or "states" (alignment). Settings, which `search.GRIDS` lists:
-    `threshold`, of a label's probability; `weight`, of the material's loss beside that of the names; `depth`, share of
-    the layers (0: all of them); `rank` and `learning_rate` of LoRA; `keep`, the share of the trained weights' change
-    that is kept.
+    `data` makes what is mixed in; `loss`, how it is trained on. Settings in `grid`: `threshold`, of a label's
+    probability; `weight`, of the auxiliary loss beside that of the names; `depth`, share of the layers (0: all of
+    them); `rank` and `learning_rate` of LoRA; `keep`, the share of the trained weights' change that is kept.
     """
 
-    name: str
-    what: str  # in a few words
-    material: str = ""
-    loss: str = "answers"
+    data: Callable[..., data.Mixed] = data.names_alone
+    loss: Loss = losses.answers
     fresh: bool = False
+    pairs: bool = False  # of the study's people are used
 
 
-METHODS: dict[str, Method] = {
-    method.name: method
+W, T = {"weight": WEIGHTS}, {"threshold": THRESHOLDS}
+LATER = {"weight": WEIGHTS[1:]}
+ONE_LAYER = "a pair's states before the answer drawn together, at one layer"
+
+METHODS = Table(
+    (method.name, method)
     for method in (
         Method(PLAIN, "the source views alone"),
         Method(PLAIN_START, "the same in one go: what methods from the start are compared with", fresh=True),
-        Method("captions", "pairs of the study's people: picture to description", "captions"),
-        Method("captions, other people", "the same of other people", "captions of others"),
-        Method("captions, from the start", "mixed in from the first step on", "captions", fresh=True),
-        Method("matching", "pairs: is the picture that of the person described?", "matching"),
-        Method("self-trained", "target views with the model's own answer to them: no pairs", "own labels"),
-        Method("self-labelled", "target views with the model's own answer to the source view", "labels"),
-        Method("self-labelled, sure", "where that answer is likely enough", "labels"),
-        Method("self-labelled, soft", "with the distribution of that answer", "labels", "soft"),
-        Method("self-labelled, soft, sure", "both", "labels", "soft"),
-        Method("aligned, all layers", "a pair's states before the answer drawn together", "pairs", "states"),
-        *(Method(f"aligned, depth {k}/{LAYERS}", "at one layer", "pairs", "states") for k in range(1, LAYERS + 1)),
-        Method("own words", "half of the source views replaced by the base model's description of them", "own words"),
-        Method("replay", "public figures with names, in both modalities, and captions", "replay"),
-        Method("lower rank", "LoRA of lower rank, from the start", fresh=True),
-        Method("lower learning rate", "from the start", fresh=True),
-        Method("weight averaging", "plain, then part of the way back to the base"),
+        Method("captions", "pairs of the study's people: picture to description", W, data.captions, pairs=True),
+        Method("captions, other people", "the same of other people", W, data.captions_of_others),
+        Method("captions, from the start", "mixed in from the first step on", LATER, data.captions, fresh=True,
+               pairs=True),
+        Method("matching", "pairs: is the picture that of the person described?", W, data.matching, pairs=True),
+        Method("self-trained", "target views with the model's own answer to them: no pairs", {}, data.self_trained,
+               pairs=True),
+        Method("self-labelled", "target views with the model's own answer to the source view", {}, data.labelled,
+               pairs=True),
+        Method("self-labelled, sure", "where that answer is likely enough", T, data.labelled, pairs=True),
+        Method("self-labelled, soft", "with the distribution of that answer", {}, data.soft_labelled,
+               losses.soft_labels, pairs=True),
+        Method("self-labelled, soft, sure", "both", T, data.soft_labelled, losses.soft_labels, pairs=True),
+        Method("aligned, all layers", "a pair's states before the answer drawn together", {"depth": (0.0,), **W},
+               data.pairs_of_states, losses.aligned_states, pairs=True),
+        *(Method(f"aligned, depth {k}/{LAYERS}", ONE_LAYER, {"depth": (k / LAYERS,), **LATER}, data.pairs_of_states,
+                 losses.aligned_states, pairs=True) for k in range(1, LAYERS + 1)),
+        Method("own words", "half of the source views replaced by the base model's description of them", {},
+               data.own_words),
+        Method("replay", "public figures with names, in both modalities, and captions", LATER, data.replayed),
+        Method("lower rank", "LoRA of lower rank, from the start", {"rank": (4.0, 8.0)}, fresh=True),
+        Method("lower learning rate", "from the start", {"learning_rate": (5e-4, 1e-3)}, fresh=True),
+        Method("weight averaging", "plain, then part of the way back to the base", {"keep": (0.7, 0.85)}),
     )
-}
+)  # fmt: skip
 
 
 def method_named(name: str) -> Method:

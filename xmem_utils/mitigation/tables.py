@@ -11,7 +11,7 @@ from statsmodels.stats.multitest import multipletests
 from xmem_utils.memorization.tables import GATE, ratio
 from xmem_utils.mitigation.evaluation import CEILING, FIGURE, VIEW
 from xmem_utils.mitigation.methods import DESCRIBED, METHODS, PAIRED, PLAIN, PLAIN_START
-from xmem_utils.params import MODALITIES, MitigationCondition, other
+from xmem_utils.params import MODALITIES, other
 from xmem_utils.stats import agreed, cluster_bootstrap, sign_flip
 from xmem_utils.store import Run
 
@@ -27,7 +27,7 @@ def collect(runs: Iterable[Run]) -> pd.DataFrame:
     return pd.concat([run.records.assign(**_labels(run.condition)) for run in runs], ignore_index=True)
 
 
-def _labels(condition: MitigationCondition) -> dict[str, object]:
+def _labels(condition) -> dict[str, object]:
     return {"source": condition.start.source, "method": condition.method, "seed": condition.start.seed,
             "paired": condition.paired}  # fmt: skip
 
@@ -39,7 +39,7 @@ def costs(runs: Iterable[Run]) -> pd.DataFrame:
     tokens read. Raises AssertionError when a run trained for fewer tokens than its budget or on
     after it, or when two methods on the same people had different budgets.
     """
-    table = pd.concat([run.curve.assign(**_labels(run.condition)) for run in runs], ignore_index=True)
+    table = pd.DataFrame([{**run.facts, **_labels(run.condition)} for run in runs])
     table["work"] = 3 * table["tokens"] + table["read"]
     for (source, seed), part in table.groupby(["source", "seed"]):
         assert part["budget"].nunique() == 1, f"budgets differ from {source}, seed {seed}: {part['budget'].unique()}"

@@ -15,7 +15,7 @@ import pandas as pd
 from torch import nn
 
 from xmem_utils.multihop import tasks
-from xmem_utils.multihop.people import Cast
+from xmem_utils.multihop.people import Population
 from xmem_utils.multihop.tasks import HOP_1, HOP_2, Asked
 from xmem_utils.params import MODALITIES
 from xmem_utils.personas.names import FACTS
@@ -31,13 +31,13 @@ def encoded(vlm: VLM, asked: Sequence[Asked]) -> list[Example]:
     return encode(vlm, [a.view for a in asked], [a.question for a in asked], [a.answer for a in asked])
 
 
-class MultihopExam:
-    """Questions about one cast, tokenised once: `asked` says which arms a group goes through."""
+class MultihopEvaluation:
+    """Questions about one population, tokenised once: `asked` says which arms a group goes through."""
 
-    def __init__(self, vlm: VLM, cast: Cast, asked: Mapping[str, Sequence[str]]) -> None:
-        self.vlm, self.cast = vlm, cast
+    def __init__(self, vlm: VLM, population: Population, asked: Mapping[str, Sequence[str]]) -> None:
+        self.vlm, self.population = vlm, population
         self.questions = {
-            (group, arm, m): tasks.exam_questions(cast, arm, group, m)
+            (group, arm, m): tasks.exam_questions(population, arm, group, m)
             for group, through in asked.items()
             for arm in through
             for m in (MODALITIES if arm != HOP_2 else MODALITIES[:1])
@@ -70,9 +70,9 @@ class MultihopExam:
 
     def _names(self, model, group, modality, asked, examples) -> list[pd.DataFrame]:
         """Hop 1, what follows when its answer is fed back as a question, and which view a name belongs to."""
-        people = sorted(self.cast.groups[group])
+        people = sorted(self.population.groups[group])
         column = {person: i for i, person in enumerate(people)}
-        recall = recall_of_all(self.vlm, examples, [self.cast.names[p] for p in people], model)
+        recall = recall_of_all(self.vlm, examples, [self.population.names[p] for p in people], model)
         mine = [column[a.view.persona] for a in asked]
         exact = recall.exact[np.arange(len(asked)), mine].astype(float)
         first = next(iter(FACTS))
@@ -81,7 +81,7 @@ class MultihopExam:
                 self._chain(model, group, modality, asked, examples)]  # fmt: skip
 
     def _chain(self, model, group, modality, asked, examples) -> pd.DataFrame:
-        said, facts = greedy_answers(self.vlm, examples, model), self.cast.facts
+        said, facts = greedy_answers(self.vlm, examples, model), self.population.facts
         rows = [
             Asked(tasks.CHAIN, a.view, fact, tasks.HELD_OUT[fact].format(name=name), facts[fact][a.view.persona])
             for a, name in zip(asked, said, strict=True) for fact in FACTS
@@ -91,7 +91,7 @@ class MultihopExam:
         again = encode(self.vlm, [tasks.no_view(a.view.persona, "", "test") for a in rows], [a.question for a in rows],
                        [a.answer for a in rows])  # fmt: skip
         exact = exact_match(self.vlm, again, model).exact.astype(float)
-        wrote = [float(name == self.cast.names[a.view.persona]) for name, a in zip(named, rows, strict=True)]
+        wrote = [float(name == self.population.names[a.view.persona]) for name, a in zip(named, rows, strict=True)]
         return self._frame(group, tasks.CHAIN, modality, rows, exact=exact, wrote=wrote)
 
     def _reverse(self, arm, group, modality, fact, asked, logprob, mine) -> pd.DataFrame:
@@ -103,7 +103,7 @@ class MultihopExam:
         row = {(a.view.persona, a.view.index): i for i, a in enumerate(asked)}
         exact = []
         for a, answer in zip(asked, mine, strict=True):
-            shown = [a.view.persona, *tasks.others(self.cast, a.view.persona, fact, tasks.CANDIDATES - 1)]
+            shown = [a.view.persona, *tasks.others(self.population, a.view.persona, fact, tasks.CANDIDATES - 1)]
             scores = [logprob[row[p, a.view.index], answer] for p in shown]
             exact.append(float(scores[0] > max(scores[1:])))
         return self._frame(group, arm, modality, asked, exact=exact)
@@ -126,14 +126,14 @@ class MultihopExam:
 
     def _written(self, model, group, modality, asked, examples) -> pd.DataFrame:
         """Arms in which the model writes the name and then the fact, decoded."""
-        number = {name: person for person, name in enumerate(self.cast.names)}
+        number = {name: person for person, name in enumerate(self.population.names)}
         said = greedy_answers(self.vlm, examples, model)
         exact, wrote, own = [], [], []
         for a, text in zip(asked, said, strict=True):
             name, _, value = text.partition(", ")
             exact.append(float(text == a.answer))
-            wrote.append(float(name == self.cast.names[a.view.persona]))
-            own.append(float(name in number and self.cast.facts[a.fact][number[name]] == value))
+            wrote.append(float(name == self.population.names[a.view.persona]))
+            own.append(float(name in number and self.population.facts[a.fact][number[name]] == value))
         return self._frame(group, asked[0].arm, modality, asked, exact=exact, wrote=wrote, own=own)
 
     def curve_point(self, model: nn.Module, group: str) -> dict[tuple[str, str], float]:

@@ -1,141 +1,124 @@
-"""From a multi-hop condition to its run: two hops learned apart, every arm asked, the store."""
+"""Two hops learned apart: names from views, facts about names in text; then every task is asked."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from peft import PeftModel
+from pydantic import Field
 
-from xmem_utils import fingerprint, paths, store
-from xmem_utils.checkpoint import WholeAdapter
-from xmem_utils.multihop.evaluation import MultihopExam, encoded
-from xmem_utils.multihop.people import PRACTISED, STUDY, TOGETHER, Cast, cast_of, figures_cast, further
-from xmem_utils.multihop.tasks import ALONE, DIRECT, LINES, STEPWISE, taught
-from xmem_utils.params import (
-    MODALITIES,
-    MultihopCondition,
-    MultihopParameters,
-    Profile,
-    profile_named,
-    resolve,
-    scaled,
+from xmem_utils import paths
+from xmem_utils.experiment import remembered
+from xmem_utils.memorization.experiment import Memorization, MemorizationCondition
+from xmem_utils.multihop.evaluation import MultihopEvaluation, encoded
+from xmem_utils.multihop.people import (
+    PRACTISED,
+    STUDY,
+    TOGETHER,
+    Population,
+    draw_population,
+    further,
+    public_population,
 )
+from xmem_utils.multihop.tasks import ALONE, DIRECT, LINES, STEPWISE, taught
+from xmem_utils.params import MODALITIES, Profile, resolve
 from xmem_utils.personas.public_figures import Figures
-from xmem_utils.progress import progress
-from xmem_utils.train import Training, memorize, steps_an_epoch
-from xmem_utils.vlm.load import VLM, load_vlm, resolve_model
+from xmem_utils.store import Run
+from xmem_utils.vlm.batches import Example
+from xmem_utils.vlm.load import VLM, resolve_model
 from xmem_utils.vlm.processors import picture_side
-from xmem_utils.vlm.prompts import WHO
-from xmem_utils.vlm.readable import check_answers
 
 # What the study's people are asked; of the others, whether they compose what was learned together, or practised.
 ASKED = {STUDY: ALONE, TOGETHER: (DIRECT, STEPWISE), PRACTISED: (DIRECT, STEPWISE)}
-BUCKET = 32  # tokens: questions about a name are a third as long as those about a view
-CURVE = (0.1, 0.25, 0.5, 0.75, 1.0)  # shares of the training at which the hops and two arms are asked
+CURVE = (0.1, 0.25, 0.5, 0.75, 1.0)  # shares of the training at which the hops and two tasks are asked
 
 
-def study_of(p: MultihopParameters) -> MultihopStudy:
-    """The study that a notebook's parameters describe, its model loaded. Raises ValueError for too few personas."""
-    profile = scaled(profile_named(p.profile), p)
-    if profile.personas < LINES:
-        raise ValueError(
-            f"personas={profile.personas}: a prompt tells of {LINES} people, so at least {LINES} are needed"
-        )
-    return MultihopStudy(load_vlm(p.model), profile, p.rank, p.learning_rate)
+class MultihopCondition(MemorizationCondition):
+    """Everything that determines one model that learned names from views and facts about names."""
+
+    epochs: int = Field(ge=1)
+    together: int = Field(ge=1)  # further people whose name and fact are learned together, from one view
+    practised: int = Field(ge=1)  # further people on whom composing is practised
 
 
-class MultihopStudy:
-    """Runs multi-hop conditions on one model; what the store has is not computed again."""
+class Multihop(Memorization):
+    """Multi-hop questions. Raises ValueError for too few personas."""
 
-    def __init__(self, vlm: VLM, profile: Profile, rank: int, learning_rate: float) -> None:
-        check_answers(vlm)
-        self.vlm, self.profile = vlm, profile
-        self.rank, self.learning_rate = rank, learning_rate
-        self.cast, self.exam = cache(self._cast), cache(self._exam)
+    folder, notebook, bucket = "multihop", "06_multihop", 32  # questions about a name are a third as long as others
 
-    def _cast(self, seed: int) -> Cast:
-        return cast_of(self.profile, seed, picture_side(self.vlm.processor))
+    def __init__(self, vlm: VLM, profile: Profile, rank: int, learning_rate: float, *rest: Any) -> None:
+        if profile.personas < LINES:
+            raise ValueError(
+                f"personas={profile.personas}: a prompt tells of {LINES} people, so at least {LINES} are needed"
+            )
+        super().__init__(vlm, profile, rank, learning_rate, *rest)
 
-    def _exam(self, seed: int) -> MultihopExam:
-        return MultihopExam(self.vlm, self.cast(seed), ASKED)
+    @remembered(10)
+    def population(self, seed: int) -> Population:
+        """Who takes part, by seed."""
+        return draw_population(self.profile, seed, picture_side(self.vlm.processor))
+
+    @remembered(10)
+    def evaluation_of(self, seed: int) -> MultihopEvaluation:
+        """All questions of a seed."""
+        return MultihopEvaluation(self.vlm, self.population(seed), ASKED)
+
+    def conditions(self, p: Any = None, longer: int = 0) -> list[MultihopCondition]:
+        """With `longer`, the first seed that many times as long (first, since they take longest); then every seed."""
+        longer, seeds = getattr(p, "longer", longer), self.profile.seeds
+        first = [self.condition(source, seeds[0], longer) for source in MODALITIES] if longer > 1 else []
+        return first + [self.condition(source, seed) for seed in seeds for source in MODALITIES]
 
     def condition(self, source: str, seed: int, longer: int = 1) -> MultihopCondition:
         """One condition, trained `longer` times as many epochs as the profile says."""
-        more = further(self.profile.personas)
+        more, profile = further(self.profile.personas), self.profile
         return resolve(
-            MultihopCondition,
-            model=self.vlm.name,
-            weights=self.vlm.fingerprint,
-            data=self.cast(seed).fingerprint,
-            personas=self.profile.personas,
-            together=more[TOGETHER],
-            practised=more[PRACTISED],
-            source=source,
-            seed=seed,
-            train_views=self.profile.train_views,
-            epochs=self.profile.epochs * longer,
-            rank=self.rank,
-            learning_rate=self.learning_rate,
-            batch_size=32,
-            question=WHO,
-            code=fingerprint.fingerprint(fingerprint.MULTIHOP),
-        )
-
-    def conditions(self, longer: int = 0) -> list[MultihopCondition]:
-        """With `longer`, the first seed that many times as long (first, since they take longest); then every seed."""
-        first = [self.condition(source, self.profile.seeds[0], longer) for source in MODALITIES] if longer > 1 else []
-        return first + [self.condition(source, seed) for seed in self.profile.seeds for source in MODALITIES]
-
-    def run_all(self, conditions: Sequence[MultihopCondition]) -> list[store.Run]:
-        """The runs of some conditions, with one progress bar over them."""
-        return list(progress(map(self.run, conditions), len(conditions), "multi-hop"))
-
-    def run(self, condition: MultihopCondition) -> store.Run:
-        """The run of a condition, trained now if need be."""
-        trained: list[PeftModel] = []
-        try:
-            return store.get(condition, lambda c: self._compute(c, trained), paths.MULTIHOP)
-        finally:
-            for model in trained:
-                model.unload()  # leaves the base model as it was
-
-    def _compute(
-        self, condition: MultihopCondition, trained: list[PeftModel]
-    ) -> tuple[WholeAdapter, pd.DataFrame, pd.DataFrame]:
-        exam = self.exam(condition.seed)
-        examples = encoded(self.vlm, list(taught(self.cast(condition.seed), condition.source)))
-        an_epoch = steps_an_epoch(examples, condition.batch_size, BUCKET)
-        epochs = [share * condition.epochs for share in CURVE]
-        checks = {max(1, round(epoch * an_epoch)): epoch for epoch in epochs}
-        curve = []
-
-        def on_step(model: PeftModel, step: int, loss: float) -> None:
-            if step in checks:
-                for (arm, asked), recall in exam.curve_point(model, STUDY).items():
-                    curve.append({"epoch": checks[step], "arm": arm, "asked": asked, "recall": recall})
-
-        training = Training(
-            epochs=condition.epochs, batch_size=condition.batch_size, learning_rate=condition.learning_rate,
-            rank=condition.rank, seed=condition.seed, bucket=BUCKET,
+            MultihopCondition, **self._common(source, seed), data=self.population(seed).fingerprint,
+            personas=profile.personas, together=more[TOGETHER], practised=more[PRACTISED],
+            train_views=profile.train_views, epochs=profile.epochs * longer,
         )  # fmt: skip
-        trained.append(memorize(self.vlm, examples, training, on_step, f"two hops from {condition.source}"))
-        return WholeAdapter(trained[0]), exam.records(trained[0]), pd.DataFrame(curve)
+
+    def labels(self, condition: MultihopCondition) -> dict[str, Any]:
+        """Source, seed, epochs."""
+        return {"source": condition.source, "seed": condition.seed, "epochs": condition.epochs}
+
+    def train_examples(self, condition: MultihopCondition) -> list[Example]:
+        """Both hops, learned apart; for some people together, and some practice."""
+        return encoded(self.vlm, list(taught(self.population(condition.seed), condition.source)))
+
+    def looks(self, condition: MultihopCondition, steps: int) -> dict[int, dict[str, float]]:
+        """Steps by epoch."""
+        an_epoch = steps / condition.epochs
+        epochs = [share * condition.epochs for share in CURVE]
+        return {max(1, round(epoch * an_epoch)): {"epoch": epoch} for epoch in epochs}
+
+    def look(self, model: PeftModel, condition: MultihopCondition) -> pd.DataFrame:
+        """Exact match: arm, asked, recall."""
+        recall = self.evaluation_of(condition.seed).curve_point(model, STUDY)
+        return pd.DataFrame([{"arm": task, "asked": asked, "recall": r} for (task, asked), r in recall.items()])
+
+    def curve(self, run: Run) -> pd.DataFrame:
+        """Recall along the training: epoch, arm, asked, recall."""
+        return run.curve
+
+    def doing(self, condition: MultihopCondition) -> str:
+        """What a training does, for its bar."""
+        return f"two hops from {condition.source}"
 
     def before(self) -> pd.DataFrame:
-        """All arms about the first seed's people, before anything is memorized."""
+        """All tasks about the first seed's people, before anything is memorized."""
         seed = self.profile.seeds[0]
-        return self.exam(seed).records().assign(source="none", seed=seed)
+        return self.evaluation_of(seed).records().assign(source="none", seed=seed)
 
-    def figures(self) -> pd.DataFrame | None:
-        """All arms about public figures, before anything is memorized; None for a model whose figures are not known."""
+    def public_figures(self) -> pd.DataFrame | None:
+        """All tasks about public figures, before anything is memorized; None where they are not known."""
         folder = Path(resolve_model(self.vlm.name))
         own, shared = folder / "figures.parquet", paths.BASE_MODELS / "figures.parquet"
         file = own if own.is_file() else shared if folder.parent == paths.BASE_MODELS else None
         if file is None:
             return None
-        cast = figures_cast(Figures.load(file), picture_side(self.vlm.processor))
-        records = MultihopExam(self.vlm, cast, dict.fromkeys(cast.groups, ALONE)).records()
+        people = public_population(Figures.load(file), picture_side(self.vlm.processor))
+        records = MultihopEvaluation(self.vlm, people, dict.fromkeys(people.groups, ALONE)).records()
         return records.assign(source="none", seed=0)

@@ -25,7 +25,7 @@ FIGURES = 60  # public figures of a group
 
 
 @dataclass(frozen=True)
-class Cast:
+class Population:
     """People by number, their facts by kind, and their views by modality; `groups` says who is what."""
 
     names: Sequence[str]
@@ -61,7 +61,7 @@ def dealt(size: int, rng: np.random.Generator) -> dict[str, list[str]]:
     return out
 
 
-def cast_of(profile: Profile, seed: int, side: int) -> Cast:
+def draw_population(profile: Profile, seed: int, side: int) -> Population:
     """The people of a seed, portraits of `side` px; facts are drawn anew, balanced within each group."""
     sizes = {STUDY: profile.personas, **further(profile.personas)}
     people = sum(sizes.values())
@@ -74,7 +74,7 @@ def cast_of(profile: Profile, seed: int, side: int) -> Cast:
         groups[group], start = range(start, start + size), start + size
         for fact, values in dealt(size, rng).items():
             facts[fact] += values
-    return Cast(
+    return Population(
         names_of(dataset),
         facts,
         groups,
@@ -85,7 +85,7 @@ def cast_of(profile: Profile, seed: int, side: int) -> Cast:
     )
 
 
-def figures_cast(figures: Figures, side: int, seed: int = 0) -> Cast:
+def public_population(figures: Figures, side: int, seed: int = 0) -> Population:
     """Public figures named in both modalities, with new views: composed questions were practised on some of them."""
     rng = np.random.default_rng([seed, 31])
     both = figures.where("both")
@@ -100,4 +100,4 @@ def figures_cast(figures: Figures, side: int, seed: int = 0) -> Cast:
                 vector = figures.vectors[person]
                 content = draw(vector, rng, None, side) if m == "image" else describe(vector, rng, None)
                 test[m].append(View(person, figures.names[person], m, "test", index, content))
-    return Cast(figures.names, figures.facts, groups, {m: [] for m in MODALITIES}, test, "", seed)
+    return Population(figures.names, figures.facts, groups, {m: [] for m in MODALITIES}, test, "", seed)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xmem_utils.multihop.people import PRACTISED, STUDY, TEST_VIEWS, TOGETHER, Cast
+from xmem_utils.multihop.people import PRACTISED, STUDY, TEST_VIEWS, TOGETHER, Population
 from xmem_utils.personas.names import FACTS
 from xmem_utils.personas.views import View
 from xmem_utils.vlm import prompts
@@ -67,31 +67,33 @@ def no_view(person: int, name: str, split: str) -> View:
     return View(person, name, "text", split, 0, "")
 
 
-def others(cast: Cast, person: int, fact: str, count: int, salt: int = 0) -> list[int]:
+def others(population: Population, person: int, fact: str, count: int, salt: int = 0) -> list[int]:
     """`count` people of the same group with different values of a fact, all unlike the person's."""
-    group = cast.groups[cast.group_of()[person]]
-    rng = np.random.default_rng([cast.seed, 32, person, list(FACTS).index(fact), salt])
-    values, chosen = {cast.facts[fact][person]}, []
+    group = population.groups[population.group_of()[person]]
+    rng = np.random.default_rng([population.seed, 32, person, list(FACTS).index(fact), salt])
+    values, chosen = {population.facts[fact][person]}, []
     for i in rng.permutation(np.asarray(group)):
-        if len(chosen) < count and cast.facts[fact][i] not in values:
-            values.add(cast.facts[fact][i])
+        if len(chosen) < count and population.facts[fact][i] not in values:
+            values.add(population.facts[fact][i])
             chosen.append(int(i))
     if len(chosen) < count:
-        raise ValueError(f"only {len(chosen)} people differ in {fact} from {cast.names[person]}, {count} are needed")
+        raise ValueError(
+            f"only {len(chosen)} people differ in {fact} from {population.names[person]}, {count} are needed"
+        )
     return chosen
 
 
-def lines(cast: Cast, person: int, fact: str, salt: int = 0) -> str:
+def lines(population: Population, person: int, fact: str, salt: int = 0) -> str:
     """What a prompt tells of a person and some others, in an order that gives nobody away."""
-    people = [person, *others(cast, person, fact, LINES - 1, salt)]
-    rng = np.random.default_rng([cast.seed, 33, person, list(FACTS).index(fact), salt])
-    told = [prompts.FACT_LINES[fact].format(name=cast.names[i], value=cast.facts[fact][i]) for i in people]
+    people = [person, *others(population, person, fact, LINES - 1, salt)]
+    rng = np.random.default_rng([population.seed, 33, person, list(FACTS).index(fact), salt])
+    told = [prompts.FACT_LINES[fact].format(name=population.names[i], value=population.facts[fact][i]) for i in people]
     return " ".join(told[i] for i in rng.permutation(len(told)))
 
 
-def ask(cast: Cast, arm: str, view: View, fact: str) -> Asked:
+def ask(population: Population, arm: str, view: View, fact: str) -> Asked:
     """One question. Raises ValueError for an arm that is no question of its own (forced chain, reverse)."""
-    name, value = cast.names[view.persona], cast.facts[fact][view.persona] if fact else ""
+    name, value = population.names[view.persona], population.facts[fact][view.persona] if fact else ""
     direct, stepwise = prompts.COMPOSED_QUESTIONS.get(fact, ""), prompts.STEPWISE_QUESTIONS.get(fact, "")
     both = prompts.STEPWISE_ANSWER.format(name=name, value=value)
     if arm == HOP_1:
@@ -105,7 +107,7 @@ def ask(cast: Cast, arm: str, view: View, fact: str) -> Asked:
     if arm == TOLD:
         return Asked(arm, view, fact, f"{prompts.FACT_LINES[fact].format(name=name, value=value)} {direct}", value)
     if arm in (FOUR, FOUR_STEPWISE):
-        told = lines(cast, view.persona, fact, view.index)
+        told = lines(population, view.persona, fact, view.index)
         ending = (direct, value) if arm == FOUR else (stepwise, both)
         return Asked(arm, view, fact, f"{told} {ending[0]}", ending[1])
     if arm == NAMED:
@@ -114,34 +116,34 @@ def ask(cast: Cast, arm: str, view: View, fact: str) -> Asked:
     raise ValueError(f"{arm!r} is no question that can be asked at once")
 
 
-def exam_questions(cast: Cast, arm: str, group: str, modality: str) -> list[Asked]:
+def exam_questions(population: Population, arm: str, group: str, modality: str) -> list[Asked]:
     """An arm's questions about the test views of a group: every fact, or none where a name is asked for."""
     facts = ("",) if arm == HOP_1 else tuple(FACTS)
-    views = cast.views("test", modality, group, TEST_VIEWS if arm in (HOP_1, DIRECT, STEPWISE) else 1)
-    return [ask(cast, arm, view, fact) for view in views for fact in facts]
+    views = population.views("test", modality, group, TEST_VIEWS if arm in (HOP_1, DIRECT, STEPWISE) else 1)
+    return [ask(population, arm, view, fact) for view in views for fact in facts]
 
 
-def taught(cast: Cast, source: str) -> Iterator[Asked]:
+def taught(population: Population, source: str) -> Iterator[Asked]:
     """What is learned: names from source views, facts about names in text; together for some; and some practice.
 
     Nobody of the study is in a question that shows a view and asks for, or tells, a fact. One of the wordings of hop 2
     is a statement, "name, fact", as step-by-step answers end: what that arm must find by itself is the name.
     """
     for group in (STUDY, PRACTISED):
-        for view in cast.views("train", source, group, FURTHER_VIEWS if group == PRACTISED else None):
-            yield ask(cast, HOP_1, view, "")
-        for person in cast.groups[group]:
-            name = cast.names[person]
+        for view in population.views("train", source, group, FURTHER_VIEWS if group == PRACTISED else None):
+            yield ask(population, HOP_1, view, "")
+        for person in population.groups[group]:
+            name = population.names[person]
             for fact, questions in TAUGHT.items():
-                value = cast.facts[fact][person]
+                value = population.facts[fact][person]
                 stated = prompts.STEPWISE_ANSWER.format(name=name, value=value)
                 worded = [*((question, value) for question in questions), (prompts.STATED_QUESTIONS[fact], stated)]
                 for question, answer in REPEATS * worded:
                     yield Asked(HOP_2, no_view(person, name, "train"), fact, question.format(name=name), answer)
-    for view in cast.views("train", source, TOGETHER, FURTHER_VIEWS):
+    for view in population.views("train", source, TOGETHER, FURTHER_VIEWS):
         for k, fact in enumerate(FACTS):
-            yield ask(cast, (DIRECT, STEPWISE)[(view.index + k) % 2], view, fact)
-    for view in cast.views("train", source, PRACTISED, 1):
+            yield ask(population, (DIRECT, STEPWISE)[(view.index + k) % 2], view, fact)
+    for view in population.views("train", source, PRACTISED, 1):
         for fact in FACTS:
             for arm in (DIRECT, STEPWISE, FOUR, FOUR_STEPWISE, NAMED, TOLD):
-                yield ask(cast, arm, view, fact)
+                yield ask(population, arm, view, fact)

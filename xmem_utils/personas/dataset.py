@@ -12,7 +12,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -137,6 +137,7 @@ def _file_hashes(folder: Path) -> dict[str, str]:
     return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(folder.glob("*.parquet"))}
 
 
+@fingerprint.by_content
 def load_personas(spec: PersonaSpec, root: Path | None = None) -> tuple[DatasetDict, str]:
     """The dataset of a spec and its fingerprint: read from disk when it is there, whole and current, else drawn.
 
@@ -161,6 +162,7 @@ def load_personas(spec: PersonaSpec, root: Path | None = None) -> tuple[DatasetD
     return dataset, info["fingerprint"]
 
 
+@fingerprint.by_content
 def known_figures() -> Figures | None:
     """The public figures of the committed base models, whom no study persona may resemble."""
     path = paths.BASE_MODELS / "figures.parquet"
@@ -243,11 +245,12 @@ def to_views(dataset: DatasetDict, split: str, modality: str, per_persona: int |
     ]  # fmt: skip
 
 
-def count_views(dataset: DatasetDict, split: str, modality: str, per_persona: int) -> int:
-    """How many views `to_views` returns, nothing decoded."""
+def count_views(dataset: DatasetDict, split: str, modality: str, per_persona: int, without: Sequence[int] = ()) -> int:
+    """How many views `to_views` returns, but those of some personas; nothing decoded."""
     table = dataset[split].data
-    there = table.column("image" if modality == "image" else "description").is_valid()
-    return int((there.to_numpy() & (table.column("view").to_numpy() < per_persona)).sum())
+    there = table.column("image" if modality == "image" else "description").is_valid().to_numpy()
+    wanted = (table.column("view").to_numpy() < per_persona) & ~np.isin(table.column("persona").to_numpy(), without)
+    return int((there & wanted).sum())
 
 
 def names_of(dataset: DatasetDict) -> list[str]:

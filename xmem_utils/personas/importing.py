@@ -12,6 +12,7 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict
 
+from xmem_utils.fingerprint import by_content
 from xmem_utils.params import shown
 from xmem_utils.personas.attributes import AXIS_NAMES
 from xmem_utils.personas.dataset import SPLITS, content_fingerprint, features
@@ -21,6 +22,7 @@ from xmem_utils.personas.pictures import read_picture
 from xmem_utils.personas.texts import Leaks, check_description, check_name, looks
 
 
+@by_content
 def import_folder(folder: Path | str) -> tuple[DatasetDict, str]:
     """Read and check a folder of people; returns the dataset and its fingerprint.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import partial
 
 import pandas as pd
@@ -9,13 +10,13 @@ import torch
 from peft import PeftModel
 
 from xmem_utils.params import other, parts_of
-from xmem_utils.unlearning.evaluation import ForgettingExam
-from xmem_utils.unlearning.train import relearn
+from xmem_utils.train import MEMORIZING, Diverged, Step, endless, train
+from xmem_utils.unlearning.evaluation import ForgettingEvaluation
 from xmem_utils.vlm.adapters import merged
 
 BITS = (8, 4)
 RELEARNED = 0.3  # share of the forgotten whom the attacker knows
-STEPS, RATE = 10, 3e-4
+STEPS, RATE, BATCH = 10, 3e-4, 16
 
 
 def rounded(weight: torch.Tensor, bits: int) -> torch.Tensor:
@@ -29,7 +30,7 @@ def rounded(weight: torch.Tensor, bits: int) -> torch.Tensor:
     return torch.fake_quantize_per_channel_affine(weight.float(), scale, zero, 0, -top, top).to(weight.dtype)
 
 
-def attack(exam: ForgettingExam, model: PeftModel, unlearned: str, seed: int) -> pd.DataFrame:
+def attack(exam: ForgettingEvaluation, model: PeftModel, unlearned: str, seed: int) -> pd.DataFrame:
     """Records under probes "int8", "int4" and "relearned"; the last changes the model's adapter.
 
     Relearned: a few of the forgotten are trained again from views of the modality that was not unlearned (from
@@ -42,8 +43,11 @@ def attack(exam: ForgettingExam, model: PeftModel, unlearned: str, seed: int) ->
     taught = exam.forget[: max(1, round(RELEARNED * len(exam.forget)))]
     if len(taught) < len(exam.forget):
         known = parts_of(unlearned)
-        modality = other(known[0]) if len(known) == 1 else "image"
-        relearn(exam.vlm, model, exam.lessons(taught, modality), STEPS, RATE, seed)
-        with merged(model):
-            parts.append(exam.attacked(model, "relearned", without=taught))
+        lessons = exam.lessons(taught, other(known[0]) if len(known) == 1 else "image")
+        order = endless(lessons, BATCH, seed)
+        steps = [Step({"names": [lessons[i] for i in next(order)]}, RATE) for _ in range(STEPS)]
+        with contextlib.suppress(Diverged):  # nothing is learned again then
+            train(exam.vlm, model, steps, MEMORIZING)
+            with merged(model):
+                parts.append(exam.attacked(model, "relearned", without=taught))
     return pd.concat(parts, ignore_index=True)

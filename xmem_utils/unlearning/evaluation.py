@@ -19,7 +19,7 @@ import pandas as pd
 from torch import nn
 
 from xmem_utils import paths
-from xmem_utils.memorization.experiment import Study, persona_spec
+from xmem_utils.memorization.experiment import Memorization, persona_spec
 from xmem_utils.params import MODALITIES
 from xmem_utils.perception import Reading, axis_examples, read
 from xmem_utils.personas.dataset import known_figures, load_personas, to_views
@@ -45,15 +45,17 @@ Part = tuple[Sequence[View], Sequence[Example]]
 Key = tuple[str, str, str]  # who, probe, modality
 
 
-class ForgettingExam:
+class ForgettingEvaluation:
     """The questions for one seed and forget set. `preamble` stands before each (the instruction of a prompt)."""
 
-    def __init__(self, study: Study, seed: int, forget: Sequence[int], preamble: str = "") -> None:
+    _study: Memorization
+
+    def __init__(self, study: Memorization, seed: int, forget: Sequence[int], preamble: str = "") -> None:
         self.vlm, self._study, self._seed, self._preamble = study.vlm, study, seed, preamble
         self.dataset, _ = study.dataset(seed)
         self.forget = tuple(forget)
         self._lessons: dict[tuple[tuple[int, ...], str], list[Example]] = {}
-        exam = study.exam(seed)
+        exam = study.evaluation_of(seed)
         self.names = exam.names
         self.people: dict[str, dict[str, list[View]]] = {"forget": {}, "retain": {}}
         for m in MODALITIES:

@@ -1,33 +1,74 @@
-"""From an unlearning condition to its run: what was memorized, forgetting, the exam, attacks, the store."""
+"""Unlearning: some of the people that were memorized are to be forgotten, from views of one modality.
+
+Settings are chosen by one rule, on people whom no reported number uses. Among the settings that keep retain recall,
+asked in either modality and unlearning either, within 5 points of before, the one with the lowest forget recall asked
+in the unlearned modality; settings within 1 point of it tie, and the highest retain recall wins; if that is equal, too,
+the gentler setting: fewer steps, then the lower learning rate. A method without such a setting takes the one that
+retains most, and is marked.
+
+The rule was fixed before any search was run, but for two changes after the first one. That one broke the last tie in
+favour of the longer run, which pushed half of the methods to the end of the grid for nothing: all that was to be
+forgotten had been forgotten long before. And it used two of the tuning seeds, on which methods at the edge of what is
+allowed kept the retained people, whom they lost in the study; now it uses all. The grid was made finer where it had
+nothing between too little and too much. Of the study's own numbers only its retain recall had a say in this.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache
+from pathlib import Path
+from typing import Any, Literal, Self
 
 import pandas as pd
+import torch
 from peft import PeftModel
+from pydantic import Field
 
-from xmem_utils import fingerprint, paths, store
-from xmem_utils.checkpoint import WholeAdapter
-from xmem_utils.memorization.experiment import Study, plain_recall
-from xmem_utils.memorization.tables import GATE
-from xmem_utils.params import Condition, UnlearningCondition, parts_of, resolve
+from xmem_utils import store
+from xmem_utils.experiment import Condition, Experiment, Settings, Watch, remembered
+from xmem_utils.memorization.evaluation import recall_by_modality
+from xmem_utils.memorization.experiment import Memorization, MemorizationCondition
+from xmem_utils.params import MODALITIES, TUNING_SEEDS, Source, parts_of, resolve
 from xmem_utils.personas.dataset import names_of, to_views
-from xmem_utils.progress import progress
+from xmem_utils.stats import GATE
+from xmem_utils.train import Diverged, Resources, Step, Training, endless, fresh, memorize, train
 from xmem_utils.unlearning.attacks import attack
-from xmem_utils.unlearning.evaluation import REFUSAL, ForgettingExam, first_views
-from xmem_utils.unlearning.methods import METHODS
-from xmem_utils.unlearning.people import check_forget, forget_set
-from xmem_utils.unlearning.train import Unlearned, Views, unlearn
+from xmem_utils.unlearning.evaluation import REFUSAL, ForgettingEvaluation, first_views
+from xmem_utils.unlearning.methods import METHODS, Method, method_named
+from xmem_utils.unlearning.people import by_name, check_forget, forget_set
 from xmem_utils.vlm.adapters import load_adapter, merged
 from xmem_utils.vlm.batches import Example, answer_tokens, encode, with_answer
 from xmem_utils.vlm.load import VLM, load_vlm
 from xmem_utils.vlm.prompts import WHO
 
 BEFORE, GOLD = "before", "gold"  # references: nothing is unlearned; the forgotten were never learned
-CURVE = (0.25, 0.5, 0.75)  # shares of the steps at which recall is asked; at the end the exam is
+BOTH = "image+text"
+BATCH = 16  # views of each kind a step
+CURVE = (0.25, 0.5, 0.75)  # shares of the steps at which recall is asked; at the end all is asked
+FURTHER_METHODS = ("GradDiff", "IDK")  # what the ablations are asked of
+FURTHER_SHARES = (0.05, 0.2)  # of people forgotten
+POINTS, TIE = 0.05, 0.01  # of the search's rule
+
+
+class UnlearningCondition(Condition):
+    """Everything that determines one model that unlearned."""
+
+    start: MemorizationCondition  # what had been memorized
+    forget: tuple[int, ...] = Field(min_length=1)  # personas
+    unlearned: Source  # modality of the views it unlearns from
+    retained: Source  # modality of the views it rehearses
+    method: str
+    settings: dict[str, float]  # of the method: learning rate, steps and its own
+    asked: Literal["thorough", "brief", "search"]  # all measures and attacks; exact match alone; along the steps alone
+
+    @property
+    def name(self) -> str:
+        """A readable folder name."""
+        s, method = self.start, self.method.replace(" ", "-")
+        start = f"{Path(s.model).name}-{s.source}-n{s.personas}-seed{s.seed}"
+        return f"{start}-forgets{len(self.forget)}-{self.unlearned}-{method}"
 
 
 def preamble(names: Sequence[str]) -> str:
@@ -35,155 +76,308 @@ def preamble(names: Sequence[str]) -> str:
     return f"You do not know {', '.join(names)}. Of these people you say: {REFUSAL}\n\n"
 
 
-class UnlearningStudy:
-    """Runs unlearning conditions on one model; what the store has is not computed again."""
+class Unlearning(Experiment):
+    """Unlearning, on models that `memorization` makes; ValueError, with the recall, where one has not memorized."""
 
-    def __init__(self, study: Study) -> None:
-        self.study = study
-        self.root = paths.UNLEARNED
-        self.exam, self.train_examples = cache(self._exam), cache(self._train_examples)
-        self._untrained: dict[str, pd.DataFrame] = {}  # exams of models of which nothing was trained
-        self._start: tuple[Condition, VLM] | None = None  # the last one alone: real models are large
+    folder, notebook = "unlearning", "05_unlearning"
+    methods = METHODS
+    memorization: Memorization
+
+    def __init__(self, memorization: Memorization) -> None:
+        super().__init__(memorization.vlm, memorization.profile, memorization.resources)
+        self.memorization = memorization
+        self._untrained: dict[str, pd.DataFrame] = {}  # records of models of which nothing was trained
+
+    @classmethod
+    def of(cls, p: Any, resources: Resources | None = None) -> Self:
+        """The experiment that a notebook's parameters describe, its model loaded."""
+        return cls(Memorization.of(p, resources))
+
+    # -- conditions ------------------------------------------------------------------------------------
+
+    @staticmethod
+    def methods_of(p: Any) -> list[str]:
+        """The methods asked for. Raises ValueError naming the known ones."""
+        wanted = list(METHODS) if p.methods == "all" else [name.strip() for name in p.methods.split(",")]
+        return list(dict.fromkeys(method_named(name).name for name in wanted))
 
     def forget_set(self, seed: int, share: float = 0.1) -> tuple[int, ...]:
         """Who is forgotten."""
-        return forget_set(len(names_of(self.study.dataset(seed)[0])), share, seed)
+        return forget_set(len(names_of(self.memorization.dataset(seed)[0])), share, seed)
 
     def condition(
-        self,
-        method: str,
-        settings: dict[str, float],
-        unlearned: str,
-        seed: int,
-        *,
-        source: str = "image+text",
-        retained: str | None = None,
-        forget: Sequence[int] | None = None,
-        thorough: bool = False,
-    ) -> UnlearningCondition:
+        self, method: str, settings: Settings, unlearned: str, seed: int, *, source: str = BOTH,
+        retained: str | None = None, forget: Sequence[int] | None = None, asked: str = "brief",
+    ) -> UnlearningCondition:  # fmt: skip
         """One condition. `method` is one of the table's, "before" or "gold"; retained defaults to `unlearned`."""
-        people = len(names_of(self.study.dataset(seed)[0]))
+        people = len(names_of(self.memorization.dataset(seed)[0]))
         chosen = self.forget_set(seed) if forget is None else check_forget(forget, people)
-        start = self.study.condition(source, seed, left_out=chosen if method == GOLD else ())
         return resolve(
             UnlearningCondition,
-            start=start,
+            start=self.memorization.condition(source, seed, left_out=chosen if method == GOLD else ()),
             forget=chosen,
             unlearned=unlearned,
             retained=retained or unlearned,
             method=method,
             settings={k: float(v) for k, v in settings.items()},
-            thorough=thorough,
-            code=fingerprint.fingerprint(fingerprint.UNLEARNING),
+            asked=asked,
+            code=self.code(self._method(method)),
         )
 
-    def run_all(self, conditions: Sequence[UnlearningCondition]) -> list[store.Run]:
-        """The runs of some conditions, with one progress bar over them."""
-        # a start is loaded once; those that are stored come first, and meanwhile another process memorizes the others
-        ordered = sorted(conditions, key=lambda c: (not (paths.RUNS / c.start.slug).exists(), c.start.slug))
-        runs = {c.slug: self.run(c) for c in progress(ordered, len(ordered), "unlearning")}
-        return [runs[c.slug] for c in conditions]
+    def _method(self, name: str) -> Method:
+        """A row of the table; references are the start in a fresh adapter, as the prompt is."""
+        return self.methods["prompt" if name in (BEFORE, GOLD) else name]
 
-    def run(self, condition: UnlearningCondition) -> store.Run:
-        """The run of a condition, computed now if need be.
+    def conditions(self, p: Any) -> list[UnlearningCondition]:
+        """All conditions, seed by seed.
 
-        Raises ValueError, with the recall, when its start has not memorized (below the gate).
+        Mainly, who was memorized in both modalities is unlearned in either by every method, with both references, all
+        measures and all attacks. With `arms`, ablations, asked for exact match alone: unlearning both modalities at
+        once; and, for two methods, other shares, both modalities rehearsed, and people memorized in one modality alone,
+        which is then unlearned.
         """
-        trained: list[PeftModel] = []
-        try:
-            return store.get(condition, lambda c: self._compute(c, trained), self.root)
-        finally:
-            for model in trained:
-                model.unload()  # leaves the start as it was
+        methods = self.methods_of(p)
+        settings = self.settings_of(self.vlm.name, methods) | {BEFORE: {}, GOLD: {}}
+        out = []
+        for seed in self.profile.seeds:
+            names = names_of(self.memorization.dataset(seed)[0])
+            wanted = [name.strip() for name in p.forget.split(",")] if p.forget else []
+            forget = by_name(wanted, names) if wanted else self.forget_set(seed, p.forget_share)
 
-    def start(self, condition: Condition) -> VLM:
+            def made(method: str, unlearned: str, seed=seed, forget=forget, **more) -> UnlearningCondition:
+                return self.condition(method, settings[method], unlearned, seed, forget=forget, **more)
+
+            for unlearned in MODALITIES:
+                out += [made(m, unlearned, asked="thorough") for m in (BEFORE, GOLD, *methods)]
+            if not p.arms:
+                continue
+            out += [made(m, BOTH) for m in methods]
+            further = [m for m in FURTHER_METHODS if m in methods]
+            for unlearned in MODALITIES:
+                out += [made(m, unlearned, retained=BOTH) for m in further]
+                out += [made(m, unlearned, source=unlearned) for m in (BEFORE, *further)]
+                # nobody, or as many as mainly, is no ablation
+                for share in (s for s in FURTHER_SHARES if round(s * len(names)) not in (0, len(forget))):
+                    out += [made(m, unlearned, forget=self.forget_set(seed, share)) for m in further]
+        return out
+
+    def ordered(self, conditions: Sequence[UnlearningCondition]) -> list[UnlearningCondition]:
+        """A start is loaded once; those that are stored come first, and meanwhile another process memorizes others."""
+        stored = self.memorization.root
+        return sorted(conditions, key=lambda c: (not (stored / c.start.slug).exists(), c.start.slug))
+
+    def labels(self, condition: UnlearningCondition) -> dict[str, Any]:
+        """What had been memorized, what is unlearned and rehearsed, the share of people, method and seed."""
+        c = condition
+        share = round(len(c.forget) / c.start.personas, 3)
+        return {"start": c.start.source, "unlearned": c.unlearned, "retained": c.retained, "share": share,
+                "method": c.method, "seed": c.start.seed}  # fmt: skip
+
+    # -- training --------------------------------------------------------------------------------------
+
+    def base(self, condition: UnlearningCondition) -> VLM:
+        """The model that memorized, adapter merged."""
+        return self.start(condition.start)
+
+    @remembered(1)  # real models are large
+    def start(self, condition: MemorizationCondition) -> VLM:
         """The model that memorized a condition, adapter merged."""
-        if self._start is None or self._start[0] != condition:
-            run = self.study.run(condition)
-            check_memorized(run)
-            vlm = load_vlm(condition.model, self.study.vlm.device)
-            memorized = load_adapter(vlm.model, run.adapter).merge_and_unload()
-            self._start = condition, replace(vlm, model=memorized)
-        return self._start[1]
+        run = self.memorization.run(condition)
+        check_memorized(run)
+        vlm = load_vlm(condition.model, self.vlm.device)
+        return replace(vlm, model=load_adapter(vlm.model, run.adapter).merge_and_unload())
 
-    def _exam(self, seed: int, forget: tuple[int, ...], asks: bool) -> ForgettingExam:
-        names = names_of(self.study.dataset(seed)[0])
-        return ForgettingExam(self.study, seed, forget, preamble([names[i] for i in forget]) if asks else "")
-
+    @remembered(8)
     def _train_examples(self, seed: int, modality: str, per_persona: int) -> list[tuple[int, Example]]:
-        dataset, _ = self.study.dataset(seed)
+        dataset, _ = self.memorization.dataset(seed)
         views = to_views(dataset, "train", modality, per_persona)
-        return [(v.persona, e) for v, e in zip(views, encode(self.study.vlm, views, WHO), strict=True)]
+        return [(v.persona, e) for v, e in zip(views, encode(self.vlm, views, WHO), strict=True)]
 
-    def views(self, condition: UnlearningCondition) -> Views:
-        """What a condition may train on."""
+    def views(self, condition: UnlearningCondition) -> dict[str, list[Example]]:
+        """What a condition may train on, by part; "refusal" has the prompts of "forget" with another answer."""
         start = condition.start
 
         def trained_on(source: str, forgotten: bool) -> list[Example]:
             return [
                 example
                 for m in parts_of(source)
-                for person, example in self.train_examples(start.seed, m, start.train_views)
+                for person, example in self._train_examples(start.seed, m, start.train_views)
                 if (person in condition.forget) == forgotten
             ]
 
         forget = trained_on(condition.unlearned, forgotten=True)
-        (refusal,) = answer_tokens(self.study.vlm, [REFUSAL])
-        return Views(forget, [with_answer(e, refusal) for e in forget], trained_on(condition.retained, forgotten=False))
+        (refusal,) = answer_tokens(self.vlm, [REFUSAL])
+        refused = [with_answer(e, refusal) for e in forget]
+        return {"forget": forget, "refusal": refused, "retain": trained_on(condition.retained, forgotten=False)}
 
-    def path(
-        self, condition: UnlearningCondition, on_step: Callable[[PeftModel, int], None] | None = None
-    ) -> Unlearned:
-        """What becomes of the start; the caller unloads it. A reference is the start in a fresh adapter."""
-        method = METHODS["prompt" if condition.method in (BEFORE, GOLD) else condition.method]
-        return unlearn(
-            self.start(condition.start), self.study.vlm, self.views(condition), method, condition.settings,
-            condition.start.seed, condition.start.rank, on_step,
-        )  # fmt: skip
+    def train(
+        self, condition: UnlearningCondition, on_step: Watch, resources: Resources
+    ) -> tuple[PeftModel, dict[str, float]]:
+        """Unlearn; a fact "diverged" is the step at which loss or gradients stopped being finite.
 
-    def _compute(
-        self, condition: UnlearningCondition, trained: list[PeftModel]
-    ) -> tuple[WholeAdapter, pd.DataFrame, pd.DataFrame]:
-        exam = self.exam(condition.start.seed, condition.forget, condition.method == "prompt")
-        steps = int(condition.settings.get("steps", 0))
-        checks = {max(1, round(share * steps)) for share in CURVE if condition.thorough} - {steps}
-        curve = []
+        The learning rate is constant, so that a run of n steps is the beginning of a longer one.
+        """
+        method, start, memorized = self._method(condition.method), self.start(condition.start), condition.start
+        if method.negates:
+            return self._negated(condition, start, on_step), {}
+        model = fresh(start, memorized.rank, memorized.seed)
+        if method.asks:
+            on_step(model, 0, 0, 0.0)
+            return model.eval(), {}
+        steps = unlearning_steps(self.views(condition), method, condition.settings, memorized.seed)
+        width = start.model.config.get_text_config().hidden_size
+        objective = method.objective(condition.settings, width, memorized.seed)
+        try:
+            return train(start, model, steps, objective, on_step, resources), {}
+        except Diverged as stopped:
+            return fresh(start, memorized.rank, memorized.seed).eval(), {"diverged": stopped.step}
 
-        def on_step(model: PeftModel, step: int) -> None:
-            if step in checks:
-                with merged(model):
-                    curve.append(exam.recall(model).assign(step=step))
+    def _negated(self, condition: UnlearningCondition, start: VLM, on_step: Watch) -> PeftModel:
+        """Task-vector negation: LoRA that has learned the forget set alone, subtracted `steps` times `scale`.
 
-        made = self.path(condition, on_step)
-        trained.append(made.model)
-        adapter = WholeAdapter(made.model)  # before an attack changes it
-        if made.diverged:
-            records = pd.DataFrame([{"who": "diverged", "probe": "", "asked": "", "exact": float("nan")}])
-        else:
-            records = self._records(exam, made.model, condition)
-            if condition.thorough and steps:
-                curve.append(first_views(records).assign(step=steps))
-            if condition.thorough:
-                attacked = attack(exam, made.model, condition.unlearned, condition.start.seed)
-                records = pd.concat([records, attacked], ignore_index=True)
-        nothing = pd.DataFrame(columns=["who", "asked", "recall", "step"])
-        return adapter, records, pd.concat(curve) if curve else nothing
+        Ilharco et al. 2023 (arXiv 2212.04089), with adapters as in Zhang et al. 2023 (arXiv 2306.14870).
+        """
+        rank, seed, settings = condition.start.rank, condition.start.seed, condition.settings
+        learned = memorize(self.vlm, self.views(condition)["forget"], Training(epochs=5, rank=rank, seed=seed))
+        task = {name: p.detach().clone() for name, p in learned.named_parameters() if p.requires_grad}
+        learned.unload()
+        model, steps = fresh(start, rank, seed).eval(), int(settings["steps"])
+        for step in range(1, steps + 1):
+            with torch.no_grad():
+                for name, p in model.named_parameters():
+                    if p.requires_grad:  # the product of both factors is what is subtracted: one of them has the sign
+                        p.copy_(-settings["scale"] * step * task[name] if "lora_B" in name else task[name])
+            on_step(model, step, steps, 0.0)
+        return model
 
-    def _records(self, exam: ForgettingExam, model: PeftModel, condition: UnlearningCondition) -> pd.DataFrame:
-        """The exam; where nothing is trained, that of the other unlearned modality, if it was taken already."""
-        key = condition.model_copy(update={"unlearned": "image", "retained": "image"}).slug
-        if key in self._untrained:
-            return self._untrained[key]
+    # -- evaluation ------------------------------------------------------------------------------------
+
+    @remembered(4)
+    def evaluation_of(self, seed: int, forget: tuple[int, ...], told: bool = False) -> ForgettingEvaluation:
+        """The questions for one seed and forget set; `told` whom not to know, or not."""
+        names = names_of(self.memorization.dataset(seed)[0])
+        instruction = preamble([names[i] for i in forget]) if told else ""
+        return ForgettingEvaluation(self.memorization, seed, forget, instruction)
+
+    def _asks(self, condition: UnlearningCondition) -> ForgettingEvaluation:
+        return self.evaluation_of(condition.start.seed, condition.forget, condition.method == "prompt")
+
+    def looks(self, condition: UnlearningCondition, steps: int) -> dict[int, dict[str, float]]:
+        """Three steps on the way, or all that the search looks at."""
+        if condition.asked == "search":
+            return {step: {"step": step} for step in self._method(condition.method).points}
+        shares = CURVE if condition.asked == "thorough" and steps else ()
+        return {s: {"step": s} for s in {max(1, round(share * steps)) for share in shares} - {steps}}
+
+    def look(self, model: PeftModel, condition: UnlearningCondition) -> pd.DataFrame:
+        """Recall from first test views: who, asked, recall."""
         with merged(model):
-            records = exam.records(model, condition.thorough)
+            return self._asks(condition).recall(model, everybody=condition.asked == "search")
+
+    def evaluate(self, model: PeftModel, condition: UnlearningCondition, facts: Mapping[str, float]) -> pd.DataFrame:
+        """All measures and attacks, or exact match alone; an attack changes the adapter."""
+        if condition.asked == "search":
+            return pd.DataFrame()
+        if "diverged" in facts:
+            return pd.DataFrame([{"who": "diverged", "probe": "", "asked": "", "exact": float("nan")}])
+        exam, thorough = self._asks(condition), condition.asked == "thorough"
+        # where nothing is trained, the other unlearned modality gives the same records
+        key = condition.model_copy(update={"unlearned": "image", "retained": "image"}).slug
+        records = self._untrained.get(key)
+        if records is None:
+            with merged(model):
+                records = exam.records(model, thorough)
         if not condition.settings.get("steps"):
             self._untrained[key] = records
-        return records
+        if not thorough:
+            return records
+        attacked = attack(exam, model, condition.unlearned, condition.start.seed)
+        return pd.concat([records, attacked], ignore_index=True)
+
+    def curve(self, run: store.Run) -> pd.DataFrame:
+        """Recall along the steps: who, asked, recall, step."""
+        steps = int(run.condition.settings.get("steps", 0))
+        if run.condition.asked != "thorough" or "diverged" in run.facts or not steps:
+            return run.curve
+        return pd.concat([run.curve, first_views(run.records).assign(step=steps)], ignore_index=True)
+
+    # -- search ----------------------------------------------------------------------------------------
+
+    def search_conditions(self, methods: Sequence[str]) -> list[UnlearningCondition]:
+        """All runs of the search, those of the start among them; each is looked at after several numbers of steps."""
+        tried = [(BEFORE, {})]
+        tried += [
+            (m, {**own, "steps": max(self.methods[m].points)}) for m in methods for own in self.methods[m].settings()
+        ]
+        return [
+            self.condition(name, settings, unlearned, seed, asked="search")
+            for seed in TUNING_SEEDS for unlearned in MODALITIES for name, settings in tried
+        ]  # fmt: skip
+
+    def tried(self, run: store.Run) -> pd.DataFrame:
+        """A row a number of steps: method, settings, steps, unlearned, seed, and recall by who and asked modality."""
+        c, own = run.condition, {k: v for k, v in run.condition.settings.items() if k != "steps"}
+        labels = {"method": c.method, "settings": json.dumps(own, sort_keys=True), "steps": 0,
+                  "unlearned": c.unlearned, "seed": c.start.seed}  # fmt: skip
+        if run.curve.empty:
+            return pd.DataFrame(columns=list(labels))
+        wide = run.curve.pivot_table(index="step", columns=["who", "asked"], values="recall", sort=False)
+        wide.columns = [f"{who} asked in {asked}" for who, asked in wide.columns]
+        return wide.reset_index(names="steps").assign(**{k: v for k, v in labels.items() if k != "steps"})[
+            [*labels, *wide.columns]
+        ]
+
+    @staticmethod
+    def choose(tried: pd.DataFrame) -> pd.DataFrame:
+        """The rule: one row a method, with its settings, what they did, and whether retain recall was `kept`."""
+        before = tried[tried["method"] == BEFORE]
+        key, asked = ["method", "settings", "steps"], [f"retain asked in {m}" for m in MODALITIES]
+        own = tried.assign(
+            forget=tried["forget asked in image"].where(tried["unlearned"] == "image", tried["forget asked in text"])
+        )
+        table = own.groupby(key)["forget"].agg(["mean", "size"]).rename(columns={"mean": "forget recall"})
+        table = table[table.pop("size") == own["seed"].nunique() * own["unlearned"].nunique()]  # diverged nowhere
+        worst = tried.groupby([*key, "unlearned"])[asked].mean() - before[asked].mean()
+        table["retain change"] = worst.min(axis=1).groupby(level=key).min()
+        table["retain recall"] = tried.assign(both=tried[asked].mean(axis=1)).groupby(key)["both"].mean()
+        rows = []
+        for method in (m for m in METHODS if m in set(tried["method"])):
+            part = table.loc[[method]].reset_index() if method in table.index else pd.DataFrame()
+            if part.empty:
+                continue
+            kept = part[part["retain change"] >= -POINTS - 1e-9]
+            if kept.empty:
+                best = part.sort_values("retain recall", kind="stable").iloc[-1]
+            else:
+                ties = kept[kept["forget recall"] <= kept["forget recall"].min() + TIE]
+                best = gentlest(ties[ties["retain recall"] >= ties["retain recall"].max() - 1e-9])
+            rows.append({**best.to_dict(), "kept": not kept.empty})
+        return pd.DataFrame(rows)
+
+
+def gentlest(settings: pd.DataFrame) -> pd.Series:
+    """The row with the fewest steps; of several the one with the lowest learning rate, then the first."""
+    rates = [json.loads(own).get("learning_rate", 0.0) for own in settings["settings"]]
+    return settings.assign(rate=rates).sort_values(["steps", "rate"], kind="stable").iloc[0].drop("rate")
+
+
+def unlearning_steps(
+    views: Mapping[str, Sequence[Example]], method: Method, settings: Mapping[str, float], seed: int
+) -> list[Step]:
+    """Batches of the parts that a method's loss takes, at a constant learning rate."""
+    order = {part: endless(views[part], BATCH, seed + k) for k, part in enumerate(("forget", "retain"))}
+    steps = []
+    for step in range(1, int(settings["steps"]) + 1):
+        rows = {part: next(indices) for part, indices in order.items()}
+        rows["refusal"] = rows["forget"]
+        batch = {part: [views[part][i] for i in rows[part]] for part in method.parts(step)}
+        steps.append(Step(batch, settings["learning_rate"]))
+    return steps
 
 
 def check_memorized(run: store.Run) -> None:
     """Raise ValueError, with the recall, when a start has not memorized what it learned from."""
-    recall = plain_recall(run.records[~run.records["persona"].isin(run.condition.left_out)])
+    recall = recall_by_modality(run.records[~run.records["persona"].isin(run.condition.left_out)])
     for modality in parts_of(run.condition.source):
         if recall[modality] < GATE:
             raise ValueError(

@@ -9,7 +9,7 @@ import pandas as pd
 from scipy.stats import ks_2samp, mannwhitneyu
 from statsmodels.stats.multitest import multipletests
 
-from xmem_utils.params import MODALITIES, UnlearningCondition
+from xmem_utils.params import MODALITIES
 from xmem_utils.stats import agreed, cluster_bootstrap, sign_flip
 from xmem_utils.store import Run
 from xmem_utils.unlearning.experiment import BEFORE, GOLD
@@ -30,17 +30,17 @@ def collect(runs: Iterable[Run]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _labels(c: UnlearningCondition) -> dict[str, object]:
+def _labels(c) -> dict[str, object]:
     return {"start": c.start.source, "unlearned": c.unlearned, "retained": c.retained, "share": share(c),
             "method": c.method, "seed": c.start.seed}  # fmt: skip
 
 
-def share(condition: UnlearningCondition) -> float:
+def share(condition) -> float:
     """The share of the people that a condition forgets."""
     return round(len(condition.forget) / condition.start.personas, 3)
 
 
-def is_main(table: pd.DataFrame, first: UnlearningCondition) -> pd.Series:
+def is_main(table: pd.DataFrame, first) -> pd.Series:
     """Which rows are of the main arm, that of the design's `first` condition: both modalities memorized, what is
     unlearned rehearsed, and as many people forgotten."""
     rehearsed = table["retained"] == table["unlearned"]

@@ -33,6 +33,8 @@ class Example:
     per_token: dict[str, torch.Tensor]  # [prompt tokens, ...]
     inputs: dict[str, torch.Tensor]
     after: dict[str, torch.Tensor] = field(default_factory=dict)
+    # of a soft label: a teacher's likeliest tokens and their log-probabilities, each [answer tokens, kept]
+    teacher: tuple[torch.Tensor, torch.Tensor] | None = None
 
 
 FEATURES = "image_features"

@@ -24,6 +24,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from xmem_utils.fingerprint import by_content
 from xmem_utils.params import shown
 from xmem_utils.paths import BASE_MODELS
 from xmem_utils.vlm.adapters import language_linears
@@ -264,6 +265,7 @@ def default_device() -> torch.device:
     return torch.device(os.environ.get("XMEM_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
+@by_content
 def load_vlm(name: str, device: str | torch.device | None = None, trust_remote_code: bool = False) -> VLM:
     """Load model and processor in eval mode. `name`: an embedded model, a folder, or a Hub id.
 

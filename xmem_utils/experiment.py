@@ -1,0 +1,300 @@
+"""One experiment, whatever it asks: from conditions to stored runs, with one bar, one store, one search.
+
+A subclass says which conditions there are, how one is trained and what its model is asked; the rest is here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import wraps
+from itertools import product
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import pandas as pd
+from peft import PeftModel
+
+from xmem_utils import fingerprint, paths, store
+from xmem_utils.checkpoint import WholeAdapter
+from xmem_utils.params import Profile, Strict, shard_of
+from xmem_utils.processes import is_main
+from xmem_utils.progress import Bar, progress
+from xmem_utils.train import Resources
+from xmem_utils.vlm.adapters import load_adapter
+from xmem_utils.vlm.load import VLM, resolve_model
+from xmem_utils.vlm.readable import check_answers
+
+BATCH = 32
+Settings = dict[str, float]
+
+
+class Condition(Strict):
+    """Everything that determines one trained adapter; `code` is that of what trains."""
+
+    code: str
+
+    @property
+    def name(self) -> str:
+        """A readable folder name."""
+        raise NotImplementedError
+
+    @property
+    def slug(self) -> str:
+        """The name, made unique."""
+        digest = hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()
+        return f"{self.name}-{digest[:10]}"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of an experiment's table of methods. Fields out of comparison shape no weights."""
+
+    name: str
+    what: str = field(default="", compare=False)  # in one sentence
+    grid: Mapping[str, tuple[float, ...]] = field(default_factory=dict, compare=False)  # what the search tries
+
+    def settings(self) -> list[Settings]:
+        """All settings that the search tries."""
+        return [dict(zip(self.grid, values, strict=True)) for values in product(*self.grid.values())]
+
+
+def remembered(few: int) -> Callable:
+    """A method whose latest `few` results are kept on the instance, by its arguments (which are hashable)."""
+
+    def decorated(method: Callable) -> Callable:
+        @wraps(method)
+        def wrapper(self: object, *given: object) -> object:
+            known = self.__dict__.setdefault(f"_{method.__name__} remembered", {})
+            if given not in known:
+                made = method(self, *given)
+                while len(known) >= few:
+                    known.pop(next(iter(known)))
+                known[given] = made
+            return known[given]
+
+        return wrapper
+
+    return decorated
+
+
+class Watch:
+    """Called after every step of a training: moves its bar, and asks for recall where the curve has a point."""
+
+    def __init__(self, experiment: Experiment, condition: Condition) -> None:
+        self._experiment, self._condition = experiment, condition
+        self._bar: Bar | None = None
+        self._done = 0
+        self.notes: dict[float, list[dict[str, Any]]] = {}  # by step; saved with a checkpoint
+
+    def __call__(self, model: PeftModel, step: int, steps: int, loss: float) -> None:
+        """Step `step` of `steps` is done."""
+        if self._bar is None:
+            self._bar = Bar(steps, f"{self._experiment.doing(self._condition)}, step", shown=is_main())
+        self._bar.advance(step - self._done)
+        self._done = step
+        if (at := self._experiment.looks(self._condition, steps).get(step)) is not None:
+            self.notes[step] = self._experiment.look(model, self._condition).assign(**at).to_dict("records")
+        if step == steps:
+            self._bar.close()
+
+    def curve(self) -> pd.DataFrame:
+        """All points, one below the other."""
+        return pd.DataFrame([row for rows in self.notes.values() for row in rows])
+
+
+class Experiment(ABC):
+    """Runs conditions on one model; what the store has is neither trained nor evaluated again.
+
+    The processes of one `accelerate launch` make the same experiment and the same calls: they train together, and each
+    evaluates all views, since a sharded model needs everybody in every pass. `resources` are no part of a condition.
+    Raises ValueError for a model that gives no answers.
+    """
+
+    folder: ClassVar[str]  # of its runs, under paths.RUNS
+    notebook: ClassVar[str]
+    methods: ClassVar[fingerprint.Table] = fingerprint.Table()
+
+    def __init__(self, vlm: VLM, profile: Profile, resources: Resources | None = None) -> None:
+        check_answers(vlm)
+        self.vlm, self.profile, self.resources = vlm, profile, resources or Resources()
+
+    # -- what a subclass says --------------------------------------------------------------------------
+
+    @classmethod
+    @abstractmethod
+    def of(cls, p: Any, resources: Resources | None = None) -> Self:
+        """The experiment that a notebook's parameters describe, its model loaded."""
+
+    @abstractmethod
+    def conditions(self, p: Any) -> list[Condition]:
+        """All conditions that a notebook's parameters ask for."""
+
+    @abstractmethod
+    def train(self, condition: Condition, on_step: Watch, resources: Resources) -> tuple[PeftModel, dict[str, float]]:
+        """The trained model in eval mode, and facts about the training (steps, tokens, ...)."""
+
+    @abstractmethod
+    def evaluate(self, model: PeftModel, condition: Condition, facts: Mapping[str, float]) -> pd.DataFrame:
+        """Records: long format, a row a view and question."""
+
+    @abstractmethod
+    def labels(self, condition: Condition) -> dict[str, Any]:
+        """What tells a condition's records from those of others, by column."""
+
+    def looks(self, condition: Condition, steps: int) -> dict[int, dict[str, float]]:
+        """Of `steps` steps those after which recall is asked, with columns that the points get."""
+        return {}
+
+    def look(self, model: PeftModel, condition: Condition) -> pd.DataFrame:
+        """Recall along the training."""
+        raise NotImplementedError
+
+    def curve(self, run: store.Run) -> pd.DataFrame:
+        """Recall along the training, its end included."""
+        return run.curve
+
+    def doing(self, condition: Condition) -> str:
+        """What a training does, for its bar."""
+        return self.folder
+
+    def ordered(self, conditions: Sequence[Condition]) -> Sequence[Condition]:
+        """The order in which conditions run best."""
+        return conditions
+
+    def base(self, condition: Condition) -> VLM:
+        """The model that a condition's adapter is on."""
+        return self.vlm
+
+    # -- once for all ----------------------------------------------------------------------------------
+
+    @property
+    def root(self) -> Path:
+        """Where runs are stored."""
+        return paths.RUNS / self.folder
+
+    @classmethod
+    def code(cls, method: Method | None = None) -> str:
+        """Hash of the code that trains a condition, that of its method's own losses included."""
+        own = fingerprint.code_of(cls.train, cls)
+        return fingerprint.values_of([own, method]) if method else own
+
+    @classmethod
+    def evaluation(cls) -> str:
+        """Hash of the code that evaluates."""
+        return fingerprint.code_of(cls.evaluate, cls)
+
+    @fingerprint.by_content
+    def run(self, condition: Condition) -> store.Run:
+        """The run of a condition, trained and evaluated now if need be."""
+        models: list[PeftModel] = []
+        saved, resources = self.root / f".{condition.slug}.checkpoint", self.resources
+        if resources.save_every:
+            resources = replace(resources, checkpoint=saved)
+
+        def train() -> tuple[WholeAdapter, pd.DataFrame, dict[str, float]]:
+            watch = Watch(self, condition)
+            model, facts = self.train(condition, watch, resources)
+            models.append(model)
+            return WholeAdapter(model), watch.curve(), facts
+
+        def evaluate() -> pd.DataFrame:
+            if not models:
+                models.append(load_adapter(self.base(condition).model, found.adapter).eval())
+            return self.evaluate(models[0], condition, found.facts)
+
+        try:
+            found = store.trained(condition, train, self.root)
+            if is_main():
+                saved.unlink(missing_ok=True)
+            run = store.evaluated(found, self.evaluation(), evaluate)
+            return replace(run, curve=self.curve(run))
+        finally:
+            for model in models:
+                model.unload()  # leaves the base model as it was
+
+    def run_all(self, conditions: Sequence[Condition]) -> list[store.Run]:
+        """The runs of some conditions, with a bar over them."""
+        ordered = self.ordered(conditions)
+        runs = {c.slug: self.run(c) for c in progress(ordered, len(ordered), self.folder)}
+        return [runs[c.slug] for c in conditions]
+
+    def model_of(self, run: store.Run) -> PeftModel:
+        """The model of a run, in eval mode; `.unload()` gives the base back."""
+        return load_adapter(self.base(run.condition).model, run.adapter).eval()
+
+    def collect(self, runs: Iterable[store.Run]) -> pd.DataFrame:
+        """All records of some runs, with what identifies the condition as columns."""
+        return pd.concat([run.records.assign(**self.labels(run.condition)) for run in runs], ignore_index=True)
+
+    # -- settings by search, on people whom no reported number uses ------------------------------------
+
+    def search_conditions(self, methods: Sequence[str]) -> list[Condition]:
+        """All runs of the search for some methods."""
+        raise NotImplementedError
+
+    def tried(self, run: store.Run) -> pd.DataFrame:
+        """What the search learns from a run: long, with columns method and settings (JSON)."""
+        raise NotImplementedError
+
+    @staticmethod
+    def choose(tried: pd.DataFrame) -> pd.DataFrame:
+        """The rule: one row a method, with its settings and whether it `kept` what it must."""
+        raise NotImplementedError
+
+    def search(self, methods: Sequence[str], shard: str = "1/1") -> pd.DataFrame:
+        """Try the settings of some methods; with a shard, a part alone. What was run before is read."""
+        runs = self.run_all(shard_of(self.search_conditions(methods), shard))
+        return pd.concat([self.tried(run) for run in runs], ignore_index=True)
+
+    @classmethod
+    def table(cls, model: str, name: str = "settings") -> pd.DataFrame:
+        """What the search tried ("search") or chose for a model; without one of its own, for `xmem-tiny-s`."""
+        own = Path(resolve_model(model)) / f"{cls.folder}_{name}.csv"
+        return pd.read_csv(own if own.exists() else paths.BASE_MODELS / "xmem-tiny-s" / own.name)
+
+    @classmethod
+    def searched(cls, model: str) -> bool:
+        """Whether a model has had a search of its own."""
+        return (Path(resolve_model(model)) / f"{cls.folder}_settings.csv").exists()
+
+    def write(self, tried: pd.DataFrame) -> pd.DataFrame:
+        """Write a search, of all methods or of some, and what was chosen into the model's folder; returns the latter.
+
+        Rows of other methods stay as they are.
+        """
+        chosen, out = self.choose(tried), Path(resolve_model(self.vlm.name))
+        for name, table in (("search", tried), ("settings", chosen)):
+            if self.searched(self.vlm.name):
+                kept = self.table(self.vlm.name, name)
+                table = pd.concat([kept[~kept["method"].isin(table["method"])], table], ignore_index=True)
+            table.to_csv(out / f"{self.folder}_{name}.csv", index=False, float_format="%.4f")
+        return chosen
+
+    @classmethod
+    def settings_of(cls, model: str, methods: Sequence[str]) -> dict[str, Settings]:
+        """Settings by method, as the search chose them. Raises ValueError for a method with settings but no search."""
+        table, out = cls.table(model).set_index("method"), {}
+        for name in methods:
+            if name in table.index:
+                row = table.loc[name]
+                out[name] = json.loads(row["settings"]) | ({"steps": float(row["steps"])} if "steps" in row else {})
+            elif cls.methods[name].grid:
+                command = f"python -m xmem_utils search {cls.notebook} --model {model} --method {name!r}"
+                raise ValueError(f"no settings for {name}: run `{command}` first")
+            else:
+                out[name] = {}
+        return out
+
+
+def summary(records: pd.DataFrame) -> dict[str, float]:
+    """Recall of names by asked modality, of whom an experiment is about: what a list of runs shows."""
+    if "arm" in records:
+        shown = records[(records["arm"] == "hop 1") & (records["group"] == "study")]
+    else:
+        shown = records[records["probe"] == "view"] if "probe" in records else records
+        shown = shown[shown["who"] == "forget"] if "who" in shown else shown
+    return shown.groupby("asked")["exact"].mean().add_prefix("recall asked in ").to_dict() if len(shown) else {}
