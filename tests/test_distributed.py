@@ -53,7 +53,7 @@ accelerator = Accelerator(cpu=True, mixed_precision="no")
 if os.environ.get("ACCELERATE_USE_FSDP"):
     PartialState._shared_state["distributed_type"] = DistributedType.FSDP
     accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
-from xmem_utils import __main__ as commands
+from xmem_utils import cli as commands
 from xmem_utils.checkpoint import WholeAdapter
 from xmem_utils.train import Training, memorize
 from tests.test_distributed import few, load_vlm

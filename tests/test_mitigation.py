@@ -15,7 +15,8 @@ from xmem_utils.mitigation.evaluation import CEILING, FIGURE, VIEW
 from xmem_utils.mitigation.experiment import MitigationStudy, shrink
 from xmem_utils.mitigation.methods import DESCRIBED, METHODS, PAIRED, PLAIN, method_named
 from xmem_utils.mitigation.train import rate
-from xmem_utils.params import MitigationParameters, Profile, other
+from xmem_utils.notebook import schema_of
+from xmem_utils.params import Profile, other
 from xmem_utils.personas.dataset import names_of
 from xmem_utils.score import exact_match, greedy_answers
 from xmem_utils.vlm.adapters import adapt
@@ -323,10 +324,7 @@ def test_unknown_methods_are_refused_with_the_known_ones():
         ValueError, match="unknown mitigation 'caption': expected some of plain; plain, from the start; captions;"
     ):
         method_named("caption")
-    p = MitigationParameters(
-        profile="quick", model="xmem-tiny-s", methods="replay; captions", pairs=False, seeds=0, personas=0, rank=16,
-        learning_rate=2e-3,
-    )  # fmt: skip
+    p = schema_of("07_mitigation")(methods="replay; captions")
     assert design.methods_of(p) == [PLAIN, "replay", "captions"]
     assert design.methods_of(p.model_copy(update={"methods": f"captions; {DESCRIBED}"})) == [PLAIN, "captions"]
     fresh = p.model_copy(update={"methods": "lower rank"})

@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from xmem_utils import params, paths, plots, store
+from xmem_utils import paths, plots, store
 from xmem_utils.multihop import tables, tasks
 from xmem_utils.multihop.evaluation import MultihopExam, encoded
 from xmem_utils.multihop.experiment import MultihopStudy, study_of
 from xmem_utils.multihop.people import PRACTISED, STUDY, TOGETHER, cast_of, dealt, figures_cast
+from xmem_utils.notebook import schema_of
 from xmem_utils.params import MODALITIES, Profile, other
 from xmem_utils.personas.dataset import known_figures
 from xmem_utils.personas.names import FACTS
@@ -132,8 +133,7 @@ def test_facts_are_balanced_within_a_group_and_drawn_anew_by_seed(cast, store_fo
 
 
 def test_fewer_people_than_a_prompt_tells_of_are_refused_before_anything_is_trained(vlm):
-    p = params.resolve(params.MultihopParameters, profile="quick", model="xmem-tiny-s", longer=0, seeds=0, personas=3,
-                       rank=4, learning_rate=1e-3)  # fmt: skip
+    p = schema_of("06_multihop")(model="xmem-tiny-s", personas=3)
     with pytest.raises(ValueError, match=r"personas=3: .* at least 4 are needed"):
         study_of(p)
 

@@ -7,9 +7,10 @@ import nbformat
 import pandas as pd
 import pytest
 
+from xmem_utils import notebook as notebooks
 from xmem_utils import params, paths
 
-NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("0*.ipynb"))
+NOTEBOOKS = [notebooks.find(name) for name in notebooks.known()]
 
 
 def papermill(notebook, out, home, *arguments):
@@ -30,7 +31,7 @@ def test_a_notebook_is_clean_and_its_parameters_are_typed(path):
     space = {}
     exec(cells[0].source, space)
     fields = {k: v for k, v in space.items() if not k.startswith("__")}
-    assert params.freeze(params.NOTEBOOKS[path.stem], fields)
+    assert params.freeze(notebooks.schema_of(path.stem), fields)
     lines = [line for line in cells[0].source.splitlines() if line.strip()]
     assert all("  # " in line and ": " in line.split("=")[0] for line in lines), "every parameter: type and comment"
     for cell in notebook.cells:

@@ -3,8 +3,10 @@
 import pytest
 
 from xmem_utils import params
-from xmem_utils.params import GapParameters, freeze
+from xmem_utils.notebook import schema_of
+from xmem_utils.params import freeze
 
+GAP = schema_of("03_gap_analysis")
 GOOD = {
     "profile": "quick",
     "model": "m",
@@ -18,7 +20,7 @@ GOOD = {
 
 
 def test_a_parameters_cell_becomes_one_frozen_object():
-    p = freeze(GapParameters, {**GOOD, "_hidden": 1, "In": [], "params": params})
+    p = freeze(GAP, {**GOOD, "_hidden": 1, "In": [], "params": params})
     assert p.rank == 16
     with pytest.raises(ValueError, match="frozen"):
         p.rank = 8
@@ -26,17 +28,17 @@ def test_a_parameters_cell_becomes_one_frozen_object():
 
 def test_an_unknown_name_is_refused_with_the_one_that_was_meant():
     with pytest.raises(ValueError, match=r"unknown parameter 'seed'; did you mean 'seeds'\?"):
-        freeze(GapParameters, {**GOOD, "seed": 3})
+        freeze(GAP, {**GOOD, "seed": 3})
 
 
 @pytest.mark.parametrize(("name", "value"), [("seeds", "3"), ("rank", 1.5), ("rank", True), ("people", 3)])
 def test_a_cell_with_a_wrong_type_is_refused_by_name(name, value):
     with pytest.raises(ValueError, match=f"{name}="):
-        freeze(GapParameters, {**GOOD, name: value})
+        freeze(GAP, {**GOOD, name: value})
 
 
 def test_overrides_replace_the_profile():
-    p = freeze(GapParameters, {**GOOD, "seeds": 2, "personas": 30})
+    p = freeze(GAP, {**GOOD, "seeds": 2, "personas": 30})
     profile = params.scaled(params.profile_named("quick"), p)
     assert profile.seeds == (0, 1)
     assert profile.personas == 30

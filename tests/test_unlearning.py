@@ -9,7 +9,8 @@ from peft.tuners.lora import LoraLayer
 
 from xmem_utils import paths, store
 from xmem_utils.memorization.experiment import Study
-from xmem_utils.params import Profile, UnlearningParameters
+from xmem_utils.notebook import schema_of
+from xmem_utils.params import Profile
 from xmem_utils.score import exact_match
 from xmem_utils.unlearning import attacks, design, people, search
 from xmem_utils.unlearning.evaluation import RANKED_VIEWS, kind_of
@@ -348,11 +349,8 @@ def test_kinds_of_answers():
 
 
 def test_a_design_has_all_arms_once(study):
-    p = UnlearningParameters(
-        profile="quick", model="xmem-tiny-s", methods="all", forget_share=0.34, forget="", arms=True, seeds=0,
-        personas=0, epochs=0, rank=8, learning_rate=2e-3, people="",
-    )  # fmt: skip
-    planned = design.conditions(study, replace_share(p, 0.5))
+    p = schema_of("05_unlearning")(methods="all", arms=True, rank=8)
+    planned = design.conditions(study, p.model_copy(update={"forget_share": 0.5}))
     assert len({c.slug for c in planned}) == len(planned)
     main = [c for c in planned if c.start.source == "image+text" and c.retained == c.unlearned and len(c.forget) == 3]
     assert len(main) == 2 * (len(METHODS) + 2) + len(METHODS)
@@ -360,10 +358,6 @@ def test_a_design_has_all_arms_once(study):
     assert all(c.start.left_out == c.forget for c in gold)
     assert {c.unlearned for c in planned if c.start.source == "text"} == {"text"}
     assert len(planned) == len(main) + 2 * (2 + 3 + 2)  # a twentieth of six people is nobody
-
-
-def replace_share(p, share):
-    return UnlearningParameters(**{**p.model_dump(), "forget_share": share})
 
 
 def test_the_search_reads_what_it_tried(study, monkeypatch):

@@ -8,16 +8,16 @@ from xmem_utils.memorization.experiment import Study
 from xmem_utils.mitigation.experiment import MitigationStudy
 from xmem_utils.mitigation.methods import DESCRIBED, METHODS, PLAIN, PLAIN_START, method_named
 from xmem_utils.mitigation.search import chosen_settings
-from xmem_utils.params import MODALITIES, MitigationCondition, MitigationParameters, profile_named, scaled
+from xmem_utils.params import MODALITIES, MitigationCondition, Parameters, profile_named, scaled
 from xmem_utils.vlm.load import load_vlm
 
 
-def study_of(p: MitigationParameters) -> MitigationStudy:
+def study_of(p: Parameters) -> MitigationStudy:
     """The study that a notebook's parameters describe, its model loaded."""
     return MitigationStudy(Study(load_vlm(p.model), scaled(profile_named(p.profile), p), p.rank, p.learning_rate))
 
 
-def methods_of(p: MitigationParameters) -> list[str]:
+def methods_of(p: Parameters) -> list[str]:
     """The methods asked for, after what they are held against. Raises ValueError naming the known ones.
 
     Describe-then-recall trains nothing: it comes with plain.
@@ -28,7 +28,7 @@ def methods_of(p: MitigationParameters) -> list[str]:
     return list(dict.fromkeys([*against, *(m.name for m in chosen)]))
 
 
-def conditions(study: MitigationStudy, p: MitigationParameters) -> list[MitigationCondition]:
+def conditions(study: MitigationStudy, p: Parameters) -> list[MitigationCondition]:
     """All conditions: every method in both directions, seed by seed, and with `pairs` fewer people paired."""
     chosen = chosen_settings(p.model)
     return study.conditions({name: chosen[name] for name in methods_of(p)}, p.pairs)

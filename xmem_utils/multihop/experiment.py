@@ -17,7 +17,7 @@ from xmem_utils.multihop.tasks import ALONE, DIRECT, LINES, STEPWISE, taught
 from xmem_utils.params import (
     MODALITIES,
     MultihopCondition,
-    MultihopParameters,
+    Parameters,
     Profile,
     profile_named,
     resolve,
@@ -37,7 +37,7 @@ BUCKET = 32  # tokens: questions about a name are a third as long as those about
 CURVE = (0.1, 0.25, 0.5, 0.75, 1.0)  # shares of the training at which the hops and two arms are asked
 
 
-def study_of(p: MultihopParameters) -> MultihopStudy:
+def study_of(p: Parameters) -> MultihopStudy:
     """The study that a notebook's parameters describe, its model loaded. Raises ValueError for too few personas."""
     profile = scaled(profile_named(p.profile), p)
     if profile.personas < LINES:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from xmem_utils.memorization.experiment import Study
-from xmem_utils.params import MODALITIES, UnlearningCondition, UnlearningParameters, profile_named, scaled
+from xmem_utils.params import MODALITIES, Parameters, UnlearningCondition, profile_named, scaled
 from xmem_utils.personas.dataset import names_of
 from xmem_utils.unlearning.experiment import BEFORE, GOLD, UnlearningStudy
 from xmem_utils.unlearning.methods import METHODS, method_named
@@ -16,19 +16,19 @@ FURTHER_METHODS = ("GradDiff", "IDK")  # what the further arms are asked of
 FURTHER_SHARES = (0.05, 0.2)  # of people forgotten
 
 
-def study_of(p: UnlearningParameters) -> UnlearningStudy:
+def study_of(p: Parameters) -> UnlearningStudy:
     """The study that a notebook's parameters describe, its model loaded."""
     profile = scaled(profile_named(p.profile), p)
     return UnlearningStudy(Study(load_vlm(p.model), profile, p.rank, p.learning_rate, p.people, epochs=p.epochs))
 
 
-def methods_of(p: UnlearningParameters) -> list[str]:
+def methods_of(p: Parameters) -> list[str]:
     """The methods asked for. Raises ValueError naming the known ones."""
     wanted = list(METHODS) if p.methods == "all" else [name.strip() for name in p.methods.split(",")]
     return list(dict.fromkeys(method_named(name).name for name in wanted))
 
 
-def conditions(study: UnlearningStudy, p: UnlearningParameters) -> list[UnlearningCondition]:
+def conditions(study: UnlearningStudy, p: Parameters) -> list[UnlearningCondition]:
     """All conditions, seed by seed.
 
     The main arm: who was memorized in both modalities is unlearned in either by every method, with both references,
