@@ -1,7 +1,7 @@
-"""Benchmarks: the study's own parts beside what one would pick instead, on the same work in one run.
+"""What notebook 90 measures: the study's own parts beside what one would pick instead, on the same work in one run.
 
-`python -m xmem_utils bench` (or `make bench`) writes figures/benchmarks.{csv,png,svg}. Ratios are the result:
-both sides ran minutes apart on one machine. TRL is compared when it is installed (`pip install trl`).
+Ratios are the result: both sides ran minutes apart on one machine. TRL is compared when it is installed
+(`pip install trl`). Every benchmark yields rows of one table.
 """
 
 from __future__ import annotations
@@ -38,15 +38,20 @@ from xmem_utils.memorization.experiment import Exam, Study
 from xmem_utils.params import MODALITIES, Profile
 from xmem_utils.personas.checks import portrait_rate
 from xmem_utils.personas.dataset import PersonaSpec, load_personas, names_of, to_views
+from xmem_utils.progress import note
 from xmem_utils.score import answer_logits, exact_match, greedy_answers, recall_of_all
 from xmem_utils.train import Training, memorize, optimization, shuffled
 from xmem_utils.vlm.adapters import adapt
 from xmem_utils.vlm.batches import Example, answer_tokens, collate, encode, with_answer
-from xmem_utils.vlm.load import VLM, load_vlm, resolve_model
+from xmem_utils.vlm.load import VLM, resolve_model
 from xmem_utils.vlm.precision import bf16_pays, mixed_precision
 
 SEED = 950  # people of the benchmarks: no reported number of the study uses them
 TRAINING = Training(epochs=1, seed=0)
+SMALL = Profile(
+    personas=20, seeds=(SEED,), train_views=4, test_views=2, epochs=2, dose_views=(1, 2, 3, 4), resamples=100
+)
+SHARDS = Profile(personas=100, seeds=(0,), train_views=8, test_views=4, epochs=5, dose_views=(), resamples=100)
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -57,7 +62,8 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def row(benchmark: str, contender: str, value: float, unit: str) -> dict[str, object]:
-    """One line of the table."""
+    """One line of the table, said as soon as it is known."""
+    note(f"{benchmark}: {contender} {value:.3g} {unit}")
     return {"benchmark": benchmark, "contender": contender, "value": value, "unit": unit}
 
 
@@ -124,12 +130,12 @@ def training(vlm: VLM, dataset, count: int) -> Iterable[dict[str, object]]:
         memorize(vlm, encode(vlm, views[:64]), TRAINING, progress=False).unload()  # warm
         losses: list[float] = []
 
-        def note(model: nn.Module, step: int, loss: float, losses: list[float] = losses) -> None:
+        def on_step(model: nn.Module, step: int, loss: float, losses: list[float] = losses) -> None:
             losses.append(loss)
 
         began = time.perf_counter()
         # the pass through the vision tower counts
-        memorize(vlm, encode(vlm, views), TRAINING, note, progress=False).unload()
+        memorize(vlm, encode(vlm, views), TRAINING, on_step, progress=False).unload()
         yield row(name, "ours", len(views) / (time.perf_counter() - began), "examples/s")
         for rival in rivals:
             with tempfile.TemporaryDirectory() as folder:
@@ -172,6 +178,11 @@ def recall(vlm: VLM, dataset, count: int) -> Iterable[dict[str, object]]:
         asked = [[with_answer(x, answer) for x in few] for answer in answers]
         each = seconds(lambda a=asked: [exact_match(vlm, e) for e in a])
         yield row(name, "one pass a name", len(few) / each, "views/s")
+
+
+def portraits() -> Iterable[dict[str, object]]:
+    """Portraits a second."""
+    yield row("portraits at 64 px, one core", "ours", portrait_rate(), "1/s")
 
 
 # -- the machine ---------------------------------------------------------------------------------
@@ -248,7 +259,7 @@ def growth(vlm: VLM, sizes: Iterable[int]) -> Iterable[dict[str, object]]:
         yield row("records, 2 test views each", f"{people} personas", seconds(exam.records), "s")
 
 
-def workers(counts: Iterable[int], profile: Profile) -> Iterable[dict[str, object]]:
+def workers(counts: Iterable[int], profile: Profile = SHARDS) -> Iterable[dict[str, object]]:
     """Wall seconds of the training shards of a small study by number of workers, each in an empty home."""
     for count in counts:
         with tempfile.TemporaryDirectory() as home:
@@ -262,7 +273,7 @@ def workers(counts: Iterable[int], profile: Profile) -> Iterable[dict[str, objec
             yield row("training shards", f"{count} worker(s)", time.perf_counter() - began, "s")
 
 
-def conditions(vlm: VLM, profile: Profile, counts: Iterable[int]) -> Iterable[dict[str, object]]:
+def conditions(vlm: VLM, counts: Iterable[int], profile: Profile = SMALL) -> Iterable[dict[str, object]]:
     """Seconds by number of conditions."""
     for count in counts:
         with tempfile.TemporaryDirectory() as home:
@@ -287,30 +298,8 @@ def people():
     return load_personas(PersonaSpec(personas=100, seed=SEED, train_views=8, test_views=4))[0]
 
 
-def run_profile(model: str) -> pd.DataFrame:
-    """`step_profile` of a model."""
-    return step_profile(load_vlm(model), people())
-
-
-def run(model: str) -> pd.DataFrame:
-    """Every benchmark; ratio is ours over the contender, or the slowest of a growing series over each."""
-    vlm = load_vlm(model)
-    dataset = people()
-    small = Profile(
-        personas=20, seeds=(SEED,), train_views=4, test_views=2, epochs=2, dose_views=(1, 2, 3, 4), resamples=100
-    )
-    shards = Profile(personas=100, seeds=(0,), train_views=8, test_views=4, epochs=5, dose_views=(), resamples=100)
-    parts = [
-        [row("portraits at 64 px, one core", "ours", portrait_rate(), "1/s")],
-        memorizing(vlm, dataset), training(vlm, dataset, 320), recall(vlm, dataset, 200),
-        arithmetic(vlm, dataset), growth(vlm, (50, 100, 200, 400)), conditions(vlm, small, (1, 2, 4, 8)),
-        workers((1, 2), shards),
-    ]  # fmt: skip
-    rows = []
-    for part in parts:
-        for line in part:
-            rows.append(line)
-            print(f"{line['benchmark']}: {line['contender']} {line['value']:.3g} {line['unit']}", flush=True)
+def table_of(rows: Iterable[dict[str, object]]) -> pd.DataFrame:
+    """The table; ratio is ours over the contender, or each of a growing series over the first."""
     table = pd.DataFrame(rows)
     ours = table[table["contender"].str.startswith("ours")].set_index("benchmark")["value"]
     table["ours / this"] = table["benchmark"].map(ours) / table["value"]
@@ -321,7 +310,7 @@ def run(model: str) -> pd.DataFrame:
     return table
 
 
-def draw_table(table: pd.DataFrame) -> Figure:
+def draw(table: pd.DataFrame) -> Figure:
     """Left: how many times as fast ours is; right: what the study costs as it grows."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.6), width_ratios=[3, 2])
     ratios = table[table["ours / this"].notna() & ~table["contender"].str.startswith("ours")]
