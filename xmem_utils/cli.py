@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer import Option
 from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 MANIFEST_PROFILES = ("quick", "standard")
 MANY = 1_000_000
+INTERRUPTED = "interrupted; what was finished is stored, the same command goes on from there"
 LONGEST = 450  # characters of what is said about an error
 MAINTAINERS = "For those who change the study"
 
@@ -65,8 +67,7 @@ class Command(TyperCommand):
             sys.stdout.flush()
         except KeyboardInterrupt as error:
             traceback.clear_frames(error.__traceback__)  # ends progress bars, so that the sentence comes last
-            done = "what was finished is stored, the same command goes on from there"
-            print(f"{name}: interrupted; {done}", file=sys.stderr)
+            print(f"{name}: {INTERRUPTED}", file=sys.stderr)
             sys.exit(130)
         except BrokenPipeError:  # whoever read the output has gone, as `head` does; typer ends quietly
             raise
@@ -88,13 +89,8 @@ class Commands(TyperGroup):
                 formatter.write_dl([(c.name, c.get_short_help_str(100)) for c in shown])
 
 
-app = typer.Typer(
-    cls=Commands,
-    help="Run a notebook headlessly, train, plan, look into the store.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+ABOUT = "Run a notebook headlessly, train, plan, look into the store."
+app = typer.Typer(cls=Commands, help=ABOUT, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 def main(given: Sequence[str] | None = None) -> None:
@@ -107,20 +103,20 @@ def main(given: Sequence[str] | None = None) -> None:
 
 
 # What several commands take.
-Given = Annotated[list[str] | None, typer.Option("-p", metavar="NAME=VALUE", help="A parameter of the notebook.")]
-Model = Annotated[str, typer.Option(help="An embedded model, a folder, or a Hub id.")]
-Profile = Annotated[str, typer.Option(help=f"{', '.join(PROFILES)}, or a YAML file.")]
-Rank = Annotated[int, typer.Option(min=1, max=MOST["rank"], help="LoRA rank.")]
-Accumulation = Annotated[int, typer.Option(min=1, max=MANY, help="Passes a step: less memory, same result.")]
-Checkpointing = Annotated[bool, typer.Option("--gradient-checkpointing", help="Less memory, about a third slower.")]
-Shard = Annotated[str, typer.Option(metavar="K/N", help="Only a part; after all parts of a search, once more without.")]
+Given = Annotated[list[str] | None, Option("-p", metavar="NAME=VALUE", help="A parameter of the notebook.")]
+Model = Annotated[str, Option(help="An embedded model, a folder, or a Hub id.")]
+Profile = Annotated[str, Option(help=f"{', '.join(PROFILES)}, or a YAML file.")]
+Rank = Annotated[int, Option(min=1, max=MOST["rank"], help="LoRA rank.")]
+Accumulation = Annotated[int, Option(min=1, max=MANY, help="Passes a step: less memory, same result.")]
+Checkpointing = Annotated[bool, Option("--gradient-checkpointing", help="Less memory, about a third slower.")]
+Shard = Annotated[str, Option(metavar="K/N", help="Only a part; after all parts of a search, once more without.")]
 
 
 @app.command(cls=Command)
 def run(
     notebook: str,
     given: Given = None,
-    out: Annotated[Path | None, typer.Option(help="The executed copy. [default: under data/executed]")] = None,
+    out: Annotated[Path | None, Option(help="The executed copy (default: under data/executed).")] = None,
 ) -> None:
     """Run a notebook headlessly: run 03_gap_analysis -p seeds=5."""
     from xmem_utils import headless
@@ -129,7 +125,7 @@ def run(
 
 
 @app.command("runs", cls=Command)
-def list_runs(verify: Annotated[bool, typer.Option("--verify", help="Check every checksum.")] = False) -> None:
+def list_runs(verify: Annotated[bool, Option("--verify", help="Check every checksum.")] = False) -> None:
     """List the stored runs."""
     from xmem_utils import paths, store
 
@@ -142,16 +138,13 @@ def list_runs(verify: Annotated[bool, typer.Option("--verify", help="Check every
 @app.command("train", cls=Command)
 def _train(
     model: Model = "xmem-tiny-s",
-    source: Annotated[Literal["image", "text", "both"], typer.Option(help="The modality learned from.")] = "both",
+    source: Annotated[Literal["image", "text", "both"], Option(help="The modality learned from.")] = "both",
     seed: Annotated[
-        list[int] | None,
-        typer.Option(metavar="N", min=0, max=MOST["seed"], help="Again for more. [default: those of the profile]"),
+        list[int] | None, Option(min=0, max=MOST["seed"], help="Again for more; default: the profile's.")
     ] = None,
     learning_rate: float = 2e-3,
-    people: Annotated[str, typer.Option(help="A folder of your own people.")] = "",
-    checkpoint: Annotated[
-        bool, typer.Option("--checkpoint", help="Save after every epoch, and go on from there.")
-    ] = False,
+    people: Annotated[str, Option(help="A folder of your own people.")] = "",
+    checkpoint: Annotated[bool, Option("--checkpoint", help="Save every epoch, and go on from there.")] = False,
     profile: Profile = "quick",
     rank: Rank = 16,
     accumulation: Accumulation = 1,
@@ -195,19 +188,14 @@ def _train(
 
 @app.command("plan", cls=Command)
 def _plan(
-    model: Annotated[str, typer.Option(help="An embedded model, a folder, a config.json, or a cached Hub id.")],
-    processes: Annotated[int, typer.Option(min=1, max=MANY, help="GPUs (DDP); memory is that of each.")] = 1,
-    tokens: Annotated[
-        int | None, typer.Option(min=1, max=MANY, help="Tokens of a view. [default: as the config says]")
-    ] = None,
+    model: Annotated[str, Option(help="An embedded model, a folder, a config.json, or a cached Hub id.")],
+    processes: Annotated[int, Option(min=1, max=MANY, help="GPUs (DDP); memory is that of each.")] = 1,
+    tokens: Annotated[int | None, Option(min=1, max=MANY, help="Tokens of a view; default: the config's.")] = None,
     tflops: Annotated[
-        float | None,
-        typer.Option(min=0.001, max=MANY, help="What the GPUs reach together, in 10^12 operations a second."),
+        float | None, Option(min=0.001, max=MANY, help="Of all GPUs, in 10^12 operations a second.")
     ] = None,
-    measure: Annotated[
-        bool, typer.Option("--measure", help="Time a few real steps; the weights must be here.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    measure: Annotated[bool, Option("--measure", help="Time a few real steps; the weights must be here.")] = False,
+    as_json: Annotated[bool, Option("--json", help="As JSON.")] = False,
     profile: Profile = "quick",
     rank: Rank = 16,
     accumulation: Accumulation = 1,
@@ -219,11 +207,7 @@ def _plan(
     from xmem_utils.vlm.threads import set_threads
 
     training = Training(rank=rank, accumulation=accumulation, gradient_checkpointing=gradient_checkpointing)
-    size = profile_named(profile)
-    try:
-        made = planning.plan(planning.config_of(model), size, training, processes, tokens, tflops)
-    except ValueError as error:  # often of transformers, about a config that somebody brought
-        raise ValueError(str(error)) from error
+    made = planning.plan(planning.config_of(model), profile_named(profile), training, processes, tokens, tflops)
     if measure:
         set_threads()
         made = replace(made, seconds=planning.measured_seconds(model, training) * made.steps)
@@ -303,10 +287,7 @@ def tuning(model: Model = "xmem-tiny-s") -> None:
 
 @app.command(cls=Command, rich_help_panel=MAINTAINERS)
 def knowledge(
-    rungs: Annotated[
-        list[int] | None,
-        typer.Option(metavar="N", help="Figures named in both modalities, again for more. [default: all rungs]"),
-    ] = None,
+    rungs: Annotated[list[int] | None, Option(help="Public figures, again for more; default: all rungs.")] = None,
 ) -> None:
     """Pretrain and measure the knowledge ladder (notebook 04)."""
     if unknown := set(rungs or ()) - set(KNOWN):

@@ -179,12 +179,8 @@ def profile_named(name: str) -> Profile:
             known = f"expected one of {', '.join(PROFILES)}, or a YAML file{_hint(name, PROFILES)}"
             raise ValueError(f"unknown profile {shown(name)}: {known}")
         return PROFILES[name]
-    fields = _profile_fields(name)
-    for field in ("seeds", "dose_views"):
-        if field in fields and not isinstance(fields[field], list):
-            raise ValueError(f"profile {shown(name)}: {field} must be a list, such as [0, 1, 2]")
     with _one_sentence(f"profile {shown(name)} cannot be used: "):
-        return _bounded(Profile.model_validate(fields, strict=False))
+        return _bounded(Profile.model_validate(_profile_fields(name), strict=False))
 
 
 def _profile_fields(name: str) -> dict[str, Any]:
@@ -262,6 +258,8 @@ def _problem(problem: Any) -> str:
             return f"{field} is missing"
         case "extra_forbidden":
             return f"unknown field {shown(field)}{_hint(field, Profile.model_fields)}"
+        case "tuple_type":
+            return f"{field} must be a list, such as [0, 1, 2]"
         case "too_short":  # said of a list with a wrong member, too
             return "" if problem["input"] else f"{field} is empty"
     what = problem["msg"].removeprefix("Value error, ").split(", unable")[0]
