@@ -34,6 +34,8 @@ def test_a_notebook_is_clean_and_its_parameters_are_typed(path):
     assert params.freeze(notebooks.schema_of(path.stem), fields)
     lines = [line for line in cells[0].source.splitlines() if line.strip()]
     assert all("  # " in line and ": " in line.split("=")[0] for line in lines), "every parameter: type and comment"
+    following = notebook.cells[notebook.cells.index(cells[0]) + 1]
+    assert f'start("{path.stem}", globals())' in following.source
     for cell in notebook.cells:
         checked = cell.cell_type == "code" and "NBVAL_CHECK_OUTPUT" in cell.source
         if cell.cell_type == "code":
