@@ -69,11 +69,9 @@ class Command(TyperCommand):
             traceback.clear_frames(error.__traceback__)  # ends progress bars, so that the sentence comes last
             print(f"{name}: {INTERRUPTED}", file=sys.stderr)
             sys.exit(130)
-        except BrokenPipeError:  # whoever read the output has gone, as `head` does; typer ends quietly
-            raise
         except (OSError, ValueError) as error:
-            if not is_refusal(error):
-                raise
+            if isinstance(error, BrokenPipeError) or not is_refusal(error):
+                raise  # when whoever read the output has gone, as `head` does, typer ends quietly
             traceback.clear_frames(error.__traceback__)
             sys.exit(f"{name}: {sentence(error)}")
 
@@ -84,9 +82,9 @@ class Commands(TyperGroup):
     def format_commands(self, ctx: typer.Context, formatter: Any) -> None:
         """Write a section for each group of commands."""
         for section, apart in (("Commands", False), (MAINTAINERS, True)):
-            shown = [c for c in self.commands.values() if (c.rich_help_panel == MAINTAINERS) == apart]
+            commands = [c for c in self.commands.values() if (c.rich_help_panel == MAINTAINERS) == apart]
             with formatter.section(section):
-                formatter.write_dl([(c.name, c.get_short_help_str(100)) for c in shown])
+                formatter.write_dl([(c.name, c.get_short_help_str(100)) for c in commands])
 
 
 ABOUT = "Run a notebook headlessly, train, plan, look into the store."
@@ -96,7 +94,8 @@ app = typer.Typer(cls=Commands, help=ABOUT, add_completion=False, pretty_excepti
 def main(given: Sequence[str] | None = None) -> None:
     """Entry point. Wrong usage is said in one line, and ends with status 2."""
     try:
-        app(given, prog_name="python -m xmem_utils", standalone_mode=False)
+        if status := app(given, prog_name="python -m xmem_utils", standalone_mode=False):
+            sys.exit(status)
     except TyperException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -221,13 +220,13 @@ def fill(
     """Run conditions of a notebook into the store, which it then reads."""
     from xmem_utils import headless
     from xmem_utils.mitigation import design as mitigation
-    from xmem_utils.multihop import experiment as hops
+    from xmem_utils.multihop import experiment as multihop
     from xmem_utils.unlearning import design as unlearning
     from xmem_utils.vlm.threads import set_threads
 
     study_of, conditions = {
         "05_unlearning": (unlearning.study_of, unlearning.conditions),
-        "06_multihop": (hops.study_of, lambda study, p: study.conditions(p.longer)),
+        "06_multihop": (multihop.study_of, lambda study, p: study.conditions(p.longer)),
         "07_mitigation": (mitigation.study_of, mitigation.conditions),
     }[notebook]
     shard_of((), shard)  # a wrong one is refused before any work
@@ -348,9 +347,9 @@ def strip(notebooks: list[Path]) -> None:
             notebook = nbformat.read(path, as_version=4)
         except (ValueError, AttributeError, nbformat.ValidationError) as error:
             raise ValueError(f"{path} is no notebook that can be read ({type(error).__name__})") from error
-        for left in ("papermill", "widgets"):  # times and paths of a run, states of its progress bars
-            notebook.metadata.pop(left, None)
-        notebook.metadata["language_info"] = {"name": "python"}
+        # without times and paths of a run, states of its progress bars, and the version of Python
+        kept = {k: v for k, v in notebook.metadata.items() if k == "kernelspec"}
+        notebook.metadata = kept | {"language_info": {"name": "python"}}
         for cell in notebook.cells:
             cell.metadata = {k: v for k, v in cell.metadata.items() if k == "tags" and v}
             if cell.cell_type == "code" and "NBVAL_CHECK_OUTPUT" not in cell.source:
