@@ -46,7 +46,7 @@ quick: $(VENV)/.installed
 
 test: $(VENV)/.installed lint
 	$(BIN)/python -m pytest
-	XMEM_HOME="$$PWD/build/nbval" $(BIN)/python -m pytest --nbval-lax --nbval-cell-timeout=900 notebooks
+	XMEM_HOME="$$PWD/build/nbval" $(BIN)/python -m pytest --nbval-lax --nbval-cell-timeout=900 notebooks/0*.ipynb
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
@@ -63,7 +63,7 @@ pretrain: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check trl==1.16.0 -c constraints.txt
-	XMEM_FIGURES="$$PWD/figures" XMEM_THREADS=1 $(BIN)/python -m xmem_utils bench
+	XMEM_FIGURES="$$PWD/figures" XMEM_THREADS=1 $(BIN)/python -m xmem_utils run 90_benchmarks
 
 notebooks: $(VENV)/.installed
 	for n in notebooks/0*.ipynb; do \

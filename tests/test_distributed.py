@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -54,12 +54,12 @@ accelerator = Accelerator(cpu=True, mixed_precision="no")
 if os.environ.get("ACCELERATE_USE_FSDP"):
     PartialState._shared_state["distributed_type"] = DistributedType.FSDP
     accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
-from xmem_utils import __main__ as commands
+from xmem_utils import cli as commands
 from xmem_utils.checkpoint import WholeAdapter
 from xmem_utils.train import Resources, Training, memorize
 from tests.test_distributed import Noted, few, load_vlm
 
-folder, training = Path(sys.argv[1]), Training(**json.loads(sys.argv[2]))
+folder, training = Path(sys.argv[1]), Training(epochs=2, batch_size=4, rank=4)
 vlm = load_vlm("xmem-tiny-s")
 examples = few(vlm)
 whole = Noted()
@@ -73,7 +73,7 @@ if accelerator.is_main_process:
 stop = Noted({"seen": 7}, stop=6)  # the last step of two epochs; what is on disk is the first
 first = Resources(checkpoint=folder / "checkpoint", save_every=3)
 try:
-    memorize(load_vlm("xmem-tiny-s"), examples, training, stop, first)
+    memorize(load_vlm("xmem-tiny-s"), examples, replace(training, resources=first), stop)
 except KeyboardInterrupt:
     pass
 accelerator.wait_for_everyone()
@@ -82,12 +82,12 @@ if accelerator.is_main_process:
 accelerator.wait_for_everyone()
 resumed = Noted()
 again = Resources(checkpoint=folder / "again", save_every=3)
-memorize(load_vlm("xmem-tiny-s"), examples, training, resumed, again)
+memorize(load_vlm("xmem-tiny-s"), examples, replace(training, resources=again), resumed)
 result = {"type": accelerator.distributed_type, "whole": whole.losses, "resumed": resumed.losses,
           "notes": resumed.notes, "share": share}
 (folder / f"{accelerator.process_index}.json").write_text(json.dumps(result))
 if os.environ.get("ACCELERATE_USE_FSDP"):
-    sys.argv = ["xmem_utils", *json.loads(sys.argv[3])]
+    sys.argv = ["xmem_utils", *json.loads(sys.argv[2])]
     commands.main()
 accelerator.end_training()
 """
@@ -156,7 +156,7 @@ def examples(own):
 def trained(own, examples, training, on_step=None, **resources):
     """Losses by step, and the adapter."""
     noted = on_step or Noted()
-    model = memorize(own, examples, training, noted, Resources(**resources))
+    model = memorize(own, examples, replace(training, resources=Resources(**resources)), noted)
     weights = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     model.unload()
     return getattr(noted, "losses", None), weights
@@ -176,8 +176,8 @@ def two(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     (folder / "worker.py").write_text(WORKER)
     (folder / "few.yaml").write_text(yaml.safe_dump(PROFILE))
-    arguments = json.dumps(asdict(TRAINING)), json.dumps([*TRAIN, str(folder / "few.yaml")])
-    launch(folder, request.param, str(folder / "worker.py"), str(folder), *arguments)
+    arguments = json.dumps([*TRAIN, str(folder / "few.yaml")])
+    launch(folder, request.param, str(folder / "worker.py"), str(folder), arguments)
     return folder, [json.loads((folder / f"{i}.json").read_text()) for i in range(2)]
 
 
@@ -215,7 +215,7 @@ def test_what_two_processes_saved_goes_on_in_two_and_in_one(alone, two, own, exa
 def test_an_interrupted_training_ends_with_the_same_weights(alone, own, examples, tmp_path):
     saved = {"checkpoint": tmp_path / "c", "save_every": 3}
     with pytest.raises(KeyboardInterrupt):
-        memorize(own, examples, TRAINING, Noted(stop=6), Resources(**saved))
+        memorize(own, examples, replace(TRAINING, resources=Resources(**saved)), Noted(stop=6))
     losses, weights = trained(own, examples, TRAINING, **saved)
     assert losses == alone[0][3:]
     for name, value in alone[1].items():

@@ -190,7 +190,7 @@ store.trained(condition.model_copy(update={{"seed": 99}}), None, root)
 
 
 def test_a_kernel_that_dies_is_one_sentence(tmp_path, monkeypatch):
-    from xmem_utils import __main__ as commands
+    from xmem_utils import cli as commands
     from xmem_utils import headless
 
     notebook = nbformat.read(paths.NOTEBOOKS / "03_gap_analysis.ipynb", as_version=4)

@@ -8,7 +8,7 @@ import nbformat
 import pytest
 
 from xmem_utils import headless, params, paths, progress
-from xmem_utils.__main__ import main
+from xmem_utils.cli import main
 from xmem_utils.vlm import tiny
 
 

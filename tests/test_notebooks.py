@@ -7,9 +7,10 @@ import nbformat
 import pandas as pd
 import pytest
 
+from xmem_utils import notebook as notebooks
 from xmem_utils import params, paths
 
-NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("0*.ipynb"))
+NOTEBOOKS = [notebooks.find(name) for name in notebooks.known()]
 
 
 def papermill(notebook, out, home, *arguments):
@@ -30,9 +31,11 @@ def test_a_notebook_is_clean_and_its_parameters_are_typed(path):
     space = {}
     exec(cells[0].source, space)
     fields = {k: v for k, v in space.items() if not k.startswith("__")}
-    assert params.freeze(params.NOTEBOOKS[path.stem], fields)
+    assert params.freeze(notebooks.schema_of(path.stem), fields)
     lines = [line for line in cells[0].source.splitlines() if line.strip()]
     assert all("  # " in line and ": " in line.split("=")[0] for line in lines), "every parameter: type and comment"
+    following = notebook.cells[notebook.cells.index(cells[0]) + 1]
+    assert f'start("{path.stem}", globals())' in following.source
     for cell in notebook.cells:
         checked = cell.cell_type == "code" and "NBVAL_CHECK_OUTPUT" in cell.source
         if cell.cell_type == "code":

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from xmem_utils import __main__ as commands
+from xmem_utils import cli as commands
 from xmem_utils import paths
 from xmem_utils.params import PROFILES
 from xmem_utils.personas.dataset import to_views
@@ -24,12 +24,12 @@ GEMMA = paths.REPO / "docs" / "configs" / "gemma-3-4b.json"
 
 @pytest.fixture(scope="module")
 def tiny():
-    return plan(config_of("xmem-tiny-s"), PROFILES["quick"], rank=8)
+    return plan(config_of("xmem-tiny-s"), PROFILES["quick"], Training(rank=8))
 
 
 def test_parameters_and_their_bytes_are_those_of_the_loaded_model(vlm, tiny):
     assert tiny.parameters == sum(p.numel() for p in vlm.model.parameters())
-    assert tiny.weight_bytes == {"float32": sum(p.nbytes for p in vlm.model.parameters())}
+    assert tiny.memory["weights, float32"] == sum(p.nbytes for p in vlm.model.parameters())
 
 
 def test_lora_gradients_and_moments_are_those_of_a_training(five, tiny):
@@ -41,8 +41,8 @@ def test_lora_gradients_and_moments_are_those_of_a_training(five, tiny):
         seen["count"], seen["bytes"] = sum(p.numel() for p in trained), sum(p.nbytes for p in trained)
 
     memorize(own, encode(own, to_views(five, "train", "text")[:4]), Training(epochs=1, rank=8), look, progress=False)
-    assert (tiny.lora_parameters, tiny.lora_bytes) == (seen["count"], seen["bytes"])
-    assert tiny.gradient_bytes == seen["bytes"] and tiny.optimizer_bytes == 2 * seen["bytes"]
+    assert tiny.lora_parameters == seen["count"]
+    assert tiny.memory["LoRA and its gradients"] == tiny.memory["optimizer"] == 2 * seen["bytes"]
 
 
 def kept_for_backward(model: nn.Module, batch: dict[str, torch.Tensor], keep: int) -> int:
@@ -83,13 +83,15 @@ def test_activations_are_near_what_autograd_keeps(five, checkpointing):
 
 
 def test_gemma_3_4b_has_its_published_size():
-    made = plan(config_of(str(GEMMA)), PROFILES["standard"], accumulation=4, gradient_checkpointing=True, tflops=50)
+    config, sparing = config_of(str(GEMMA)), Training(accumulation=4, gradient_checkpointing=True)
+    made = plan(config, PROFILES["standard"], sparing, tflops=50)
     assert made.parameters == pytest.approx(4.3e9, rel=0.01)
-    assert made.weight_bytes == {"bfloat16": 2 * made.parameters}
-    assert made.sequence_tokens == 256 + 64 == sequence_length(config_of(str(GEMMA)))
+    assert made.memory["weights, bfloat16"] == 2 * made.parameters
+    assert made.sequence_tokens == 256 + 64 == sequence_length(config)
     assert made.steps == 5 * 25
-    plain = plan(config_of(str(GEMMA)), PROFILES["standard"], accumulation=4, tflops=50)
-    assert made.activation_bytes < plain.activation_bytes / 5
+    plain = plan(config, PROFILES["standard"], Training(accumulation=4), tflops=50)
+    assert made.memory["activations (estimate)"] < plain.memory["activations (estimate)"] / 5
+    assert made.memory_bytes == sum(made.memory.values())
     assert made.seconds == pytest.approx(made.flops / 50e12) and made.flops > plain.flops
 
 

@@ -183,6 +183,11 @@ class Experiment(ABC):
         return fingerprint.values_of([own, method]) if method else own
 
     @classmethod
+    def codes(cls) -> list[str]:
+        """Hashes of the code of all methods, or of the one way there is."""
+        return [cls.code(method) for method in cls.methods.values() or (None,)]
+
+    @classmethod
     def evaluation(cls) -> str:
         """Hash of the code that evaluates."""
         return fingerprint.code_of(cls.evaluate, cls)

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import ast
 import logging
 import os
 import sys
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import nbformat
 import papermill
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from xmem_utils import params, paths
+from xmem_utils.notebook import find, schema_of
 from xmem_utils.progress import LINES, MARK
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 LONGEST = 2000  # characters of a parameter
 
@@ -33,22 +35,6 @@ class _Relay(logging.Handler):
         for line in record.getMessage().splitlines():
             if line.startswith(MARK):
                 print(f"[{self.label}] {line.removeprefix(MARK)}", file=sys.stderr, flush=True)
-
-
-def find(name: str) -> Path:
-    """The notebook of a name such as "03_gap_analysis". Raises ValueError naming the known ones."""
-    if name not in params.NOTEBOOKS:
-        raise ValueError(f"unknown notebook {params.shown(name)}: expected one of {', '.join(params.NOTEBOOKS)}")
-    return paths.NOTEBOOKS / f"{name}.ipynb"
-
-
-def defaults(notebook: Path) -> dict[str, Any]:
-    """Names and values of a notebook's parameters cell."""
-    for cell in nbformat.read(notebook, as_version=4).cells:
-        if "parameters" in cell.metadata.get("tags", []):
-            lines = ast.parse(cell.source).body
-            return {line.target.id: ast.literal_eval(line.value) for line in lines if isinstance(line, ast.AnnAssign)}
-    raise ValueError(f"{notebook} has no cell tagged 'parameters'")
 
 
 def parse(assignments: Iterable[str]) -> dict[str, str]:
@@ -72,58 +58,62 @@ def _from_here(text: str) -> str:
     return str(Path(path).resolve()) if text and os.path.exists(path) else text
 
 
-def checked(name: str, assignments: Iterable[str]) -> tuple[dict[str, Any], Any]:
+def checked(name: str, assignments: Iterable[str]) -> tuple[dict[str, Any], params.Parameters]:
     """Values for a notebook as papermill shall pass them on, and the frozen object they make with its defaults.
 
     Each text is read as the type that the notebook declares for its parameter: `forget=123` is somebody called "123",
     `seeds=123` is a number. Nothing else is read into it. Raises ValueError when the notebook, a parameter or a value
     is wrong, and whatever the notebook would raise later for a model, a method or people that are not there.
     """
-    known = {key: str(value) for key, value in defaults(find(name)).items()}
-    given = parse(assignments)
+    schema, given = schema_of(name), parse(assignments)
     if given.get("profile") not in (None, *params.PROFILES):
         given["profile"] = _from_here(given["profile"])
     if "people" in given:
         given["people"] = _from_here(given["people"])
     for key in {"model", "models"} & given.keys():
-        names = [n.strip() for n in given[key].split(",")] if key == "models" else [given[key]]
+        names = params.listed(given[key]) if key == "models" else [given[key]]
         given[key] = ",".join(n if os.path.isdir(paths.BASE_MODELS / n) else _from_here(n) for n in names)
-    frozen = params.check(params.NOTEBOOKS[name], known | given, texts=True)
-    ask(frozen)
+    frozen = params.check(schema, given, texts=True)
+    ask(name, frozen)
     return {key: getattr(frozen, key) for key in given}, frozen
 
 
-def ask(p: Any) -> None:
+def ask(name: str, p: params.Parameters) -> None:
     """Ask now what a notebook asks later: are the model, the methods, the people and who is forgotten known?
 
     Raises ValueError or FileNotFoundError as the notebook would.
     """
-    if not isinstance(p, params.MemorizingParameters):
+    if not p.model_list:
         return
-    from xmem_utils.memorization.experiment import persona_spec
-    from xmem_utils.mitigation import design as mitigation
-    from xmem_utils.personas.dataset import draw_people, known_figures, names_of
     from xmem_utils.personas.importing import import_folder
-    from xmem_utils.unlearning import design as unlearning
-    from xmem_utils.unlearning.people import by_name, forget_set
-    from xmem_utils.unlearning.search import chosen_settings
     from xmem_utils.vlm.load import resolve_model
 
-    for model in getattr(p, "model_list", [p.model] if hasattr(p, "model") else []):
+    for model in p.model_list:
         if not model:
             raise ValueError("model='' names no model; leave it out for the default")
         resolve_model(model)
     own = import_folder(p.people)[0] if getattr(p, "people", "") else None
-    if isinstance(p, params.MitigationParameters):
-        mitigation.methods_of(p)
-    if isinstance(p, params.UnlearningParameters):
-        chosen_settings(p.model, unlearning.methods_of(p))
-        profile = params.scaled(params.profile_named(p.profile), p)
-        if not p.forget:
-            forget_set(len(names_of(own)) if own else profile.personas, p.forget_share, profile.seeds[0])
-        for seed in profile.seeds if p.forget else ():
-            names = names_of(own) if own else draw_people(persona_spec(profile, seed), known_figures())[1]
-            by_name([name.strip() for name in p.forget.split(",")], names)
+    if name == "05_unlearning":
+        _ask_unlearning(p, own)
+    if name == "07_mitigation":
+        from xmem_utils.mitigation.experiment import Mitigation
+
+        Mitigation.settings_of(p.model, Mitigation.methods_of(p))
+
+
+def _ask_unlearning(p: params.Parameters, own: Dataset | None) -> None:
+    from xmem_utils.memorization.experiment import persona_spec
+    from xmem_utils.personas.dataset import draw_people, known_figures, names_of
+    from xmem_utils.unlearning.experiment import Unlearning
+    from xmem_utils.unlearning.people import by_name, forget_set
+
+    Unlearning.settings_of(p.model, Unlearning.methods_of(p))
+    profile = params.scaled(params.profile_named(p.profile), p)
+    if not p.forget:
+        forget_set(len(names_of(own)) if own else profile.personas, p.forget_share, profile.seeds[0])
+    for seed in profile.seeds if p.forget else ():
+        names = names_of(own) if own else draw_people(persona_spec(profile, seed), known_figures())[1]
+        by_name(params.listed(p.forget), names)
 
 
 def run(name: str, assignments: Iterable[str] = (), out: Path | None = None) -> Path:
@@ -143,38 +133,25 @@ def run(name: str, assignments: Iterable[str] = (), out: Path | None = None) -> 
     unfinished = out.with_name(f"unfinished-{out.name}")
     logger = logging.getLogger("papermill")
     relay = _Relay(" ".join([name, *(str(given[key]) for key in ("source", "shard") if key in given)]))
-    level = logger.level
-    logger.addHandler(relay)
+    logger.handlers, logger.propagate = [relay], False
     logger.setLevel(logging.INFO)
-    logger.propagate = False
     # on Ctrl-C a task that waited for the kernel would show in a traceback that it is gone
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     os.environ[LINES] = "1"
+    quiet = ["--log-level=50"]  # the kernel's own remarks are no concern of who runs a study
     try:
         papermill.execute_notebook(
-            notebook,
-            unfinished,
-            given,
-            cwd=paths.NOTEBOOKS,
-            progress_bar=False,
-            log_output=True,
-            extra_arguments=["--log-level=50"],  # the kernel's own remarks are no concern of who runs a study
+            notebook, unfinished, given, cwd=paths.NOTEBOOKS, progress_bar=False, log_output=True, extra_arguments=quiet
         )
     except DeadKernelError as error:
         raise ChildProcessError(
             "its kernel died (killed, or out of memory?); what it had stored is there, run it again"
         ) from error
     except PapermillExecutionError as error:
-        why = f"cell {error.exec_count} failed with {error.ename}: {_first(error.evalue)}"
+        said = textwrap.shorten(error.evalue, 250, placeholder=" …")
+        why = f"cell {error.exec_count} failed with {error.ename}: {said}"
         raise ChildProcessError(f"{why}; its executed copy up to there is {unfinished}") from error
     finally:
         del os.environ[LINES]
-        logger.removeHandler(relay)
-        logger.setLevel(level)
     unfinished.replace(out)
     return out
-
-
-def _first(text: str) -> str:
-    """The beginning of what an error says."""
-    return textwrap.shorten(text, 250, placeholder=" …")

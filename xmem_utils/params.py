@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 Modality = Literal["image", "text"]
 MODALITIES: tuple[Modality, ...] = ("image", "text")
@@ -100,12 +100,8 @@ def profile_named(name: str) -> Profile:
             known = f"expected one of {', '.join(PROFILES)}, or a YAML file{_hint(name, PROFILES)}"
             raise ValueError(f"unknown profile {shown(name)}: {known}")
         return PROFILES[name]
-    fields = _profile_fields(name)
-    for field in ("seeds", "dose_views"):
-        if field in fields and not isinstance(fields[field], list):
-            raise ValueError(f"profile {shown(name)}: {field} must be a list, such as [0, 1, 2]")
     with _one_sentence(f"profile {shown(name)} cannot be used: "):
-        return _bounded(Profile.model_validate(fields, strict=False))
+        return _bounded(Profile.model_validate(_profile_fields(name), strict=False))
 
 
 def _profile_fields(name: str) -> dict[str, Any]:
@@ -120,21 +116,26 @@ def _profile_fields(name: str) -> dict[str, Any]:
         text = content.decode("utf-8-sig")
         node = yaml.compose(text, yaml.BaseLoader)
         fields = yaml.load(text, yaml.BaseLoader)  # no types, so no tags either
-    except UnicodeDecodeError:
-        raise ValueError(f"profile {shown(name)} cannot be read: it is no UTF-8 text") from None
-    except RecursionError:
-        raise ValueError(f"profile {shown(name)} cannot be read: it is nested too deeply") from None
-    except yaml.MarkedYAMLError as error:
-        why = " ".join(filter(None, (error.context, error.problem, f"(line {error.problem_mark.line + 1})")))
-        raise ValueError(f"profile {shown(name)} cannot be read: {why}") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        why = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise ValueError(f"profile {shown(name)} cannot be read: {why}") from None
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ValueError(f"profile {shown(name)} cannot be read: {_unread(error)}") from None
     if not isinstance(fields, dict) or not all(isinstance(field, str) for field in fields):
         raise ValueError(f"profile {shown(name)} must map {', '.join(Profile.model_fields)} to values")
     if len(node.value) > len(fields):
         raise ValueError(f"profile {shown(name)} has a field twice")
     return fields
+
+
+def _unread(error: Exception) -> str:
+    """Why a profile's file could not be read, in words."""
+    match error:
+        case UnicodeDecodeError():
+            return "it is no UTF-8 text"
+        case RecursionError():
+            return "it is nested too deeply"
+        case yaml.MarkedYAMLError():
+            line = f"(line {error.problem_mark.line + 1})"
+            return " ".join(filter(None, (error.context, error.problem, line)))
+    return getattr(error, "strerror", None) or " ".join(str(error).split())
 
 
 def _bounded(made: Any) -> Any:
@@ -146,16 +147,12 @@ def _bounded(made: Any) -> Any:
     return made
 
 
-def scaled(profile: Profile, parameters: BaseModel) -> Profile:
-    """The profile with what a notebook's parameters override; 0 means "as the profile says"."""
-    given = {
-        field: getattr(parameters, field)
-        for field in ("personas", "train_views", "epochs")
-        if getattr(parameters, field, 0)
-    }
-    if parameters.seeds:
-        given["seeds"] = tuple(range(parameters.seeds))
-    return _bounded(resolve(Profile, **{**profile.model_dump(), **given}))
+def scaled(profile: Profile, parameters: Parameters) -> Profile:
+    """The profile with what a notebook's parameters override; 0, or none, means "as the profile says"."""
+    given = {name: value for name in ("personas", "train_views", "epochs") if (value := getattr(parameters, name, 0))}
+    if seeds := getattr(parameters, "seeds", 0):
+        given["seeds"] = tuple(range(seeds))
+    return _bounded(resolve(Profile, **profile.model_dump() | given))
 
 
 def resolve(schema: type[BaseModel], **values: Any) -> Any:
@@ -182,6 +179,8 @@ def _problem(problem: Any) -> str:
             return f"{field} is missing"
         case "extra_forbidden":
             return f"unknown field {shown(field)}{_hint(field, Profile.model_fields)}"
+        case "tuple_type":
+            return f"{field} must be a list, such as [0, 1, 2]"
         case "too_short":  # said of a list with a wrong member, too
             return "" if problem["input"] else f"{field} is empty"
     what = problem["msg"].removeprefix("Value error, ").split(", unable")[0]
@@ -194,36 +193,72 @@ def _hint(name: str, known: Any) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-# -- the parameters cell of a notebook -----------------------------------------------------------
-
-_IPYTHON = {"In", "Out", "exit", "quit", "get_ipython", "open", "sys", "os"}
+# -- the parameters of a notebook ----------------------------------------------------------------
 
 
-def freeze(schema: type[BaseModel], namespace: dict[str, Any]) -> Any:
+class Parameters(Strict):
+    """What a notebook takes, frozen. The fields are those of its parameters cell (`notebook.schema_of`)."""
+
+    @property
+    def model_list(self) -> list[str]:
+        """The models it works on."""
+        if hasattr(self, "models"):
+            return listed(self.models)
+        return [self.model] if hasattr(self, "model") else []
+
+
+def listed(text: str) -> list[str]:
+    """The names that stand in a text, separated by commas."""
+    return [name.strip() for name in text.split(",")]
+
+
+def _different(text: str) -> str:
+    names = listed(text)
+    if not all(names) or len(set(names)) < len(names):
+        raise ValueError("expected different model names, separated by commas")
+    return text
+
+
+# What a parameter must be, beyond the type that a cell declares. A name means the same in every notebook.
+COUNT = Annotated[int, Field(ge=0)]
+RULES: dict[str, Any] = {
+    **dict.fromkeys(("seed", "seeds", "personas", "train_views", "epochs", "longer"), COUNT),
+    "rank": Annotated[int, Field(ge=1)],
+    "learning_rate": Annotated[float, Field(gt=0)],
+    "forget_share": Annotated[float, Field(gt=0, lt=1)],
+    "source": Literal["image", "text", "both"],
+    "size": Literal["xs", "s", "m"],
+    "models": Annotated[str, AfterValidator(_different)],
+}
+# What others take and some notebooks do not, with the reason.
+NOT_TAKEN = {
+    ("06_multihop", "people"): "facts about names are drawn with the people, and a folder of your own has none",
+    ("07_mitigation", "people"): "pairs and captions are made from the attributes that people are drawn from, and "
+    "those of your own people are not known",
+}
+
+
+def freeze(schema: type[Parameters], namespace: dict[str, Any]) -> Parameters:
     """Turn a notebook's parameters cell into one frozen, validated object.
 
-    Call it with `globals()` in the first code cell after the parameters, before any other name is made.
-    papermill only warns about a parameter that does not exist, so names are checked here: raises
-    ValueError, in one sentence, for a name that `schema` lacks or a value of the wrong type.
+    `namespace` is `globals()` before any other name is made. papermill only warns about a parameter that does not
+    exist, so names are checked here: raises ValueError as `check` does.
     """
     given = {
         name: value
         for name, value in namespace.items()
-        if not name.startswith("_")
-        and name not in _IPYTHON
-        and not isinstance(value, (ModuleType, type))
-        and not callable(value)
+        if not (name.startswith("_") or name in ("In", "Out") or isinstance(value, ModuleType) or callable(value))
     }
     return check(schema, given)
 
 
-def check(schema: type[BaseModel], given: dict[str, Any], texts: bool = False) -> Any:
+def check(schema: type[Parameters], given: dict[str, Any], texts: bool = False) -> Parameters:
     """A notebook's parameters as its frozen object; with `texts`, each is read from text as the type of its field.
 
     Raises ValueError, in a sentence, for an unknown name, a wrong type or value.
     """
     for name in given:
-        if why := NOT_TAKEN.get((schema, name)):
+        if why := NOT_TAKEN.get((schema.__name__, name)):
             raise ValueError(f"this notebook does not take {name!r}: {why}; leave it out")
         if name not in schema.model_fields:
             known = f"this notebook takes {', '.join(schema.model_fields)}"
@@ -231,120 +266,10 @@ def check(schema: type[BaseModel], given: dict[str, Any], texts: bool = False) -
     with _one_sentence():
         frozen = _bounded(schema.model_validate_strings(given) if texts else schema(**given))
     if hasattr(frozen, "profile"):
-        profile = profile_named(frozen.profile)
-        if isinstance(frozen, MemorizingParameters):
-            scaled(profile, frozen)
+        scaled(profile_named(frozen.profile), frozen)
     if hasattr(frozen, "shard"):
         shard_of((), frozen.shard)
     return frozen
-
-
-class DataParameters(Strict):
-    """01_data_synthesis."""
-
-    profile: str
-    seed: int = Field(ge=0)
-
-
-class MemorizingParameters(Strict):
-    """What every notebook takes that memorizes. 0 means: as the profile says."""
-
-    profile: str
-    seeds: int = Field(ge=0)
-    personas: int = Field(ge=0)
-    rank: int = Field(ge=1)
-    learning_rate: float = Field(gt=0)
-
-
-class PeopleParameters(MemorizingParameters):
-    """What every notebook takes that can memorize a user's own people."""
-
-    model: str
-    epochs: int = Field(ge=0)
-    people: str
-
-
-class TrainingParameters(PeopleParameters):
-    """02_training."""
-
-    source: Literal["image", "text", "both"]
-    train_views: int = Field(ge=0)
-    dose: bool
-    shard: str
-
-
-class GapParameters(PeopleParameters):
-    """03_gap_analysis."""
-
-
-class CapabilityParameters(MemorizingParameters):
-    """04_capability."""
-
-    models: str
-
-    @property
-    def model_list(self) -> list[str]:
-        """The models, which stand separated by commas."""
-        return [name.strip() for name in self.models.split(",")]
-
-    @field_validator("models")
-    @classmethod
-    def _names(cls, models: str) -> str:
-        names = [name.strip() for name in models.split(",")]
-        if not all(names) or len(set(names)) < len(names):
-            raise ValueError("expected different model names, separated by commas")
-        return models
-
-
-class UnlearningParameters(PeopleParameters):
-    """05_unlearning."""
-
-    methods: str
-    forget_share: float = Field(gt=0, lt=1)
-    forget: str
-    arms: bool
-
-
-class MultihopParameters(MemorizingParameters):
-    """06_multihop."""
-
-    model: str
-    longer: int = Field(ge=0)
-
-
-class MitigationParameters(MemorizingParameters):
-    """07_mitigation."""
-
-    model: str
-    methods: str
-    pairs: bool
-
-
-class BaseModelParameters(Strict):
-    """00_base_model."""
-
-    size: Literal["xs", "s", "m"]
-    pretrain: bool
-
-
-NOTEBOOKS: dict[str, type[Strict]] = {
-    "00_base_model": BaseModelParameters,
-    "01_data_synthesis": DataParameters,
-    "02_training": TrainingParameters,
-    "03_gap_analysis": GapParameters,
-    "04_capability": CapabilityParameters,
-    "05_unlearning": UnlearningParameters,
-    "06_multihop": MultihopParameters,
-    "07_mitigation": MitigationParameters,
-}
-
-
-# What others take and some do not, with the reason.
-NOT_TAKEN: dict[tuple[type[Strict], str], str] = {
-    (MultihopParameters, "people"): "facts about names are drawn with the people, and a folder of your own has none",
-    (MitigationParameters, "people"): "pairs and captions are made from the attributes that people are drawn from, "
-    "and those of your own people are not known",
-}
 
 
 def shard_of(items: Sequence[Any], shard: str) -> list[Any]:

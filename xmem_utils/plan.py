@@ -6,11 +6,14 @@ operations and time are estimates; their formulas stand in `activation_bytes` an
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from statistics import median_high
 
 import torch
 from huggingface_hub import hf_hub_download
@@ -18,9 +21,12 @@ from torch import nn
 from transformers import AutoModelForImageTextToText, PretrainedConfig
 
 from xmem_utils.params import Profile, shown
+from xmem_utils.personas.dataset import PersonaSpec, build, to_views
+from xmem_utils.train import Training, memorize
 from xmem_utils.vlm.adapters import adapt, language_linears
+from xmem_utils.vlm.batches import encode
 from xmem_utils.vlm.folder import bounded, one_sentence
-from xmem_utils.vlm.load import check_config, resolve_model
+from xmem_utils.vlm.load import check_config, load_vlm, resolve_model
 
 TEXT_TOKENS = 64  # template, question, name; with a description, a text view has about as many and no picture
 ANSWER_TOKENS = 8  # of a name, end of turn included: the vocabulary projection runs on these alone
@@ -33,25 +39,12 @@ class Plan:
     parameters: int
     parameters_of_language_model: int
     lora_parameters: int
-    weight_bytes: dict[str, int]  # by dtype
-    lora_bytes: int
-    gradient_bytes: int
-    optimizer_bytes: int
-    activation_bytes: int
+    memory: dict[str, int]  # bytes by what they hold; the allocator and the libraries come on top
+    memory_bytes: int  # their sum
     sequence_tokens: int
     steps: int
     flops: float
     seconds: float | None
-
-    @property
-    def memory_bytes(self) -> int:
-        """The sum of what training holds at once; the allocator and the libraries come on top."""
-        fixed = sum(self.weight_bytes.values()) + self.lora_bytes + self.gradient_bytes + self.optimizer_bytes
-        return fixed + self.activation_bytes
-
-    def as_dict(self) -> dict[str, object]:
-        """All fields and the sum, for JSON."""
-        return asdict(self) | {"memory_bytes": self.memory_bytes}
 
 
 def config_of(model: str) -> PretrainedConfig:
@@ -60,24 +53,17 @@ def config_of(model: str) -> PretrainedConfig:
     Raises ValueError with a sentence when there is none, or none to build on; nothing is downloaded.
     """
     try:
-        file = Path(model) if _is_file(model) else Path(resolve_model(model)) / "config.json"
+        file = Path(model) if os.path.isfile(model) else Path(resolve_model(model)) / "config.json"
         if not file.parent.is_dir():
             file = Path(hf_hub_download(model, "config.json", local_files_only=True))
         if not file.is_file():
             raise FileNotFoundError(file)
     except OSError as error:
+        command = f"hf download {model[:60]} config.json"
         raise ValueError(
-            f"no config of {shown(model)} here: fetch it with `hf download {model[:60]} config.json`, or give a "
-            "config.json"
+            f"no config of {shown(model)} here: fetch it with `{command}`, or give a config.json"
         ) from error
     return check_config(file, model)[0]
-
-
-def _is_file(name: str) -> bool:
-    try:
-        return Path(name).is_file()
-    except OSError:  # too long for a name
-        return False
 
 
 def on_meta(config: PretrainedConfig) -> nn.Module:
@@ -134,30 +120,26 @@ def _is_norm(module: nn.Module, width: int) -> bool:
     return "Norm" in type(module).__name__ and weight is not None and weight.shape == (width,)
 
 
-def operations(linear: int, lora: int, vision: int, tokens: int, pictures: int, patches: int, again: bool) -> float:
-    """Floating-point operations of a training on `tokens` tokens (over all epochs) and `pictures` pictures.
+def operations(linear: int, lora: int, again: bool) -> int:
+    """Floating-point operations of a training for each token.
 
     Kaplan et al. (2020, arXiv 2001.08361, section 2.1) count 2 operations a weight and token in the forward pass, and
     in the backward pass 2 for the activations' gradients and 2 for the weights'. Frozen weights need the first two,
-    LoRA's all three: 4 `linear` + 6 `lora` a token, and 2 `linear` more when the forward pass runs `again`
-    (gradient checkpointing). Each picture passes the vision tower once, forward: 2 `vision` a patch. Attention
-    scores, small at a few hundred tokens, and the vocabulary projection of answers are left out.
+    LoRA's all three: 4 `linear` + 6 `lora`, and 2 `linear` more when the forward pass runs `again` (gradient
+    checkpointing). Attention scores, small at a few hundred tokens, and the vocabulary projection are left out.
     """
-    return tokens * ((6 if again else 4) * linear + 6 * lora) + 2.0 * vision * pictures * patches
+    return (6 if again else 4) * linear + 6 * lora
 
 
 def plan(
     config: PretrainedConfig,
     profile: Profile,
-    rank: int = 16,
-    batch_size: int = 32,
-    accumulation: int = 1,
+    training: Training,
     processes: int = 1,
-    gradient_checkpointing: bool = False,
     tokens: int | None = None,
     tflops: float | None = None,
 ) -> Plan:
-    """The plan of one condition: one source, one seed. Memory is that of each process under DDP.
+    """The plan of one condition: one source, one seed; epochs are the profile's. Memory is that of each process (DDP).
 
     `tokens` is the length of a view (default: as the config says); `tflops` what all processes reach together, in
     10^12 operations a second. LoRA is in float32 on 16-bit weights, as PEFT makes it. Raises ValueError when the
@@ -165,64 +147,58 @@ def plan(
     """
     model = on_meta(config)
     length = tokens or sequence_length(config)
-    parameters = {id(p): p for p in model.parameters()}.values()
-    weights: Counter[str] = Counter()
+    parameters = list(model.parameters())
+    memory: Counter[str] = Counter()
     for p in parameters:
-        weights[str(p.dtype).removeprefix("torch.")] += p.numel() * p.element_size()
-    modules = dict(model.named_modules())
-    linear = sum(modules[name].weight.numel() for name in language_linears(model))
-    language = sum(p.numel() for p in model.get_decoder().parameters())
-    vision = getattr(config, "vision_config", None)
-    patches = (vision.image_size // vision.patch_size) ** 2 if hasattr(vision, "image_size") else 0
-    total = sum(p.numel() for p in parameters)
-    together = -(-batch_size // (accumulation * processes))  # examples in one pass
-    activations = activation_bytes(config, model, together * length, gradient_checkpointing)
+        memory[f"weights, {str(p.dtype).removeprefix('torch.')}"] += p.nbytes
+    linear = sum(model.get_submodule(name).weight.numel() for name in language_linears(model))
+    language, total = _count(model.get_decoder().parameters()), _count(parameters)
+    together = -(-training.batch_size // (training.resources.accumulation * processes))  # examples in one pass
+    activations = activation_bytes(config, model, together * length, training.resources.gradient_checkpointing)
     # of the answer's logits there are three in float32: themselves, their softmax, their gradient
     logits = together * ANSWER_TOKENS * config.get_text_config().vocab_size * 4 * 3
     with torch.device("meta"):
-        lora = [p for p in adapt(model, rank).parameters() if p.requires_grad]
-    count, size = sum(p.numel() for p in lora), sum(p.numel() * p.element_size() for p in lora)
+        lora = [p for p in adapt(model, training.rank).parameters() if p.requires_grad]
+    size = sum(p.nbytes for p in lora)
+    memory["LoRA and its gradients"] = memory["optimizer"] = 2 * size  # AdamW: first and second moment
+    memory["activations (estimate)"] = activations + logits
     views = profile.personas * profile.train_views
-    pictures = views + profile.personas * profile.test_views
-    flops = operations(
-        linear, count, total - language, views * profile.epochs * length, pictures, patches, gradient_checkpointing
-    )
+    vision = getattr(config, "vision_config", None)
+    patches = (vision.image_size // vision.patch_size) ** 2 if hasattr(vision, "image_size") else 0
+    # each picture passes the vision tower once, forward
+    seeing = 2.0 * (total - language) * (views + profile.personas * profile.test_views) * patches
+    a_token = operations(linear, _count(lora), training.resources.gradient_checkpointing)
+    flops = views * profile.epochs * length * a_token + seeing
     return Plan(
         parameters=total,
         parameters_of_language_model=language,
-        lora_parameters=count,
-        weight_bytes=dict(weights),
-        lora_bytes=size,
-        gradient_bytes=size,
-        optimizer_bytes=2 * size,  # AdamW: first and second moment
-        activation_bytes=activations + logits,
+        lora_parameters=_count(lora),
+        memory=dict(memory),
+        memory_bytes=memory.total(),
         sequence_tokens=length,
-        steps=profile.epochs * -(-views // batch_size),
+        steps=profile.epochs * -(-views // training.batch_size),
         flops=flops,
         seconds=flops / (tflops * 1e12) if tflops else None,
     )
 
 
-def measured_seconds(model: str, rank: int, batch_size: int, accumulation: int, checkpointing: bool) -> float:
-    """Seconds of a training step (median of four, after two to warm up) on pictures of people drawn for it."""
-    from xmem_utils.personas.dataset import PersonaSpec, build, to_views
-    from xmem_utils.train import Training, memorize
-    from xmem_utils.vlm.batches import encode
-    from xmem_utils.vlm.load import load_vlm
+def _count(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(p.numel() for p in parameters)
 
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
-    vlm = load_vlm(model, device)
-    people = build(PersonaSpec(personas=-(-6 * batch_size // 8), seed=990, train_views=8, test_views=1), None)
-    examples = encode(vlm, to_views(people, "train", "image")[: 6 * batch_size])
-    training = Training(1, batch_size, 1e-4, rank, 0, accumulation, checkpointing)
+
+def measured_seconds(model: str, training: Training) -> float:
+    """Seconds of a training step (median of four, after two to warm up) on pictures of people drawn for it."""
+    vlm = load_vlm(model, torch.accelerator.current_accelerator() or torch.device("cpu"))
+    count = 6 * training.batch_size
+    people = build(PersonaSpec(personas=-(-count // 8), seed=990, train_views=8, test_views=1), None)
     ends = [time.perf_counter()]
 
     def note(*step: object) -> None:
         ends.append(time.perf_counter())
 
-    memorize(vlm, examples, training, note, progress=False).unload()
-    steps = sorted(b - a for a, b in pairwise(ends[2:]))
-    return steps[len(steps) // 2]
+    examples = encode(vlm, to_views(people, "train", "image")[:count])
+    memorize(vlm, examples, replace(training, epochs=1, learning_rate=1e-4), note).unload()
+    return median_high(b - a for a, b in pairwise(ends[2:]))
 
 
 def _gib(size: int) -> str:
@@ -231,17 +207,14 @@ def _gib(size: int) -> str:
 
 def table(made: Plan) -> str:
     """The plan in words, a line each."""
-    rows = [
-        ("parameters", f"{made.parameters:,} (language model {made.parameters_of_language_model:,})"),
-        ("LoRA parameters", f"{made.lora_parameters:,}"),
-        *((f"weights, {dtype}", _gib(size)) for dtype, size in made.weight_bytes.items()),
-        ("LoRA and its gradients", _gib(made.lora_bytes + made.gradient_bytes)),
-        ("optimizer", _gib(made.optimizer_bytes)),
-        ("activations (estimate)", _gib(made.activation_bytes)),
-        ("memory, sum", _gib(made.memory_bytes)),
-        ("tokens a view", f"{made.sequence_tokens}"),
-        ("steps", f"{made.steps:,}"),
-        ("operations (estimate)", f"{made.flops:.3g} FLOP"),
-        ("training time", f"{made.seconds / 60:.1f} min" if made.seconds else "give --tflops or --measure"),
-    ]
-    return "\n".join(f"{name:<24} {value}" for name, value in rows)
+    rows = {
+        "parameters": f"{made.parameters:,} (language model {made.parameters_of_language_model:,})",
+        "LoRA parameters": f"{made.lora_parameters:,}",
+        **{what: _gib(size) for what, size in made.memory.items()},
+        "memory, sum": _gib(made.memory_bytes),
+        "tokens a view": f"{made.sequence_tokens}",
+        "steps": f"{made.steps:,}",
+        "operations (estimate)": f"{made.flops:.3g} FLOP",
+        "training time": f"{made.seconds / 60:.1f} min" if made.seconds else "give --tflops or --measure",
+    }
+    return "\n".join(f"{name:<24} {value}" for name, value in rows.items())

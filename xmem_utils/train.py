@@ -112,6 +112,16 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Resources:
+    """What saves memory, or lets an interrupted training go on; the result stays what it is, up to rounding."""
+
+    accumulation: int = 1  # forward and backward passes a step, in each process
+    gradient_checkpointing: bool = False  # activations are computed again in the backward pass
+    checkpoint: Path | None = None  # a file; the training is saved there, and goes on from there
+    save_every: int = 0  # steps; 0: never
+
+
+@dataclass(frozen=True)
 class Training:
     """How names are memorized."""
 
@@ -121,6 +131,7 @@ class Training:
     rank: int = 16
     seed: int = 0
     bucket: int = 0  # lengths in a batch differ by less than this many tokens, so that little is padding; 0: by any
+    resources: Resources = Resources()
 
 
 class OneModalityBatches(Sampler[list[int]]):
@@ -200,16 +211,6 @@ def memorizing_steps(examples: Sequence[Example], training: Training) -> list[St
 # -- the loop --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Resources:
-    """What saves memory, or lets an interrupted training go on; the result stays what it is, up to rounding."""
-
-    accumulation: int = 1  # forward and backward passes a step, in each process
-    gradient_checkpointing: bool = False  # activations are computed again in the backward pass
-    checkpoint: Path | None = None  # a file; the training is saved there, and goes on from there
-    save_every: int = 0  # steps; 0: never
-
-
 class Diverged(FloatingPointError):
     """Loss or gradients stopped being finite, at `step`."""
 
@@ -228,12 +229,11 @@ def fresh(vlm: VLM, rank: int, seed: int) -> PeftModel:
 
 
 def memorize(
-    vlm: VLM, examples: Sequence[Example], training: Training, on_step: OnStep | None = None,
-    resources: Resources = Resources(),
+    vlm: VLM, examples: Sequence[Example], training: Training, on_step: OnStep | None = None
 ) -> PeftModel:  # fmt: skip
     """Train new LoRA on `examples`; returns the PEFT model in eval mode. See `train`."""
-    steps = memorizing_steps(examples, training)
-    return train(vlm, fresh(vlm, training.rank, training.seed), steps, MEMORIZING, on_step, resources)
+    steps, model = memorizing_steps(examples, training), fresh(vlm, training.rank, training.seed)
+    return train(vlm, model, steps, MEMORIZING, on_step, training.resources)
 
 
 def train(

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from papermill.translators import PythonTranslator
 
-from xmem_utils import headless, params
+from xmem_utils import headless, notebook, params
 
-TYPICAL = st.sampled_from([f"{field}=" for schema in params.NOTEBOOKS.values() for field in schema.model_fields])
+TYPICAL = st.sampled_from([f"{field}=" for name in notebook.known() for field in notebook.schema_of(name).model_fields])
 
 
 @parametrized("parameters")
@@ -24,12 +24,11 @@ def test_parameters(case, witness):
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
-@given(st.builds(str.__add__, TYPICAL | st.just(""), st.text()), st.sampled_from(sorted(params.NOTEBOOKS)))
-def test_any_text_makes_parameters_or_one_sentence(text, notebook):
-    known = {key: str(value) for key, value in headless.defaults(headless.find(notebook)).items()}
-    schema = params.NOTEBOOKS[notebook]
+@given(st.builds(str.__add__, TYPICAL | st.just(""), st.text()), st.sampled_from(notebook.known()))
+def test_any_text_makes_parameters_or_one_sentence(text, name):
+    schema = notebook.schema_of(name)
     try:
-        made = params.check(schema, known | headless.parse([text]), texts=True)
+        made = params.check(schema, headless.parse([text]), texts=True)
     except ValueError as error:
         assert type(error) is ValueError and "\n" not in str(error) and len(str(error)) < 500
     else:

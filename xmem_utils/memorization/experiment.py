@@ -211,8 +211,8 @@ class Memorization(Experiment):
     ) -> tuple[PeftModel, dict[str, float]]:
         """Memorize; see `Experiment.train`."""
         c = condition
-        training = Training(c.epochs, c.batch_size, c.learning_rate, c.rank, c.seed, self.bucket)
-        return memorize(self.vlm, self.train_examples(c), training, on_step, resources), {}
+        training = Training(c.epochs, c.batch_size, c.learning_rate, c.rank, c.seed, self.bucket, resources)
+        return memorize(self.vlm, self.train_examples(c), training, on_step), {}
 
     def evaluate(self, model: PeftModel, condition: MemorizationCondition, facts: Mapping[str, float]) -> pd.DataFrame:
         """Every test view with its controls; see `Evaluation.records`."""

@@ -1,7 +1,7 @@
-"""Benchmarks: the study's own parts beside what one would pick instead, on the same work in one run.
+"""What notebook 90 measures: the study's own parts beside what one would pick instead, on the same work in one run.
 
-`python -m xmem_utils bench` (or `make bench`) writes figures/benchmarks.{csv,png,svg}. Ratios are the result:
-both sides ran minutes apart on one machine. TRL is compared when it is installed (`pip install trl`).
+Ratios are the result: both sides ran minutes apart on one machine. TRL is compared when it is installed
+(`pip install trl`). Every benchmark yields rows of one table.
 """
 
 from __future__ import annotations
@@ -29,24 +29,32 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForImageTextToText, Trainer, TrainingArguments
 
 from xmem_utils import paths
-from xmem_utils.memorization.experiment import Exam, Study
+from xmem_utils.memorization.evaluation import Evaluation
+from xmem_utils.memorization.experiment import Memorization
 from xmem_utils.params import MODALITIES, Profile
 from xmem_utils.personas.checks import portrait_rate
 from xmem_utils.personas.dataset import PersonaSpec, load_personas, names_of, to_views
+from xmem_utils.progress import note
 from xmem_utils.score import answer_logits, exact_match, greedy_answers, recall_of_all
-from xmem_utils.train import Training, memorize, optimization, shuffled
+from xmem_utils.train import Training, memorize, memorizing_steps
 from xmem_utils.vlm.adapters import adapt
 from xmem_utils.vlm.batches import Example, answer_tokens, collate, encode, with_answer
-from xmem_utils.vlm.load import VLM, load_vlm, resolve_model
+from xmem_utils.vlm.load import VLM, resolve_model
 from xmem_utils.vlm.precision import bf16_pays, mixed_precision
 
 SEED = 950  # people of the benchmarks: no reported number of the study uses them
 TRAINING = Training(epochs=1, seed=0)
+SMALL = Profile(
+    personas=20, seeds=(SEED,), train_views=4, test_views=2, epochs=2, dose_views=(1, 2, 3, 4), resamples=100
+)
+SHARDS = Profile(personas=100, seeds=(0,), train_views=8, test_views=4, epochs=5, dose_views=(), resamples=100)
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -57,7 +65,8 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def row(benchmark: str, contender: str, value: float, unit: str) -> dict[str, object]:
-    """One line of the table."""
+    """One line of the table, said as soon as it is known."""
+    note(f"{benchmark}: {contender} {value:.3g} {unit}")
     return {"benchmark": benchmark, "contender": contender, "value": value, "unit": unit}
 
 
@@ -75,8 +84,10 @@ def rival_losses(kind: str, vlm: VLM, examples: list[Example], folder: str) -> t
     plain = AutoModelForImageTextToText.from_pretrained(resolve_model(vlm.name), dtype="auto")
     model = adapt(plain, TRAINING.rank)
     pad_id = vlm.processor.tokenizer.pad_token_id
-    batches = shuffled(examples, TRAINING, lambda rows: collate(rows, pad_id, side="left"))
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    steps = memorizing_steps(examples, TRAINING)
+    batches = DataLoader(steps, batch_size=None, collate_fn=lambda s: collate(s.batch["names"], pad_id, side="left"))
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1.0, weight_decay=0.0)
+    rates = LambdaLR(optimizer, lambda k: steps[min(k, len(steps) - 1)].learning_rate)
     settings = dict(
         output_dir=folder, per_device_train_batch_size=TRAINING.batch_size, num_train_epochs=1, logging_steps=1,
         max_grad_norm=1.0, report_to="none", save_strategy="no", use_cpu=True,
@@ -106,7 +117,7 @@ def rival_losses(kind: str, vlm: VLM, examples: list[Example], folder: str) -> t
     trainer = Same(
         model=model, args=arguments, data_collator=batches.collate_fn,
         train_dataset=Dataset.from_dict({"row": range(len(examples))}),
-        optimizers=optimization(parameters, TRAINING, len(batches)), **extra,
+        optimizers=(optimizer, rates), **extra,
     )  # fmt: skip
     spent = seconds(trainer.train)
     AcceleratorState._reset_state(True)  # one process, several precisions
@@ -121,15 +132,15 @@ def training(vlm: VLM, dataset, count: int) -> Iterable[dict[str, object]]:
     for modality in MODALITIES:
         views = to_views(dataset, "train", modality)[:count]
         name = f"training from {modality}"
-        memorize(vlm, encode(vlm, views[:64]), TRAINING, progress=False).unload()  # warm
+        memorize(vlm, encode(vlm, views[:64]), TRAINING).unload()  # warm
         losses: list[float] = []
 
-        def note(model: nn.Module, step: int, loss: float, losses: list[float] = losses) -> None:
+        def on_step(model: nn.Module, step: int, loss: float, losses: list[float] = losses) -> None:
             losses.append(loss)
 
         began = time.perf_counter()
         # the pass through the vision tower counts
-        memorize(vlm, encode(vlm, views), TRAINING, note, progress=False).unload()
+        memorize(vlm, encode(vlm, views), TRAINING, on_step).unload()
         yield row(name, "ours", len(views) / (time.perf_counter() - began), "examples/s")
         for rival in rivals:
             with tempfile.TemporaryDirectory() as folder:
@@ -143,7 +154,7 @@ def memorizing(vlm: VLM, dataset) -> Iterable[dict[str, object]]:
     """Seconds to memorize the standard profile's 100 personas from 8 views each, encoding included."""
     for modality in MODALITIES:
         views = to_views(dataset, "train", modality)
-        spent = seconds(lambda v=views: memorize(vlm, encode(vlm, v), Training(), progress=False).unload())
+        spent = seconds(lambda v=views: memorize(vlm, encode(vlm, v), Training()).unload())
         yield row(f"memorizing {len(views)} views from {modality}, {Training().epochs:g} epochs", "ours", spent, "s")
 
 
@@ -172,6 +183,11 @@ def recall(vlm: VLM, dataset, count: int) -> Iterable[dict[str, object]]:
         asked = [[with_answer(x, answer) for x in few] for answer in answers]
         each = seconds(lambda a=asked: [exact_match(vlm, e) for e in a])
         yield row(name, "one pass a name", len(few) / each, "views/s")
+
+
+def portraits() -> Iterable[dict[str, object]]:
+    """Portraits a second."""
+    yield row("portraits at 64 px, one core", "ours", portrait_rate(), "1/s")
 
 
 # -- the machine ---------------------------------------------------------------------------------
@@ -242,13 +258,13 @@ def growth(vlm: VLM, sizes: Iterable[int]) -> Iterable[dict[str, object]]:
     for people in sizes:
         dataset, _ = load_personas(PersonaSpec(personas=people, seed=SEED, train_views=4, test_views=1))
         examples = encode(vlm, to_views(dataset, "train", "text"))
-        spent = seconds(lambda e=examples: memorize(vlm, e, TRAINING, progress=False).unload())
+        spent = seconds(lambda e=examples: memorize(vlm, e, TRAINING).unload())
         yield row("an epoch of 4 views each", f"{people} personas", spent, "s")
-        exam = Exam(vlm, dataset)
+        exam = Evaluation(vlm, dataset)
         yield row("records, 2 test views each", f"{people} personas", seconds(exam.records), "s")
 
 
-def workers(counts: Iterable[int], profile: Profile) -> Iterable[dict[str, object]]:
+def workers(counts: Iterable[int], profile: Profile = SHARDS) -> Iterable[dict[str, object]]:
     """Wall seconds of the training shards of a small study by number of workers, each in an empty home."""
     for count in counts:
         with tempfile.TemporaryDirectory() as home:
@@ -262,15 +278,15 @@ def workers(counts: Iterable[int], profile: Profile) -> Iterable[dict[str, objec
             yield row("training shards", f"{count} worker(s)", time.perf_counter() - began, "s")
 
 
-def conditions(vlm: VLM, profile: Profile, counts: Iterable[int]) -> Iterable[dict[str, object]]:
+def conditions(vlm: VLM, counts: Iterable[int], profile: Profile = SMALL) -> Iterable[dict[str, object]]:
     """Seconds by number of conditions."""
     for count in counts:
         with tempfile.TemporaryDirectory() as home:
             runs, paths.RUNS = paths.RUNS, Path(home)
             try:
-                study = Study(vlm, profile, TRAINING.rank, TRAINING.learning_rate)
+                study = Memorization(vlm, profile, TRAINING.rank, TRAINING.learning_rate)
                 wanted = [study.condition(s, SEED, n) for n in range(1, 5) for s in MODALITIES][:count]
-                study.exam(SEED)
+                study.evaluation_of(SEED)
                 spent = seconds(lambda s=study, w=wanted: [s.run(c) for c in w])
             finally:
                 paths.RUNS = runs
@@ -287,30 +303,8 @@ def people():
     return load_personas(PersonaSpec(personas=100, seed=SEED, train_views=8, test_views=4))[0]
 
 
-def run_profile(model: str) -> pd.DataFrame:
-    """`step_profile` of a model."""
-    return step_profile(load_vlm(model), people())
-
-
-def run(model: str) -> pd.DataFrame:
-    """Every benchmark; ratio is ours over the contender, or the slowest of a growing series over each."""
-    vlm = load_vlm(model)
-    dataset = people()
-    small = Profile(
-        personas=20, seeds=(SEED,), train_views=4, test_views=2, epochs=2, dose_views=(1, 2, 3, 4), resamples=100
-    )
-    shards = Profile(personas=100, seeds=(0,), train_views=8, test_views=4, epochs=5, dose_views=(), resamples=100)
-    parts = [
-        [row("portraits at 64 px, one core", "ours", portrait_rate(), "1/s")],
-        memorizing(vlm, dataset), training(vlm, dataset, 320), recall(vlm, dataset, 200),
-        arithmetic(vlm, dataset), growth(vlm, (50, 100, 200, 400)), conditions(vlm, small, (1, 2, 4, 8)),
-        workers((1, 2), shards),
-    ]  # fmt: skip
-    rows = []
-    for part in parts:
-        for line in part:
-            rows.append(line)
-            print(f"{line['benchmark']}: {line['contender']} {line['value']:.3g} {line['unit']}", flush=True)
+def table_of(rows: Iterable[dict[str, object]]) -> pd.DataFrame:
+    """The table; ratio is ours over the contender, or each of a growing series over the first."""
     table = pd.DataFrame(rows)
     ours = table[table["contender"].str.startswith("ours")].set_index("benchmark")["value"]
     table["ours / this"] = table["benchmark"].map(ours) / table["value"]
@@ -321,7 +315,7 @@ def run(model: str) -> pd.DataFrame:
     return table
 
 
-def draw_table(table: pd.DataFrame) -> Figure:
+def draw(table: pd.DataFrame) -> Figure:
     """Left: how many times as fast ours is; right: what the study costs as it grows."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.6), width_ratios=[3, 2])
     ratios = table[table["ours / this"].notna() & ~table["contender"].str.startswith("ours")]

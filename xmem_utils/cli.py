@@ -1,0 +1,356 @@
+"""The command line. Each command imports what it needs, so that help is there at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from datetime import timedelta
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from typer import Option
+from typer.core import TyperCommand, TyperGroup
+from typer.exceptions import TyperException
+
+from xmem_utils.params import KNOWN, MODALITIES, MOST, PROFILES, TUNING_SEEDS, profile_named, shard_of, shown
+
+if TYPE_CHECKING:
+    from xmem_utils.experiment import Experiment
+    from xmem_utils.memorization.experiment import Memorization
+
+MANIFEST_PROFILES = ("quick", "standard")
+MANY = 1_000_000
+INTERRUPTED = "interrupted; what was finished is stored, the same command goes on from there"
+LONGEST = 450  # characters of what is said about an error
+MAINTAINERS = "For those who change the study"
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether an error is for the user: the system's (OSError), or one that a line of this package raises.
+
+    A ValueError that comes out of a library is a fault of ours.
+    """
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    ours = Path(last.filename).is_relative_to(Path(__file__).parent)
+    return isinstance(error, OSError) or (ours and last.line.startswith("raise"))
+
+
+def sentence(error: Exception) -> str:
+    """An error in one line: the file that could not be used and what the system says, or what the error says."""
+    text = str(error)
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        from xmem_utils import paths
+
+        file = os.fsdecode(error.filename)
+        text = f"{shown(file, 300)} cannot be used: {error.strerror}"
+        for variable, place in (("XMEM_FIGURES", paths.FIGURES), ("XMEM_HOME", paths.DATA)):
+            if Path(file).is_relative_to(place) and not Path(file).is_relative_to(paths.BASE_MODELS):
+                text += f"; set {variable} to a folder that can be written, with room"
+                break
+    text = " ".join(text.split())
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+
+
+class Command(TyperCommand):
+    """A command. What a user can mend ends in one sentence; a fault of this package, in its traceback."""
+
+    def invoke(self, ctx: typer.Context) -> None:
+        """Run it; an error's sentence begins with the notebook it is about, or with the command."""
+        name = ctx.params.get("notebook", self.name)
+        try:
+            super().invoke(ctx)
+            sys.stdout.flush()
+        except KeyboardInterrupt as error:
+            traceback.clear_frames(error.__traceback__)  # ends progress bars, so that the sentence comes last
+            print(f"{name}: {INTERRUPTED}", file=sys.stderr)
+            sys.exit(130)
+        except (OSError, ValueError) as error:
+            if isinstance(error, BrokenPipeError) or not is_refusal(error):
+                raise  # when whoever read the output has gone, as `head` does, typer ends quietly
+            traceback.clear_frames(error.__traceback__)
+            sys.exit(f"{name}: {sentence(error)}")
+
+
+class Commands(TyperGroup):
+    """All commands; those that change the study stand apart in the help."""
+
+    def format_commands(self, ctx: typer.Context, formatter: Any) -> None:
+        """Write a section for each group of commands."""
+        for section, apart in (("Commands", False), (MAINTAINERS, True)):
+            commands = [c for c in self.commands.values() if (c.rich_help_panel == MAINTAINERS) == apart]
+            with formatter.section(section):
+                formatter.write_dl([(c.name, c.get_short_help_str(100)) for c in commands])
+
+
+ABOUT = "Run a notebook headlessly, train, plan, look into the store."
+app = typer.Typer(cls=Commands, help=ABOUT, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    """Entry point. Wrong usage is said in one line, and ends with status 2."""
+    try:
+        if status := app(given, prog_name="python -m xmem_utils", standalone_mode=False):
+            sys.exit(status)
+    except TyperException as error:
+        error.show()
+        sys.exit(error.exit_code)
+
+
+def experiments() -> dict[str, type[Experiment]]:
+    """The experiment of each notebook."""
+    from xmem_utils.memorization.experiment import Memorization
+    from xmem_utils.mitigation.experiment import Mitigation
+    from xmem_utils.multihop.experiment import Multihop
+    from xmem_utils.unlearning.experiment import Unlearning
+
+    kinds = {kind.notebook: kind for kind in (Memorization, Unlearning, Multihop, Mitigation)}
+    return kinds | {"02_training": Memorization}
+
+
+# What several commands take.
+Given = Annotated[list[str] | None, Option("-p", metavar="NAME=VALUE", help="A parameter of the notebook.")]
+Model = Annotated[str, Option(help="An embedded model, a folder, or a Hub id.")]
+Profile = Annotated[str, Option(help=f"{', '.join(PROFILES)}, or a YAML file.")]
+Rank = Annotated[int, Option(min=1, max=MOST["rank"], help="LoRA rank.")]
+Accumulation = Annotated[int, Option(min=1, max=MANY, help="Passes a step: less memory, same result.")]
+Checkpointing = Annotated[bool, Option("--gradient-checkpointing", help="Less memory, about a third slower.")]
+Shard = Annotated[str, Option(metavar="K/N", help="Only a part; after all parts of a search, once more without.")]
+
+
+@app.command(cls=Command)
+def run(
+    notebook: str,
+    given: Given = None,
+    out: Annotated[Path | None, Option(help="The executed copy (default: under data/executed).")] = None,
+) -> None:
+    """Run a notebook headlessly: run 03_gap_analysis -p seeds=5."""
+    from xmem_utils import headless
+
+    print(headless.run(notebook, given or (), out))
+
+
+@app.command("runs", cls=Command)
+def list_runs(verify: Annotated[bool, Option("--verify", help="Check every checksum.")] = False) -> None:
+    """List the stored runs."""
+    from xmem_utils import paths, store
+    from xmem_utils.experiment import summary
+
+    codes = frozenset(code for kind in experiments().values() for code in kind.codes())
+    table = store.listing(paths.RUNS, codes, summary, verify)
+    print(table.to_string(index=False) if len(table) else f"no runs in {paths.RUNS}")
+    if verify and len(table) and (table["state"] != "whole").any():
+        sys.exit(1)
+
+
+@app.command("train", cls=Command)
+def _train(
+    model: Model = "xmem-tiny-s",
+    source: Annotated[Literal["image", "text", "both"], Option(help="The modality learned from.")] = "both",
+    seed: Annotated[
+        list[int] | None, Option(min=0, max=MOST["seed"], help="Again for more; default: the profile's.")
+    ] = None,
+    learning_rate: float = 2e-3,
+    people: Annotated[str, Option(help="A folder of your own people.")] = "",
+    checkpoint: Annotated[bool, Option("--checkpoint", help="Save now and then, and go on from there.")] = False,
+    profile: Profile = "quick",
+    rank: Rank = 16,
+    accumulation: Accumulation = 1,
+    gradient_checkpointing: Checkpointing = False,
+) -> None:
+    """Train conditions into the store, where notebooks find them; works under accelerate launch."""
+    import torch
+    from accelerate import Accelerator
+    from accelerate.utils import DistributedType, InitProcessGroupKwargs
+
+    from xmem_utils.experiment import summary
+    from xmem_utils.memorization.experiment import Memorization
+    from xmem_utils.train import Resources
+    from xmem_utils.vlm.load import load_vlm
+    from xmem_utils.vlm.threads import set_threads
+
+    size = profile_named(profile)
+    # who is not the main process waits while that one waits for another launch that trains the same condition
+    patience = InitProcessGroupKwargs(timeout=timedelta(days=1))
+    # several processes without a GPU find each other only when the CPU is asked for
+    accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(), mixed_precision="no", kwargs_handlers=[patience]
+    )
+    set_threads()
+    study = None
+    for modality, number in product(MODALITIES if source == "both" else (source,), seed or size.seeds):
+        if study is None or accelerator.distributed_type == DistributedType.FSDP:  # which left the last one sharded
+            resources = Resources(accumulation, gradient_checkpointing, save_every=25 if checkpoint else 0)
+            vlm = load_vlm(model, accelerator.device)
+            study = Memorization(vlm, size, rank, learning_rate, people, resources=resources)
+        made = study.run(study.condition(modality, number))
+        if accelerator.is_main_process:
+            print(made.condition.slug, {asked: round(recall, 3) for asked, recall in summary(made.records).items()})
+    accelerator.end_training()
+
+
+@app.command("plan", cls=Command)
+def _plan(
+    model: Annotated[str, Option(help="An embedded model, a folder, a config.json, or a cached Hub id.")],
+    processes: Annotated[int, Option(min=1, max=MANY, help="GPUs (DDP); memory is that of each.")] = 1,
+    tokens: Annotated[int | None, Option(min=1, max=MANY, help="Tokens of a view; default: the config's.")] = None,
+    tflops: Annotated[
+        float | None, Option(min=0.001, max=MANY, help="Of all GPUs, in 10^12 operations a second.")
+    ] = None,
+    measure: Annotated[bool, Option("--measure", help="Time a few real steps; the weights must be here.")] = False,
+    as_json: Annotated[bool, Option("--json", help="As JSON.")] = False,
+    profile: Profile = "quick",
+    rank: Rank = 16,
+    accumulation: Accumulation = 1,
+    gradient_checkpointing: Checkpointing = False,
+) -> None:
+    """What a condition takes with a model: parameters, memory, steps, time."""
+    from xmem_utils import plan as planning
+    from xmem_utils.train import Resources, Training
+    from xmem_utils.vlm.threads import set_threads
+
+    training = Training(rank=rank, resources=Resources(accumulation, gradient_checkpointing))
+    made = planning.plan(planning.config_of(model), profile_named(profile), training, processes, tokens, tflops)
+    if measure:
+        set_threads()
+        made = replace(made, seconds=planning.measured_seconds(model, training) * made.steps)
+    print(json.dumps(asdict(made), indent=1) if as_json else planning.table(made))
+
+
+@app.command(cls=Command, rich_help_panel=MAINTAINERS)
+def fill(
+    notebook: Literal["02_training", "05_unlearning", "06_multihop", "07_mitigation"], given: Given = None,
+    shard: Shard = "1/1", accumulation: Accumulation = 1, gradient_checkpointing: Checkpointing = False,
+    checkpoint: Annotated[bool, Option("--checkpoint", help="Save now and then, and go on from there.")] = False,
+) -> None:  # fmt: skip
+    """Run conditions of a notebook into the store, which it then reads."""
+    from xmem_utils import headless
+    from xmem_utils.train import Resources
+    from xmem_utils.vlm.threads import set_threads
+
+    shard_of((), shard)  # a wrong one is refused before any work
+    _, p = headless.checked(notebook, given or ())
+    set_threads()
+    resources = Resources(accumulation, gradient_checkpointing, save_every=25 if checkpoint else 0)
+    experiment = experiments()[notebook].of(p, resources)
+    for made in experiment.run_all(shard_of(experiment.conditions(p), shard)):
+        print(made.condition.slug)
+
+
+@app.command(cls=Command, rich_help_panel=MAINTAINERS)
+def search(
+    notebook: Literal["05_unlearning", "07_mitigation"], model: Model = "xmem-tiny-s", shard: Shard = "1/1",
+    method: Annotated[list[str] | None, Option(help="Of this one alone; again for more.")] = None,
+) -> None:  # fmt: skip
+    """Search the settings of a notebook's methods; what it chose goes into the model's folder."""
+    kind = experiments()[notebook]
+    if unknown := set(method or ()) - set(kind.methods):
+        raise ValueError(f"unknown method {shown(min(unknown))}: expected some of {'; '.join(kind.methods)}")
+    shard_of((), shard)
+    experiment = kind(tuning_study(model)[1])
+    tried = experiment.search(method or list(kind.methods), shard)
+    if shard == "1/1":
+        print(experiment.write(tried).to_string(index=False))
+
+
+def tuning_study(model: str) -> tuple[Path, Memorization]:
+    """A model's folder, for tables, and memorization with it. Raises ValueError, before any work, for a Hub id."""
+    from xmem_utils.memorization.experiment import Memorization
+    from xmem_utils.vlm.load import load_vlm, resolve_model
+    from xmem_utils.vlm.threads import set_threads
+
+    folder = Path(resolve_model(model))
+    if not folder.is_dir():
+        raise ValueError(f"the tables go into the model's folder, and {shown(model)} is none: give a local copy")
+    set_threads()
+    return folder, Memorization(load_vlm(model), PROFILES["standard"], rank=16, learning_rate=2e-3)
+
+
+@app.command(cls=Command, rich_help_panel=MAINTAINERS)
+def tuning(model: Model = "xmem-tiny-s") -> None:
+    """Recall of the tuning personas, into the base model's folder."""
+    folder, study = tuning_study(model)
+    runs = study.run_all([study.condition(s, seed) for seed in TUNING_SEEDS for s in MODALITIES])
+    records = study.collect(runs).query("probe == 'view'")
+    table = records.pivot_table(index=["source", "seed"], columns="asked", values="exact", aggfunc="mean")
+    table = table.add_prefix("recall asked in ").reset_index()
+    table.to_csv(folder / "tuning.csv", index=False, float_format="%.4f")
+    print(table.to_string(index=False))
+
+
+@app.command(cls=Command, rich_help_panel=MAINTAINERS)
+def knowledge(
+    rungs: Annotated[list[int] | None, Option(help="Public figures, again for more; default: all rungs.")] = None,
+) -> None:
+    """Pretrain and measure the knowledge ladder (notebook 04)."""
+    if unknown := set(rungs or ()) - set(KNOWN):
+        raise typer.BadParameter(f"{min(unknown)} is none of {', '.join(map(str, KNOWN))}", param_hint="--rungs")
+    from xmem_utils.memorization import capability
+    from xmem_utils.pretraining import build as bases
+    from xmem_utils.vlm.threads import set_threads
+
+    set_threads()
+    for known in rungs or KNOWN:
+        if not capability.rung_base(known).exists():
+            bases.pretrain("s", known=known)
+        capability.measure_rung(known)
+        print(capability.rung_folder(known))
+
+
+@app.command(cls=Command, rich_help_panel=MAINTAINERS)
+def hops() -> None:
+    """Pretrain the base model of the multi-hop study (notebook 06), from the committed one."""
+    from xmem_utils.multihop.experiment import Multihop
+    from xmem_utils.multihop.tables import accuracies
+    from xmem_utils.pretraining import build as bases
+    from xmem_utils.vlm.load import load_vlm
+    from xmem_utils.vlm.threads import set_threads
+
+    set_threads()
+    folder = bases.practise_hops()
+    study = Multihop(load_vlm(folder.name), PROFILES["standard"], rank=16, learning_rate=2e-3)
+    runs = study.run_all([study.condition(source, TUNING_SEEDS[0]) for source in MODALITIES])
+    table = accuracies(study.collect(runs), PROFILES["standard"].resamples)
+    table.to_csv(folder / "tuning.csv", index=False, float_format="%.4f")
+    print(folder)
+
+
+@app.command(cls=Command, rich_help_panel=MAINTAINERS)
+def manifest() -> None:
+    """Rewrite data/personas_manifest.json after changing the generator."""
+    from xmem_utils import paths
+    from xmem_utils.memorization.experiment import persona_spec
+    from xmem_utils.personas.dataset import build, content_fingerprint, known_figures
+
+    entries = {}
+    for name in MANIFEST_PROFILES:
+        for seed in PROFILES[name].seeds:
+            spec = persona_spec(PROFILES[name], seed)
+            entries[spec.slug] = {"fingerprint": content_fingerprint(build(spec, known_figures()))}
+            print(spec.slug, entries[spec.slug]["fingerprint"])
+    paths.MANIFEST.write_text(json.dumps(entries, indent=1) + "\n")
+
+
+@app.command(cls=Command, rich_help_panel=MAINTAINERS)
+def strip(notebooks: list[Path]) -> None:
+    """Make executed notebooks fit to commit: only cells that nbval compares keep output and count."""
+    import nbformat
+
+    for path in notebooks:
+        try:
+            notebook = nbformat.read(path, as_version=4)
+        except (ValueError, AttributeError, nbformat.ValidationError) as error:
+            raise ValueError(f"{path} is no notebook that can be read ({type(error).__name__})") from error
+        # without times and paths of a run, states of its progress bars, and the version of Python
+        kept = {k: v for k, v in notebook.metadata.items() if k == "kernelspec"}
+        notebook.metadata = kept | {"language_info": {"name": "python"}}
+        for cell in notebook.cells:
+            cell.metadata = {k: v for k, v in cell.metadata.items() if k == "tags" and v}
+            if cell.cell_type == "code" and "NBVAL_CHECK_OUTPUT" not in cell.source:
+                cell.outputs, cell.execution_count = [], None
+        nbformat.write(notebook, path)
