@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from xmem_utils import paths, store
 from xmem_utils.memorization.experiment import Study
 from xmem_utils.params import profile_named
-from xmem_utils.personas.dataset import PersonaSpec, build, known_figures, to_views
+from xmem_utils.personas.dataset import PersonaSpec, build, to_views
 from xmem_utils.train import Training, memorize, shares
 from xmem_utils.vlm.batches import collate, encode, model_inputs
 from xmem_utils.vlm.load import load_vlm
@@ -95,7 +95,7 @@ accelerator.end_training()
 
 def few(vlm):
     """Nine examples, a third of them with names twice as long."""
-    people = build(PersonaSpec(personas=3, seed=991, train_views=3, test_views=1), known_figures())
+    people = build(PersonaSpec(personas=3, seed=991, train_views=3, test_views=1))
     views = to_views(people, "train", "image")
     return encode(vlm, views, answers=[v.name + " Zuzu" * (v.persona == 1) for v in views])
 

@@ -102,7 +102,7 @@ def ask(p: Any) -> None:
         return
     from xmem_utils.memorization.experiment import persona_spec
     from xmem_utils.mitigation import design as mitigation
-    from xmem_utils.personas.dataset import draw_people, known_figures, names_of
+    from xmem_utils.personas.dataset import draw_people, names_of
     from xmem_utils.personas.importing import import_folder
     from xmem_utils.unlearning import design as unlearning
     from xmem_utils.unlearning.people import by_name, forget_set
@@ -122,7 +122,7 @@ def ask(p: Any) -> None:
         if not p.forget:
             forget_set(len(names_of(own)) if own else profile.personas, p.forget_share, profile.seeds[0])
         for seed in profile.seeds if p.forget else ():
-            names = names_of(own) if own else draw_people(persona_spec(profile, seed), known_figures())[1]
+            names = names_of(own) if own else draw_people(persona_spec(profile, seed))[1]
             by_name([name.strip() for name in p.forget.split(",")], names)
 
 

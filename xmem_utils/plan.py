@@ -212,7 +212,7 @@ def measured_seconds(model: str, rank: int, batch_size: int, accumulation: int, 
 
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     vlm = load_vlm(model, device)
-    people = build(PersonaSpec(personas=-(-6 * batch_size // 8), seed=990, train_views=8, test_views=1), None)
+    people = build(PersonaSpec(personas=-(-6 * batch_size // 8), seed=990, train_views=8, test_views=1))
     examples = encode(vlm, to_views(people, "train", "image")[: 6 * batch_size])
     training = Training(1, batch_size, 1e-4, rank, 0, accumulation, checkpointing)
     ends = [time.perf_counter()]

@@ -23,7 +23,7 @@ from xmem_utils.params import (
     resolve,
     scaled,
 )
-from xmem_utils.personas.public_figures import Figures
+from xmem_utils.personas.public_figures import PublicFigures
 from xmem_utils.progress import progress
 from xmem_utils.train import Training, memorize, steps_an_epoch
 from xmem_utils.vlm.load import VLM, load_vlm, resolve_model
@@ -136,6 +136,6 @@ class MultihopStudy:
         file = own if own.is_file() else shared if folder.parent == paths.BASE_MODELS else None
         if file is None:
             return None
-        cast = figures_cast(Figures.load(file), picture_side(self.vlm.processor))
+        cast = figures_cast(PublicFigures.load(file), picture_side(self.vlm.processor))
         records = MultihopExam(self.vlm, cast, dict.fromkeys(cast.groups, ALONE)).records()
         return records.assign(source="none", seed=0)
