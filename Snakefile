@@ -70,7 +70,8 @@ def drawing(notebook, parameters):
 def package(*parts):
     """Files of the package, folders with all that is in them."""
     here = [Path("xmem_utils") / part for part in parts]
-    return sorted(str(f) for p in here for f in ([p] if p.suffix else p.rglob("*.*")) if f.suffix != ".pyc")
+    files = (f for p in here for f in ([p] if p.suffix else p.rglob("*")))
+    return sorted(str(f) for f in files if f.suffix in (".py", ".yaml", ".md"))
 
 
 def committed(folder="."):

@@ -74,7 +74,7 @@ def test_a_killed_pretraining_goes_on_to_the_same_weights(world, tmp_path):
         torch.testing.assert_close(a, b, rtol=0, atol=0, msg=name)
 
 
-def test_the_loss_is_on_answers_alone_and_figures_stay_in_their_modality(world):
+def test_the_loss_is_on_answers_alone_and_public_figures_stay_in_their_modality(world):
     curriculum, _ = world
     group = dict(zip(curriculum.public_figures.names, curriculum.public_figures.group, strict=True))
     for image in (True, False):
@@ -86,12 +86,12 @@ def test_the_loss_is_on_answers_alone_and_figures_stay_in_their_modality(world):
 
 def test_a_composed_question_withheld_is_never_asked(world):
     curriculum, _ = world
-    figures = curriculum.public_figures
+    public_figures = curriculum.public_figures
     rng = np.random.default_rng(0)
     for image in (True, False):
         for _ in range(50):
             _, answer, _ = parts(curriculum, curriculum.composed(image, rng))
-            withheld = [n for n, asked in zip(figures.names, figures.composed, strict=True) if not asked]
+            withheld = [n for n, asked in zip(public_figures.names, public_figures.composed, strict=True) if not asked]
             assert not any(name in answer for name in withheld)
 
 
@@ -113,42 +113,44 @@ def parts(curriculum, chat):
 
 
 def test_who_is_only_heard_of_has_facts_and_is_never_shown(wider):
-    figures = wider.public_figures
-    heard = set(figures.where(HEARD_OF))
-    assert len(heard) == 6 and {len(figures.names[i]) for i in heard} == {8}, "no study persona has so long a name"
+    public_figures = wider.public_figures
+    heard = set(public_figures.where(HEARD_OF))
+    assert len(heard) == 6 and {len(public_figures.names[i]) for i in heard} == {8}, (
+        "no study persona has so long a name"
+    )
     rng = np.random.default_rng(0)
     for image in (True, False):
         for _ in range(30):
             _, answer, _ = parts(wider, wider.naming(image, rng))
-            assert not any(figures.names[i] in answer for i in heard)
-    assert any(figures.names[i] in parts(wider, wider.facts(False, rng))[0] for _ in range(30) for i in heard)
+            assert not any(public_figures.names[i] in answer for i in heard)
+    assert any(public_figures.names[i] in parts(wider, wider.facts(False, rng))[0] for _ in range(30) for i in heard)
 
 
 def test_an_introduction_names_somebody_who_may_be_composed_about_and_shows_a_stranger(wider):
-    figures, rng = wider.public_figures, np.random.default_rng(1)
+    public_figures, rng = wider.public_figures, np.random.default_rng(1)
     own = {int(view): i for i, views in enumerate(wider.public_views) for view in views}
     shown = []
     for image in (True, False):
         for _ in range(40):
             asked, answer, view = parts(wider, wider.introduced(image, rng))
-            (person,) = [i for i, name in enumerate(figures.names) if f" {name}." in asked]
-            assert figures.composed[person]
-            assert all(figures.facts[fact][person] in answer for fact in FACTS)
+            (person,) = [i for i, name in enumerate(public_figures.names) if f" {name}." in asked]
+            assert public_figures.composed[person]
+            assert all(public_figures.facts[fact][person] in answer for fact in FACTS)
             shown.append(own.get(view) == person)
     assert np.mean(shown) < 0.3, "the view is drawn without regard to who is introduced"
 
 
 def test_told_facts_are_made_up_so_that_they_must_be_read(wider):
-    figures, rng = wider.public_figures, np.random.default_rng(2)
+    public_figures, rng = wider.public_figures, np.random.default_rng(2)
     remembered = []
     for image in (True, False):
         for _ in range(40):
             asked, answer, _ = parts(wider, wider.lookup(image, rng))
             value = next(v for fact in FACTS for v in FACTS[fact] if f"{v}<" in answer)
             (line,) = [t for t in asked.split(".") if t.endswith(f" {value}")]
-            person = next(i for i, name in enumerate(figures.names) if name in line)
-            assert ", " not in answer or answer.startswith(figures.names[person])
-            remembered.append(any(figures.facts[fact][person] == value for fact in FACTS))
+            person = next(i for i, name in enumerate(public_figures.names) if name in line)
+            assert ", " not in answer or answer.startswith(public_figures.names[person])
+            remembered.append(any(public_figures.facts[fact][person] == value for fact in FACTS))
     assert np.mean(remembered) < 0.3
 
 
@@ -162,9 +164,9 @@ def test_a_recital_asks_back_and_says_again_what_was_told(wider):
 
 
 def test_a_statement_says_name_and_fact(wider):
-    figures = wider.public_figures
+    public_figures = wider.public_figures
     for k in range(10):
         _, answer, _ = parts(wider, wider.stated(False, np.random.default_rng(k)))
         for said in answer.split("<end_of_turn>")[:-1]:
             name, value = said.split(", ")
-            assert any(figures.facts[fact][figures.names.index(name)] == value for fact in FACTS)
+            assert any(public_figures.facts[fact][public_figures.names.index(name)] == value for fact in FACTS)

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from xmem_utils.personas.descriptions import describe_many
 from xmem_utils.personas.names import FACTS, sample_facts, sample_names
 from xmem_utils.personas.portraits import draw_many
 from xmem_utils.personas.public_figures import MIN_DISTANCE, known_public_figures
-from xmem_utils.personas.views import SPLITS, Split, View
+from xmem_utils.personas.views import SPLITS, View
 
 GENERATOR = tuple(f"personas/{name}.py" for name in ("attributes", "dataset", "descriptions", "names", "portraits"))
 CARD = (paths.PACKAGE / "personas" / "card.md").read_text("utf-8")
@@ -70,22 +69,20 @@ def draw_people(spec: PersonaSpec) -> tuple[np.ndarray, list[str], dict[str, lis
 
 def build(spec: PersonaSpec) -> DatasetDict:
     """Draw the whole dataset."""
-    people = draw_people(spec)
-    return DatasetDict({split: Dataset.from_list([*_rows(spec, split, *people)], features=COLUMNS) for split in SPLITS})
-
-
-def _rows(
-    spec: PersonaSpec, split: Split, vectors: np.ndarray, names: list[str], facts: dict[str, list[str]]
-) -> Iterator[dict[str, object]]:
-    n = spec.train_views if split == "train" else spec.test_views
+    vectors, names, facts = draw_people(spec)
+    rows: dict[str, list[dict]] = {split: [] for split in SPLITS}
     for i, vector in enumerate(vectors):
-        # one stream a persona, split and modality: view k does not depend on how many views follow
-        looks, words = (np.random.default_rng([spec.seed, stream, i, SPLITS.index(split)]) for stream in (10, 11))
         known = {fact: values[i] for fact, values in facts.items()}
         known |= {axis: value.name for axis, value in values_of(vector).items()}
-        views = zip(draw_many(vector, n, looks, split, spec.size), describe_many(vector, n, words, split), strict=True)
-        for k, (portrait, text) in enumerate(views):
-            yield {"persona": i, "name": names[i], "view": k, "image": portrait, "description": text, **known}
+        for s, (split, n) in enumerate(zip(SPLITS, (spec.train_views, spec.test_views), strict=True)):
+            # one stream a persona, split and modality: view k does not depend on how many views follow
+            looks, words = (np.random.default_rng([spec.seed, stream, i, s]) for stream in (10, 11))
+            portraits, texts = draw_many(vector, n, looks, split, spec.size), describe_many(vector, n, words, split)
+            rows[split] += [
+                {"persona": i, "name": names[i], "view": k, "image": portrait, "description": text, **known}
+                for k, (portrait, text) in enumerate(zip(portraits, texts, strict=True))
+            ]
+    return DatasetDict({split: Dataset.from_list(rows[split], features=COLUMNS) for split in SPLITS})
 
 
 def content_fingerprint(dataset: DatasetDict) -> str:

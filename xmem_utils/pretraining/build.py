@@ -13,7 +13,7 @@ import torch
 from xmem_utils import paths
 from xmem_utils.params import PROFILES, TUNING_SEEDS
 from xmem_utils.personas.dataset import PersonaSpec, draw_people
-from xmem_utils.personas.public_figures import PublicFigures, draw_public_figures, with_hearsay, with_known
+from xmem_utils.personas.public_figures import draw_public_figures, known_public_figures, with_hearsay, with_known
 from xmem_utils.pretraining.bank import bank_layout, draw_bank
 from xmem_utils.pretraining.curriculum import Curriculum, vocabulary_texts
 from xmem_utils.pretraining.evaluation import evaluate, evaluate_base, make_questions, summarise
@@ -120,7 +120,7 @@ def practise_hops(recipe: Recipe = HOPS) -> Path:
     """
     base, folder = model_name("s"), paths.BASE_MODELS / f"{model_name('s')}-hops"
     torch.manual_seed(recipe.seed)
-    vlm, shown = load_vlm(base, "cpu"), PublicFigures.load(paths.BASE_MODELS / "figures.parquet")
+    vlm, shown = load_vlm(base, "cpu"), known_public_figures()
     vectors, views = bank_layout(shown, RECIPE.views, RECIPE.passers_by, RECIPE.seed)
     bank = draw_bank(vectors, RECIPE.seed, paths.PRETRAINING / f"portraits-{len(vectors)}.npy")
     public_figures = with_hearsay(shown, HEARSAY, recipe.seed)

@@ -13,10 +13,9 @@ import pandas as pd
 import torch
 from torch import nn
 
-from xmem_utils import paths
 from xmem_utils.personas.attributes import AXIS_NAMES, AXIS_SIZES, values_of
 from xmem_utils.personas.descriptions import describe
-from xmem_utils.personas.public_figures import PublicFigures
+from xmem_utils.personas.public_figures import PublicFigures, known_public_figures
 from xmem_utils.pretraining.bank import portraits_of
 from xmem_utils.pretraining.curriculum import Batch, Curriculum, Turn, pad
 from xmem_utils.pretraining.train import answer_logits
@@ -50,7 +49,7 @@ def evaluate_base(vlm: VLM, known: Path | None = None, people: int = 400) -> pd.
 
     `known` is the table of the public figures it knows; by default that of the committed models.
     """
-    public_figures = PublicFigures.load(known or paths.BASE_MODELS / "figures.parquet")
+    public_figures = PublicFigures.load(known) if known else known_public_figures()
     nobody = np.empty((0, 0), np.int64)
     curriculum = Curriculum(vlm.processor.tokenizer, public_figures, nobody, nobody, seed=0)
     return pd.DataFrame(evaluate(vlm.model, make_questions(curriculum, people)))
