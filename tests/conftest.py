@@ -5,7 +5,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 
-from xmem_utils.personas.dataset import PersonaSpec, build, known_figures
+from xmem_utils.personas.dataset import PersonaSpec, build
 from xmem_utils.vlm.load import load_vlm
 from xmem_utils.vlm.threads import set_threads
 
@@ -20,4 +20,4 @@ def vlm():
 @pytest.fixture(scope="session")
 def five():
     """Five personas whom nothing else uses, four training and two test views each."""
-    return build(PersonaSpec(personas=5, seed=991, train_views=4, test_views=2), known_figures())
+    return build(PersonaSpec(personas=5, seed=991, train_views=4, test_views=2))

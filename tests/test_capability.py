@@ -13,18 +13,18 @@ from xmem_utils.memorization import capability
 from xmem_utils.params import KNOWN
 from xmem_utils.perception import readout
 from xmem_utils.personas.attributes import AXIS_NAMES, distances
-from xmem_utils.personas.public_figures import FIGURE_DISTANCE, UNNAMED, Figures, with_known
-from xmem_utils.pretraining import build
+from xmem_utils.personas.public_figures import MIN_DISTANCE, UNNAMED, PublicFigures, with_known
+from xmem_utils.pretraining import build, evaluation
 from xmem_utils.pretraining.bank import bank_layout
 from xmem_utils.pretraining.curriculum import Curriculum, vocabulary_texts
-from xmem_utils.pretraining.pretrain import Phase, train_chat
+from xmem_utils.pretraining.train import Checkpoints, Phase, train_chat
 from xmem_utils.vlm import tiny
 from xmem_utils.vlm.load import load_vlm
 
 
 @pytest.fixture(scope="module")
 def figures():
-    return Figures.load(paths.BASE_MODELS / "figures.parquet")
+    return PublicFigures.load(paths.BASE_MODELS / "figures.parquet")
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_figures_drawn_for_a_rung_are_nobody_known_or_studied(figures, studied):
     vectors, names = studied
     late = slice(len(figures), None)
     others = np.concatenate([figures.vectors, vectors])
-    assert distances(rung.vectors[late], others).min() >= FIGURE_DISTANCE
+    assert distances(rung.vectors[late], others).min() >= MIN_DISTANCE
     assert not set(rung.names[late]) & (set(names) | set(figures.names))
     assert len(set(rung.names)) == len(rung)
 
@@ -86,8 +86,8 @@ def test_a_rung_takes_up_the_shared_phase_and_trains_only_what_follows(tmp_path,
     def train(folder):
         torch.manual_seed(0)
         model = tiny.build_model("xs", tokenizer)
-        curve = train_chat(model, curriculum, bank, small, tmp_path / folder / "chat.pt", lambda _: {"score": 1.0},
-                           check_every=1, nameless=tmp_path / "nameless.pt")  # fmt: skip
+        kept = Checkpoints(tmp_path / folder / "chat.pt", every=1, first_phase=tmp_path / "nameless.pt")
+        curve = train_chat(model, curriculum, bank, small, kept, lambda _: {"score": 1.0})
         return model, curve
 
     whole, first = train("one")
@@ -141,9 +141,9 @@ def test_a_model_that_did_not_memorize_enters_no_comparison():
 
 
 @pytest.mark.parametrize("folder", sorted(paths.BASE_MODELS.glob("xmem-tiny-*")), ids=lambda f: f.name)
-def test_the_committed_exam_is_that_of_the_committed_weights(folder):
+def test_the_committed_evaluation_is_that_of_the_committed_weights(folder):
     committed = pd.read_csv(folder / "exam.csv").fillna("")
-    fresh = build.exam_of(load_vlm(folder.name), people=60)
+    fresh = evaluation.evaluate_base(load_vlm(folder.name), people=60)
     keys = ["ability", "asked", "detail"]
     both = committed.merge(fresh, on=keys, suffixes=("", " now"))
     assert len(both) == len(committed)
@@ -158,7 +158,7 @@ def test_every_rung_has_its_tables():
     assert (recall["low"] <= recall["estimate"]).all() and (recall["estimate"] <= recall["high"]).all()
 
 
-def test_reading_attributes_finds_what_the_exam_finds(vlm, five):
+def test_reading_attributes_finds_what_the_evaluation_finds(vlm, five):
     seen = readout(vlm, five)
     assert set(seen["axis"]) and len(seen) == 5 * 2 * seen["axis"].nunique()
     assert seen["correct"].mean() > 0.9

@@ -22,7 +22,7 @@ from xmem_utils import paths, store
 from xmem_utils.experiment import summary
 from xmem_utils.memorization.experiment import Memorization
 from xmem_utils.params import profile_named
-from xmem_utils.personas.dataset import PersonaSpec, build, known_figures, to_views
+from xmem_utils.personas.dataset import PersonaSpec, build, to_views
 from xmem_utils.train import Resources, Training, memorize, pieces
 from xmem_utils.vlm.batches import Example, collate, encode, model_inputs
 from xmem_utils.vlm.load import load_vlm
@@ -107,7 +107,7 @@ class Noted:
 
 def few(vlm):
     """Nine examples, a third of them with names twice as long."""
-    people = build(PersonaSpec(personas=3, seed=991, train_views=3, test_views=1), known_figures())
+    people = build(PersonaSpec(personas=3, seed=991, train_views=3, test_views=1))
     views = to_views(people, "train", "image")
     return encode(vlm, views, answers=[v.name + " Zuzu" * (v.persona == 1) for v in views])
 

@@ -13,7 +13,7 @@ from xmem_utils import score
 from xmem_utils.multihop import tasks
 from xmem_utils.multihop.evaluation import MultihopEvaluation
 from xmem_utils.multihop.people import STUDY, Population
-from xmem_utils.personas.dataset import PersonaSpec, build, known_figures, names_of, to_views
+from xmem_utils.personas.dataset import PersonaSpec, build, names_of, to_views
 from xmem_utils.personas.names import FACTS
 from xmem_utils.personas.views import View
 from xmem_utils.score import exact_match, greedy_answers, recall_of_all
@@ -31,7 +31,7 @@ TRAINING = Training(epochs=25, batch_size=10, learning_rate=1e-2, rank=8, seed=1
 
 @pytest.fixture(scope="module")
 def people():
-    return build(PersonaSpec(personas=5, seed=991, train_views=3, test_views=1, size=families.SIDE), known_figures())
+    return build(PersonaSpec(personas=5, seed=991, train_views=3, test_views=1, size=families.SIDE))
 
 
 @pytest.fixture(scope="module")

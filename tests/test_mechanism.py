@@ -19,8 +19,8 @@ from xmem_utils.mechanism.retrieval import person_means, retrieval_ranks
 from xmem_utils.mechanism.states import answer_states, in_batches, layers_of, name_states
 from xmem_utils.params import MODALITIES
 from xmem_utils.personas.attributes import distances
-from xmem_utils.personas.dataset import PersonaSpec, build, known_figures, names_of
-from xmem_utils.personas.public_figures import Figures
+from xmem_utils.personas.dataset import PersonaSpec, build, names_of
+from xmem_utils.personas.public_figures import PublicFigures, known_public_figures
 from xmem_utils.score import exact_match
 from xmem_utils.train import Training, memorize
 from xmem_utils.vlm.adapters import adapt
@@ -98,7 +98,7 @@ def test_some_people_keep_their_numbers_and_who_lacks_a_modality_is_left_out(vlm
 
 
 def test_figures_are_known_from_both_modalities_apart_from_each_other_and_drawn_from_the_seed(vlm):
-    figures = known_figures()
+    figures = known_public_figures()
     chosen = figure_people(vlm, figures, n=6, train_views=1, test_views=1)
     assert len(chosen) == 6 and set(figures.group[list(chosen.numbers)]) == {"both"}
     apart = distances(figures.vectors[list(chosen.numbers)])
@@ -107,7 +107,9 @@ def test_figures_are_known_from_both_modalities_apart_from_each_other_and_drawn_
     again, other = (figure_people(vlm, figures, 6, seed, 1, 1).examples["test", "text"] for seed in (0, 1))
     assert all(torch.equal(a.prompt, b.prompt) for a, b in zip(again, chosen.examples["test", "text"], strict=True))
     assert not all(torch.equal(a.prompt, b.prompt) for a, b in zip(again, other, strict=True))
-    nobody = Figures(figures.names, figures.vectors, np.full(len(figures), "text only", object), {}, figures.composed)
+    nobody = PublicFigures(
+        figures.names, figures.vectors, np.full(len(figures), "text only", object), {}, figures.composed
+    )
     with pytest.raises(ValueError, match="at least 2"):
         figure_people(vlm, nobody)
 

@@ -15,9 +15,8 @@ from xmem_utils.multihop.evaluation import MultihopEvaluation, encoded
 from xmem_utils.multihop.experiment import Multihop
 from xmem_utils.multihop.people import PRACTISED, STUDY, TOGETHER, dealt, draw_population, public_population
 from xmem_utils.params import MODALITIES, Profile, other
-from xmem_utils.personas.dataset import known_figures
 from xmem_utils.personas.names import FACTS
-from xmem_utils.personas.public_figures import Figures
+from xmem_utils.personas.public_figures import PublicFigures, known_public_figures
 from xmem_utils.pretraining import build
 from xmem_utils.pretraining.curriculum import Curriculum
 from xmem_utils.score import exact_match, greedy_answers
@@ -152,8 +151,8 @@ def test_too_few_people_are_refused_with_a_sentence(cast):
 
 
 def test_public_figures_are_asked_about_new_views_of_both_modalities():
-    found = public_population(known_figures(), 64)
-    figures = known_figures()
+    found = public_population(known_public_figures(), 64)
+    figures = known_public_figures()
     for group, practised in (("figures, withheld", False), ("figures, practised", True)):
         people = list(found.groups[group])
         assert (figures.group[people] == "both").all() and (figures.composed[people] == practised).all()
@@ -167,7 +166,7 @@ def model_of_the_study():
 
 def test_the_study_asks_token_by_token_as_pretraining_did(model_of_the_study):
     vlm = model_of_the_study
-    figures = Figures.load(paths.BASE_MODELS / vlm.name / "figures.parquet")
+    figures = PublicFigures.load(paths.BASE_MODELS / vlm.name / "figures.parquet")
     found, nobody = public_population(figures, 64), np.empty((0, 0), np.int64)
     curriculum = Curriculum(vlm.processor.tokenizer, figures, nobody, nobody, seed=0)
     for arm in tasks.ALONE:
@@ -175,7 +174,7 @@ def test_the_study_asks_token_by_token_as_pretraining_did(model_of_the_study):
             asked = tasks.exam_questions(found, arm, "figures, withheld", modality)[:4]
             for a, example in zip(asked, encoded(vlm, asked), strict=True):
                 shown = None if a.view.modality == "image" else a.view.content
-                pretrained, _ = curriculum.chat(shown, [(a.question, a.answer)])
+                pretrained, _ = curriculum.tokens(shown, [(a.question, a.answer)])
                 assert [*example.prompt.tolist(), *example.answer.tolist()] == pretrained, arm
 
 

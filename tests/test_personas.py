@@ -13,16 +13,17 @@ from xmem_utils.personas.attributes import AXES, AXIS_NAMES, AXIS_SIZES, distanc
 from xmem_utils.personas.descriptions import describe
 from xmem_utils.personas.names import FACTS, sample_facts, sample_names
 from xmem_utils.personas.portraits import draw
+from xmem_utils.personas.public_figures import known_public_figures
 
 
 def test_people_differ_in_three_axes_from_each_other_and_two_from_every_public_figure():
-    figures = dataset.known_figures()
-    vectors, names, _ = dataset.draw_people(dataset.PersonaSpec(personas=100, seed=7), figures)
+    public = known_public_figures()
+    vectors, names, _ = dataset.draw_people(dataset.PersonaSpec(personas=100, seed=7))
     between = distances(vectors)[~np.eye(100, dtype=bool)]
     assert between.min() >= 3
-    assert distances(vectors, figures.vectors).min() >= 2
+    assert distances(vectors, public.vectors).min() >= 2
     assert len(set(names)) == 100
-    assert not set(names) & set(figures.names)
+    assert not set(names) & set(public.names)
 
 
 def test_a_space_that_is_too_crowded_says_so():
@@ -69,13 +70,11 @@ def test_every_attribute_changes_the_portrait_and_the_description():
 def test_regeneration_is_byte_identical_to_the_committed_manifest(name):
     spec = persona_spec(PROFILES[name], 0)
     committed = json.loads(paths.MANIFEST.read_text())[spec.slug]["fingerprint"]
-    assert dataset.content_fingerprint(dataset.build(spec, dataset.known_figures())) == committed
+    assert dataset.content_fingerprint(dataset.build(spec)) == committed
 
 
 def test_a_view_does_not_depend_on_how_many_follow(five):
-    more = dataset.build(
-        dataset.PersonaSpec(personas=5, seed=991, train_views=6, test_views=2), dataset.known_figures()
-    )
+    more = dataset.build(dataset.PersonaSpec(personas=5, seed=991, train_views=6, test_views=2))
     for persona in range(5):
         rows = [r for r in five["train"] if r["persona"] == persona]
         longer = [r for r in more["train"] if r["persona"] == persona][: len(rows)]

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from xmem_utils.personas.names import FACTS
-from xmem_utils.personas.public_figures import HEARD_OF, make_figures, with_hearsay
+from xmem_utils.personas.public_figures import HEARD_OF, draw_public_figures, with_hearsay
 from xmem_utils.pretraining.bank import bank_layout
 from xmem_utils.pretraining.build import RECIPE
 from xmem_utils.pretraining.curriculum import Curriculum, vocabulary_texts
-from xmem_utils.pretraining.pretrain import Phase, train_chat, train_eye
+from xmem_utils.pretraining.train import Checkpoints, Phase, train_chat, train_eye
 from xmem_utils.vlm import tiny
 from xmem_utils.vlm.precision import SDPA_FLOAT32
 
@@ -28,10 +28,10 @@ class Killed(Exception):
 
 @pytest.fixture(scope="module")
 def world():
-    figures = make_figures(SMALL.both, SMALL.text_only, SMALL.image_only, SMALL.seed)
-    vectors, views = bank_layout(figures, SMALL.views, SMALL.passers_by, SMALL.seed)
+    public_figures = draw_public_figures(SMALL.both, SMALL.text_only, SMALL.image_only, SMALL.seed)
+    vectors, views = bank_layout(public_figures, SMALL.views, SMALL.passers_by, SMALL.seed)
     bank = np.random.default_rng(0).integers(0, 256, (len(vectors), 3, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE), np.uint8)
-    return Curriculum(tiny.build_tokenizer(vocabulary_texts()), figures, vectors, views, SMALL.seed), bank
+    return Curriculum(tiny.build_tokenizer(vocabulary_texts()), public_figures, vectors, views, SMALL.seed), bank
 
 
 def fresh(world):
@@ -41,12 +41,11 @@ def fresh(world):
     return model
 
 
-def stages(world, model, folder, examine):
+def stages(world, model, folder, evaluate):
     curriculum, bank = world
-    eye = train_eye(
-        model.model.vision_tower, bank, curriculum.bank_vectors, SMALL, folder / "eye.pt", check_every=2, holdout=8
-    )
-    chat = train_chat(model, curriculum, bank, SMALL, folder / "chat.pt", examine, check_every=1)
+    kept = Checkpoints(folder / "eye.pt", every=2)
+    eye = train_eye(model.model.vision_tower, bank, curriculum.bank_vectors, SMALL, kept, holdout=8)
+    chat = train_chat(model, curriculum, bank, SMALL, Checkpoints(folder / "chat.pt", every=1), evaluate)
     return eye, chat
 
 
@@ -75,9 +74,9 @@ def test_a_killed_pretraining_goes_on_to_the_same_weights(world, tmp_path):
         torch.testing.assert_close(a, b, rtol=0, atol=0, msg=name)
 
 
-def test_the_loss_is_on_answers_alone_and_figures_stay_in_their_modality(world):
+def test_the_loss_is_on_answers_alone_and_public_figures_stay_in_their_modality(world):
     curriculum, _ = world
-    group = dict(zip(curriculum.figures.names, curriculum.figures.group, strict=True))
+    group = dict(zip(curriculum.public_figures.names, curriculum.public_figures.group, strict=True))
     for image in (True, False):
         batch = curriculum.batch(0, image, {"naming": 64})
         for labels in batch.labels:
@@ -87,13 +86,12 @@ def test_the_loss_is_on_answers_alone_and_figures_stay_in_their_modality(world):
 
 def test_a_composed_question_withheld_is_never_asked(world):
     curriculum, _ = world
-    figures, tokenizer = curriculum.figures, curriculum.tokenizer
+    public_figures = curriculum.public_figures
     rng = np.random.default_rng(0)
     for image in (True, False):
         for _ in range(50):
-            _, labels, _ = curriculum.composed(image, rng)
-            answer = tokenizer.decode([t for t in labels if t != -100], skip_special_tokens=True)
-            withheld = [n for n, asked in zip(figures.names, figures.composed, strict=True) if not asked]
+            _, answer, _ = parts(curriculum, curriculum.composed(image, rng))
+            withheld = [n for n, asked in zip(public_figures.names, public_figures.composed, strict=True) if not asked]
             assert not any(name in answer for name in withheld)
 
 
@@ -103,54 +101,56 @@ def test_a_composed_question_withheld_is_never_asked(world):
 @pytest.fixture(scope="module")
 def wider(world):
     curriculum, _ = world
-    figures = with_hearsay(curriculum.figures, 6, SMALL.seed)
-    return replace(curriculum, figures=figures, _cache={})
+    public_figures = with_hearsay(curriculum.public_figures, 6, SMALL.seed)
+    return replace(curriculum, public_figures=public_figures)
 
 
 def parts(curriculum, chat):
-    """What a chat asks and what it answers, in words."""
-    ids, labels, view = chat
+    """What a chat asks and what it answers, in words, and the portrait it is about."""
+    ids, labels = curriculum.tokens(chat.description, chat.turns)
     asked = curriculum.tokenizer.decode([t for t, label in zip(ids, labels, strict=True) if label == -100])
-    return asked, curriculum.tokenizer.decode([t for t in labels if t != -100]), view
+    return asked, curriculum.tokenizer.decode([t for t in labels if t != -100]), chat.view
 
 
 def test_who_is_only_heard_of_has_facts_and_is_never_shown(wider):
-    figures = wider.figures
-    heard = set(figures.where(HEARD_OF))
-    assert len(heard) == 6 and {len(figures.names[i]) for i in heard} == {8}, "no study persona has so long a name"
+    public_figures = wider.public_figures
+    heard = set(public_figures.where(HEARD_OF))
+    assert len(heard) == 6 and {len(public_figures.names[i]) for i in heard} == {8}, (
+        "no study persona has so long a name"
+    )
     rng = np.random.default_rng(0)
     for image in (True, False):
         for _ in range(30):
             _, answer, _ = parts(wider, wider.naming(image, rng))
-            assert not any(figures.names[i] in answer for i in heard)
-    assert any(figures.names[i] in parts(wider, wider.facts(False, rng))[0] for _ in range(30) for i in heard)
+            assert not any(public_figures.names[i] in answer for i in heard)
+    assert any(public_figures.names[i] in parts(wider, wider.facts(False, rng))[0] for _ in range(30) for i in heard)
 
 
 def test_an_introduction_names_somebody_who_may_be_composed_about_and_shows_a_stranger(wider):
-    figures, rng = wider.figures, np.random.default_rng(1)
-    own = {int(view): i for i, views in enumerate(wider.figure_views) for view in views}
+    public_figures, rng = wider.public_figures, np.random.default_rng(1)
+    own = {int(view): i for i, views in enumerate(wider.public_views) for view in views}
     shown = []
     for image in (True, False):
         for _ in range(40):
             asked, answer, view = parts(wider, wider.introduced(image, rng))
-            (person,) = [i for i, name in enumerate(figures.names) if f" {name}." in asked]
-            assert figures.composed[person]
-            assert all(figures.facts[fact][person] in answer for fact in FACTS)
+            (person,) = [i for i, name in enumerate(public_figures.names) if f" {name}." in asked]
+            assert public_figures.composed[person]
+            assert all(public_figures.facts[fact][person] in answer for fact in FACTS)
             shown.append(own.get(view) == person)
     assert np.mean(shown) < 0.3, "the view is drawn without regard to who is introduced"
 
 
 def test_told_facts_are_made_up_so_that_they_must_be_read(wider):
-    figures, rng = wider.figures, np.random.default_rng(2)
+    public_figures, rng = wider.public_figures, np.random.default_rng(2)
     remembered = []
     for image in (True, False):
         for _ in range(40):
             asked, answer, _ = parts(wider, wider.lookup(image, rng))
             value = next(v for fact in FACTS for v in FACTS[fact] if f"{v}<" in answer)
             (line,) = [t for t in asked.split(".") if t.endswith(f" {value}")]
-            person = next(i for i, name in enumerate(figures.names) if name in line)
-            assert ", " not in answer or answer.startswith(figures.names[person])
-            remembered.append(any(figures.facts[fact][person] == value for fact in FACTS))
+            person = next(i for i, name in enumerate(public_figures.names) if name in line)
+            assert ", " not in answer or answer.startswith(public_figures.names[person])
+            remembered.append(any(public_figures.facts[fact][person] == value for fact in FACTS))
     assert np.mean(remembered) < 0.3
 
 
@@ -164,9 +164,9 @@ def test_a_recital_asks_back_and_says_again_what_was_told(wider):
 
 
 def test_a_statement_says_name_and_fact(wider):
-    figures = wider.figures
+    public_figures = wider.public_figures
     for k in range(10):
         _, answer, _ = parts(wider, wider.stated(False, np.random.default_rng(k)))
         for said in answer.split("<end_of_turn>")[:-1]:
             name, value = said.split(", ")
-            assert any(figures.facts[fact][figures.names.index(name)] == value for fact in FACTS)
+            assert any(public_figures.facts[fact][public_figures.names.index(name)] == value for fact in FACTS)

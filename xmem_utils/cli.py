@@ -325,13 +325,13 @@ def manifest() -> None:
     """Rewrite data/personas_manifest.json after changing the generator."""
     from xmem_utils import paths
     from xmem_utils.memorization.experiment import persona_spec
-    from xmem_utils.personas.dataset import build, content_fingerprint, known_figures
+    from xmem_utils.personas.dataset import build, content_fingerprint
 
     entries = {}
     for name in MANIFEST_PROFILES:
         for seed in PROFILES[name].seeds:
             spec = persona_spec(PROFILES[name], seed)
-            entries[spec.slug] = {"fingerprint": content_fingerprint(build(spec, known_figures()))}
+            entries[spec.slug] = {"fingerprint": content_fingerprint(build(spec))}
             print(spec.slug, entries[spec.slug]["fingerprint"])
     paths.MANIFEST.write_text(json.dumps(entries, indent=1) + "\n")
 

@@ -62,13 +62,16 @@ def bare(source: str) -> ast.Module:
 def of(files: tuple[str, ...], libraries: tuple[str, ...] = ()) -> str:
     """Hash of what some files of the package do, and of the versions of some libraries."""
     here = Path(__file__).parent
-    return _digest([ast.unparse(bare((here / name).read_text())) for name in files], libraries)
+    texts = [(here / name).read_text("utf-8") for name in files]
+    parts = [ast.unparse(bare(t)) if name.endswith(".py") else t for t, name in zip(texts, files, strict=True)]
+    return _digest(parts, libraries)
 
 
 def package() -> str:
-    """Hash of what the whole package does."""
+    """Hash of what the whole package does, its data included."""
     here = Path(__file__).parent
-    return of(tuple(str(file.relative_to(here)) for file in sorted(here.rglob("*.py"))), LIBRARIES)
+    files = (file for file in sorted(here.rglob("*.*")) if file.suffix in (".py", ".yaml", ".md"))
+    return of(tuple(str(file.relative_to(here)) for file in files), LIBRARIES)
 
 
 @cache

@@ -103,7 +103,7 @@ def ask(name: str, p: params.Parameters) -> None:
 
 def _ask_unlearning(p: params.Parameters, own: Dataset | None) -> None:
     from xmem_utils.memorization.experiment import persona_spec
-    from xmem_utils.personas.dataset import draw_people, known_figures, names_of
+    from xmem_utils.personas.dataset import draw_people, names_of
     from xmem_utils.unlearning.experiment import Unlearning
     from xmem_utils.unlearning.people import by_name, forget_set
 
@@ -112,7 +112,7 @@ def _ask_unlearning(p: params.Parameters, own: Dataset | None) -> None:
     if not p.forget:
         forget_set(len(names_of(own)) if own else profile.personas, p.forget_share, profile.seeds[0])
     for seed in profile.seeds if p.forget else ():
-        names = names_of(own) if own else draw_people(persona_spec(profile, seed), known_figures())[1]
+        names = names_of(own) if own else draw_people(persona_spec(profile, seed))[1]
         by_name(params.listed(p.forget), names)
 
 

@@ -190,7 +190,7 @@ def measured_seconds(model: str, training: Training) -> float:
     """Seconds of a training step (median of four, after two to warm up) on pictures of people drawn for it."""
     vlm = load_vlm(model, torch.accelerator.current_accelerator() or torch.device("cpu"))
     count = 6 * training.batch_size
-    people = build(PersonaSpec(personas=-(-count // 8), seed=990, train_views=8, test_views=1), None)
+    people = build(PersonaSpec(personas=-(-count // 8), seed=990, train_views=8, test_views=1))
     ends = [time.perf_counter()]
 
     def note(*step: object) -> None:

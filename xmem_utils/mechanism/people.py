@@ -14,7 +14,7 @@ from xmem_utils.personas.attributes import distances
 from xmem_utils.personas.dataset import SPLITS, PersonaSpec, to_views
 from xmem_utils.personas.descriptions import describe_many
 from xmem_utils.personas.portraits import draw_many
-from xmem_utils.personas.public_figures import Figures
+from xmem_utils.personas.public_figures import PublicFigures
 from xmem_utils.personas.views import View
 from xmem_utils.vlm.batches import Example, answer_tokens, encode
 from xmem_utils.vlm.load import VLM
@@ -70,7 +70,7 @@ def study_people(
 
 def figure_people(
     vlm: VLM,
-    figures: Figures,
+    figures: PublicFigures,
     n: int = 100,
     seed: int = 0,
     train_views: int = TRAIN_VIEWS,

@@ -15,7 +15,8 @@ from xmem_utils.memorization.experiment import Memorization
 from xmem_utils.memorization.tables import GATE, collect, curves, gaps, per_persona
 from xmem_utils.params import KNOWN, MODALITIES, PROFILES, other
 from xmem_utils.perception import readout
-from xmem_utils.pretraining.build import BARS, RECIPE, bars_table, model_name
+from xmem_utils.pretraining.build import RECIPE, model_name
+from xmem_utils.pretraining.evaluation import ACCEPTANCE_THRESHOLDS, acceptance
 from xmem_utils.stats import agreed, cluster_bootstrap, sign_flip
 from xmem_utils.vlm.load import load_vlm
 
@@ -129,12 +130,12 @@ def sentence(row: pd.Series) -> str:
     )
 
 
-def bars(models: Sequence[str]) -> pd.DataFrame:
-    """What each embedded model reached in the exam of notebook 00, beside what is needed; others are left out."""
-    table = pd.DataFrame({"needed": BARS})
+def thresholds(models: Sequence[str]) -> pd.DataFrame:
+    """What each embedded model reached in notebook 00, beside the acceptance thresholds; others are left out."""
+    table = pd.DataFrame({"needed": ACCEPTANCE_THRESHOLDS})
     for model in models:
-        if (exam := paths.BASE_MODELS / model / "exam.csv").exists():
-            table[model] = bars_table(pd.read_csv(exam)).set_index("bar")["reached"]
+        if (evaluation := paths.BASE_MODELS / model / "exam.csv").exists():
+            table[model] = acceptance(pd.read_csv(evaluation)).set_index("quantity")["reached"]
     return table
 
 

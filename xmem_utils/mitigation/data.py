@@ -22,10 +22,10 @@ from xmem_utils import paths
 from xmem_utils.memorization.experiment import Memorization, MemorizationCondition, persona_spec
 from xmem_utils.mitigation.losses import soft_label
 from xmem_utils.params import other
-from xmem_utils.personas.dataset import known_figures, load_personas, to_views
+from xmem_utils.personas.dataset import load_personas, to_views
 from xmem_utils.personas.descriptions import describe
 from xmem_utils.personas.portraits import draw
-from xmem_utils.personas.public_figures import Figures
+from xmem_utils.personas.public_figures import PublicFigures, known_public_figures
 from xmem_utils.personas.views import View
 from xmem_utils.score import BATCH_TOKENS, answer_logits, exact_match, greedy_answers
 from xmem_utils.vlm.batches import Example, answer_tokens, collate, encode, with_answer
@@ -279,13 +279,13 @@ def described(vlm: VLM, views: Sequence[View]) -> tuple[list[str], int]:
     return texts, sum(len(e.prompt) + len(ids) for e, ids in zip(asked, written, strict=True))
 
 
-def figures_known_to(vlm: VLM) -> Figures | None:
+def figures_known_to(vlm: VLM) -> PublicFigures | None:
     """The public figures of the committed base models; None for any other model."""
-    return known_figures() if Path(resolve_model(vlm.name)).parent == paths.BASE_MODELS else None
+    return known_public_figures() if Path(resolve_model(vlm.name)).parent == paths.BASE_MODELS else None
 
 
 def figure_views(
-    figures: Figures, chosen: Sequence[int], seed: Sequence[int], split: str | None, side: int, count: int = 1
+    figures: PublicFigures, chosen: Sequence[int], seed: Sequence[int], split: str | None, side: int, count: int = 1
 ) -> list[View]:
     """`count` new pictures and as many descriptions of each of some public figures, with their names."""
     rng, views = np.random.default_rng(seed), []

@@ -24,7 +24,7 @@ from xmem_utils.multihop.people import (
 )
 from xmem_utils.multihop.tasks import ALONE, DIRECT, LINES, STEPWISE, taught
 from xmem_utils.params import MODALITIES, Profile, resolve
-from xmem_utils.personas.public_figures import Figures
+from xmem_utils.personas.public_figures import PublicFigures
 from xmem_utils.store import Run
 from xmem_utils.vlm.batches import Example
 from xmem_utils.vlm.load import VLM, resolve_model
@@ -119,6 +119,6 @@ class Multihop(Memorization):
         file = own if own.is_file() else shared if folder.parent == paths.BASE_MODELS else None
         if file is None:
             return None
-        people = public_population(Figures.load(file), picture_side(self.vlm.processor))
+        people = public_population(PublicFigures.load(file), picture_side(self.vlm.processor))
         records = MultihopEvaluation(self.vlm, people, dict.fromkeys(people.groups, ALONE)).records()
         return records.assign(source="none", seed=0)

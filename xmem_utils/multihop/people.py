@@ -13,7 +13,7 @@ from xmem_utils.personas.dataset import load_personas, names_of, to_views
 from xmem_utils.personas.descriptions import describe
 from xmem_utils.personas.names import FACTS
 from xmem_utils.personas.portraits import draw
-from xmem_utils.personas.public_figures import Figures
+from xmem_utils.personas.public_figures import PublicFigures
 from xmem_utils.personas.views import View
 
 # The study's people learn name and facts apart. Of the others, some learn them together, from one view, and the
@@ -85,7 +85,7 @@ def draw_population(profile: Profile, seed: int, side: int) -> Population:
     )
 
 
-def public_population(figures: Figures, side: int, seed: int = 0) -> Population:
+def public_population(figures: PublicFigures, side: int, seed: int = 0) -> Population:
     """Public figures named in both modalities, with new views: composed questions were practised on some of them."""
     rng = np.random.default_rng([seed, 31])
     both = figures.where("both")

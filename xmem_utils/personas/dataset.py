@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,16 +21,21 @@ from datasets.utils import disable_progress_bars, enable_progress_bars, is_progr
 from filelock import FileLock
 
 from xmem_utils import fingerprint, paths
-from xmem_utils.personas.attributes import AXIS_NAMES, distances, named, sample_vectors
+from xmem_utils.personas.attributes import AXIS_NAMES, NOBODY, POPULATION, distances, sample_vectors, values_of
 from xmem_utils.personas.descriptions import describe_many
 from xmem_utils.personas.names import FACTS, sample_facts, sample_names
 from xmem_utils.personas.portraits import draw_many
-from xmem_utils.personas.public_figures import FIGURE_DISTANCE, Figures
-from xmem_utils.personas.views import View
+from xmem_utils.personas.public_figures import MIN_DISTANCE, known_public_figures
+from xmem_utils.personas.views import SPLITS, View
 
-SPLITS = ("train", "test")
 GENERATOR = tuple(f"personas/{name}.py" for name in ("attributes", "dataset", "descriptions", "names", "portraits"))
+CARD = (paths.PACKAGE / "personas" / "card.md").read_text("utf-8")
 STYLE = ("dicebear-core", "dicebear-styles", "pillow-lunasvg")
+SHOWN_IN = {"image": "image", "text": "description"}  # the column of a modality's views
+COLUMNS = Features(
+    {"persona": Value("int32"), "name": Value("string"), "view": Value("int32"), "image": Image()}
+    | {text: Value("string") for text in ("description", *FACTS, *AXIS_NAMES)}
+)
 
 
 @dataclass(frozen=True)
@@ -51,74 +55,35 @@ class PersonaSpec:
         return f"n{self.personas}-seed{self.seed}-train{self.train_views}-test{self.test_views}-{self.size}px"
 
 
-def features() -> Features:
-    """Columns of the dataset."""
-    return Features(
-        {
-            "persona": Value("int32"),
-            "name": Value("string"),
-            "view": Value("int32"),
-            "image": Image(),
-            "description": Value("string"),
-            **{fact: Value("string") for fact in FACTS},
-            **{axis: Value("string") for axis in AXIS_NAMES},
-        }
-    )
-
-
-def _png(image) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, "png")
-    return stream.getvalue()
-
-
-def _persona_views(spec: PersonaSpec, persona: int, vector: np.ndarray) -> dict[str, list[tuple[bytes, str]]]:
-    out = {}
-    for s, (split, n) in enumerate(zip(SPLITS, (spec.train_views, spec.test_views), strict=True)):
-        # one stream a persona, split and modality: view k does not depend on how many views follow
-        looks = np.random.default_rng([spec.seed, 10, persona, s])
-        words = np.random.default_rng([spec.seed, 11, persona, s])
-        portraits = draw_many(vector, n, looks, split, spec.size)
-        texts = describe_many(vector, n, words, split)
-        out[split] = [(_png(p), t) for p, t in zip(portraits, texts, strict=True)]
-    return out
-
-
-def draw_people(spec: PersonaSpec, figures: Figures | None) -> tuple[np.ndarray, list[str], dict[str, list[str]]]:
+def draw_people(spec: PersonaSpec) -> tuple[np.ndarray, list[str], dict[str, list[str]]]:
     """Attribute vectors `[personas, axes]`, names and facts; apart from every public figure."""
-    rng = np.random.default_rng([spec.seed, 12])
-    known = frozenset(figures.names) if figures else frozenset()
-    vectors = np.empty((0, len(AXIS_NAMES)), np.int16)
+    rng, public_figures = np.random.default_rng([spec.seed, 12]), known_public_figures()
+    vectors = NOBODY
     while len(vectors) < spec.personas:
         more = sample_vectors(spec.personas - len(vectors), rng, spec.min_distance, vectors)
-        if figures:  # a look-alike of a public figure would be recalled as that figure
-            more = more[distances(more, figures.vectors).min(1) >= FIGURE_DISTANCE]
+        if public_figures:  # a look-alike of a public figure would be recalled as that figure
+            more = more[distances(more, public_figures.vectors).min(1) >= MIN_DISTANCE]
         vectors = np.concatenate([vectors, more])
-    names = sample_names(spec.personas, rng, known)
+    names = sample_names(spec.personas, rng, frozenset(public_figures.names) if public_figures else frozenset())
     return vectors, names, sample_facts(spec.personas, rng)
 
 
-def build(spec: PersonaSpec, figures: Figures | None) -> DatasetDict:
+def build(spec: PersonaSpec) -> DatasetDict:
     """Draw the whole dataset."""
-    vectors, names, facts = draw_people(spec, figures)
-    views = [_persona_views(spec, i, vector) for i, vector in enumerate(vectors)]
-    splits = {}
-    for split in SPLITS:
-        rows = [
-            {
-                "persona": i,
-                "name": names[i],
-                "view": k,
-                "image": {"bytes": png, "path": None},
-                "description": text,
-                **{fact: values[i] for fact, values in facts.items()},
-                **named(vectors[i]),
-            }
-            for i, made in enumerate(views)
-            for k, (png, text) in enumerate(made[split])
-        ]
-        splits[split] = Dataset.from_list(rows, features=features())
-    return DatasetDict(splits)
+    vectors, names, facts = draw_people(spec)
+    rows: dict[str, list[dict]] = {split: [] for split in SPLITS}
+    for i, vector in enumerate(vectors):
+        known = {fact: values[i] for fact, values in facts.items()}
+        known |= {axis: value.name for axis, value in values_of(vector).items()}
+        for s, (split, n) in enumerate(zip(SPLITS, (spec.train_views, spec.test_views), strict=True)):
+            # one stream a persona, split and modality: view k does not depend on how many views follow
+            looks, words = (np.random.default_rng([spec.seed, stream, i, s]) for stream in (10, 11))
+            portraits, texts = draw_many(vector, n, looks, split, spec.size), describe_many(vector, n, words, split)
+            rows[split] += [
+                {"persona": i, "name": names[i], "view": k, "image": portrait, "description": text, **known}
+                for k, (portrait, text) in enumerate(zip(portraits, texts, strict=True))
+            ]
+    return DatasetDict({split: Dataset.from_list(rows[split], features=COLUMNS) for split in SPLITS})
 
 
 def content_fingerprint(dataset: DatasetDict) -> str:
@@ -147,8 +112,7 @@ def load_personas(spec: PersonaSpec, root: Path | None = None) -> tuple[DatasetD
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not _usable(folder):
-            figures = known_figures()
-            write(build(spec, figures), folder, spec)
+            write(build(spec), folder, spec)
         dataset = read(folder)
         info = json.loads((folder / "info.json").read_text())
     expected = manifest().get(spec.slug)
@@ -162,43 +126,37 @@ def load_personas(spec: PersonaSpec, root: Path | None = None) -> tuple[DatasetD
     return dataset, info["fingerprint"]
 
 
-@fingerprint.by_content
-def known_figures() -> Figures | None:
-    """The public figures of the committed base models, whom no study persona may resemble."""
-    path = paths.BASE_MODELS / "figures.parquet"
-    return Figures.load(path) if path.exists() else None
-
-
 def manifest() -> dict[str, dict]:
     """Slug -> fingerprint and file hashes, as committed."""
     return json.loads(paths.MANIFEST.read_text()) if paths.MANIFEST.exists() else {}
 
 
-def write(dataset: DatasetDict, folder: Path, spec: PersonaSpec | None) -> None:
+def write(dataset: DatasetDict, folder: Path, spec: PersonaSpec) -> None:
     """Store a dataset as Parquet with a card; the folder appears whole or not at all."""
     partial = folder.with_name(folder.name + f".partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    for split in SPLITS:
-        with _quiet():
+    with _quiet():
+        for split in SPLITS:
             dataset[split].to_parquet(str(partial / f"{split}.parquet"))
     info = {
-        "spec": asdict(spec) if spec else None,
+        "spec": asdict(spec),
         "fingerprint": content_fingerprint(dataset),
         "made_with": made_with(),
         "files": _file_hashes(partial),
     }
     (partial / "info.json").write_text(json.dumps(info, indent=1))
-    (partial / "README.md").write_text(_card(dataset, spec))
+    (partial / "README.md").write_text(CARD.format(spec=spec, axes=", ".join(AXIS_NAMES), facts=" and ".join(FACTS)))
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
 
 
 def made_with() -> str:
-    """Fingerprint of the generator and of the public figures, whom no persona may resemble."""
-    figures = paths.BASE_MODELS / "figures.parquet"
-    known = hashlib.sha256(figures.read_bytes() if figures.exists() else b"").hexdigest()
-    return hashlib.sha256(f"{fingerprint.of(GENERATOR, STYLE)}{known}".encode()).hexdigest()[:16]
+    """Fingerprint of the generator, its values, and the public figures, whom no persona may resemble."""
+    public = paths.BASE_MODELS / "figures.parquet"
+    known = hashlib.sha256(public.read_bytes() if public.exists() else b"").hexdigest()
+    parts = f"{fingerprint.of(GENERATOR, STYLE)}{json.dumps(POPULATION)}{known}"
+    return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
 
 def _usable(folder: Path) -> bool:
@@ -213,10 +171,8 @@ def _usable(folder: Path) -> bool:
 def read(folder: Path) -> DatasetDict:
     """Read what `write` stored."""
     with _quiet():
-        parts = {
-            s: Dataset.from_parquet(str(folder / f"{s}.parquet"), cache_dir=str(folder / ".cache")) for s in SPLITS
-        }
-    return DatasetDict(parts)
+        files = {split: str(folder / f"{split}.parquet") for split in SPLITS}
+        return DatasetDict.from_parquet(files, cache_dir=str(folder / ".cache"))
 
 
 @contextlib.contextmanager
@@ -233,9 +189,9 @@ def _quiet():
 
 def to_views(dataset: DatasetDict, split: str, modality: str, per_persona: int | None = None) -> list[View]:
     """`View`s of one split and modality; the first `per_persona` of each persona (default: all)."""
-    if modality not in ("image", "text"):
+    if modality not in SHOWN_IN:
         raise ValueError(f"unknown modality {modality!r}: expected 'image' or 'text'")
-    column = "image" if modality == "image" else "description"
+    column = SHOWN_IN[modality]
     part = dataset[split].select_columns(["persona", "name", "view", column])
     return [
         View(row["persona"], row["name"], modality, split, row["view"],
@@ -248,38 +204,12 @@ def to_views(dataset: DatasetDict, split: str, modality: str, per_persona: int |
 def count_views(dataset: DatasetDict, split: str, modality: str, per_persona: int, without: Sequence[int] = ()) -> int:
     """How many views `to_views` returns, but those of some personas; nothing decoded."""
     table = dataset[split].data
-    there = table.column("image" if modality == "image" else "description").is_valid().to_numpy()
+    there = table.column(SHOWN_IN[modality]).is_valid().to_numpy()
     wanted = (table.column("view").to_numpy() < per_persona) & ~np.isin(table.column("persona").to_numpy(), without)
     return int((there & wanted).sum())
 
 
 def names_of(dataset: DatasetDict) -> list[str]:
     """Names by persona number."""
-    pairs: Iterable = zip(dataset["test"]["persona"], dataset["test"]["name"], strict=True)
-    return [name for _, name in sorted(dict(pairs).items())]
-
-
-def _card(dataset: DatasetDict, spec: PersonaSpec | None) -> str:
-    configs = "\n".join(f"  - split: {s}\n    path: {s}.parquet" for s in SPLITS)
-    people = len(set(dataset["test"]["persona"]))
-    origin = f"Drawn by `xmem_utils` from `{spec}`." if spec else "Imported from a user's folder by `xmem_utils`."
-    return f"""---
-license: other
-task_categories: [image-text-to-text]
-pretty_name: xmem personas
-configs:
-- config_name: default
-  data_files:
-{configs}
----
-# xmem personas
-
-{people} fictitious people for the study of cross-modality memorization. {origin}
-
-A row is one view: a portrait (`image`) and a `description` of the same persona, made independently from
-one attribute vector (the columns {", ".join(AXIS_NAMES)}). Names, {" and ".join(FACTS)} are random.
-Train and test views share no nuisance combination and no sentence frame.
-
-Portraits: DiceBear style *Avataaars*, a remix of "Avataaars" (https://avataaars.com/) by Pablo Stanley,
-free for personal and commercial use.
-"""
+    test = dataset["test"]
+    return [name for _, name in sorted(set(zip(test["persona"], test["name"], strict=True)))]

@@ -7,19 +7,22 @@ metadata), `description`, or both. Each persona needs both modalities in both sp
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset, DatasetDict
 
 from xmem_utils.fingerprint import by_content
 from xmem_utils.params import shown
 from xmem_utils.personas.attributes import AXIS_NAMES
-from xmem_utils.personas.dataset import SPLITS, content_fingerprint, features
+from xmem_utils.personas.dataset import COLUMNS, content_fingerprint
 from xmem_utils.personas.metadata import Row, read_rows
 from xmem_utils.personas.names import FACTS
 from xmem_utils.personas.pictures import read_picture
 from xmem_utils.personas.texts import Leaks, check_description, check_name, looks
+from xmem_utils.personas.views import SPLITS
 
 
 @by_content
@@ -40,45 +43,49 @@ def import_folder(folder: Path | str) -> tuple[DatasetDict, str]:
     rows: dict[str, list[dict]] = {split: [] for split in SPLITS}
     for number, (persona, name) in enumerate(names.items()):
         for split in SPLITS:
-            mine = [row for row in table if row.persona == persona and row.split == split]
+            mine = [row for row in table if (row.persona, row.split) == (persona, split)]
             pictures = [images[row] for row in mine if row.file_name]
             texts = [row.description for row in mine if row.description]
-            for modality, views in (("image", pictures), ("text", texts)):
-                if not views:
-                    raise ValueError(
-                        f"persona {shown(persona)} has no {split} view in modality {modality!r}; each persona needs "
-                        "pictures and descriptions in both splits"
-                    )
-            for k, (image, text) in enumerate(zip_longest(pictures, texts)):
-                rows[split].append(
-                    {"persona": number, "name": name, "view": k, "description": text,
-                     "image": None if image is None else {"bytes": image, "path": None},
-                     **dict.fromkeys((*FACTS, *AXIS_NAMES))}
-                )  # fmt: skip
-    dataset = DatasetDict({s: Dataset.from_list(rows[s], features=features()) for s in SPLITS})
+            if not (pictures and texts):
+                raise ValueError(
+                    f"persona {shown(persona)} has no {split} view in modality {'text' if pictures else 'image'!r}; "
+                    "each persona needs pictures and descriptions in both splits"
+                )
+            rows[split] += [
+                {"persona": number, "name": name, "view": k, "image": image, "description": text}
+                | dict.fromkeys((*FACTS, *AXIS_NAMES))
+                for k, (image, text) in enumerate(zip_longest(pictures, texts))
+            ]
+    dataset = DatasetDict({split: Dataset.from_list(rows[split], features=COLUMNS) for split in SPLITS})
     return dataset, content_fingerprint(dataset)
+
+
+def _checked(check: Callable[[Any], Any], value: Any, what: str) -> Any:
+    """What `check` gives of a value; the second half of a sentence that it raises gets its first."""
+    try:
+        return check(value)
+    except ValueError as error:
+        raise ValueError(f"{what} {error}") from error
 
 
 def _names(table: list[Row]) -> dict[str, str]:
     """Names by persona, which are told apart by more than case, spacing, accents and look-alike letters."""
     names: dict[str, str] = {}
     for row in table:
-        try:
-            check_name(row.name)
-        except ValueError as error:
-            raise ValueError(f"the name {shown(row.name)} in line {row.line} {error}") from error
+        _checked(check_name, row.name, f"the name {shown(row.name)} in line {row.line}")
         given = names.setdefault(row.persona, row.name)
         if given != row.name:
             raise ValueError(f"persona {shown(row.persona)} has several names: {shown(given)}, {shown(row.name)}")
+    names = dict(sorted(names.items()))
     owner: dict[str, str] = {}
-    for persona, name in sorted(names.items()):
+    for persona, name in names.items():
         twin = owner.setdefault(looks(name), persona)
         if twin != persona:
             raise ValueError(
                 f"personas {shown(twin)} and {shown(persona)} share the name {shown(name)}; names must differ in more "
                 "than case, accents and letters that look alike"
             )
-    return dict(sorted(names.items()))
+    return names
 
 
 def _check_descriptions(table: list[Row], names: dict[str, str]) -> None:
@@ -86,21 +93,15 @@ def _check_descriptions(table: list[Row], names: dict[str, str]) -> None:
     leaks = Leaks(names.values())
     places: dict[str, Row] = {}
     for row in table:
-        if not row.description:
-            continue
-        text = f"the description {shown(row.description)} in line {row.line}"
-        if not row.description.strip():
-            raise ValueError(f"{text} is blank; leave it empty or write one")
-        try:
-            check_description(row.description)
-        except ValueError as error:
-            raise ValueError(f"{text} {error}") from error
-        if name := leaks.find(row.description):
-            raise ValueError(
-                f"the name {shown(name)} is written in a description, {text}: take it out, or write an ordinary word "
-                "in lower case"
-            )
-        _check_new(text, row, places.setdefault(" ".join(row.description.casefold().split()), row))
+        if row.description:
+            text = f"the description {shown(row.description)} in line {row.line}"
+            _checked(check_description, row.description, text)
+            if name := leaks.find(row.description):
+                raise ValueError(
+                    f"the name {shown(name)} is written in a description, {text}: take it out, or write an ordinary "
+                    "word in lower case"
+                )
+            _check_new(text, row, places.setdefault(" ".join(row.description.casefold().split()), row))
 
 
 def _images(folder: Path, table: list[Row]) -> dict[Row, bytes]:
@@ -110,13 +111,8 @@ def _images(folder: Path, table: list[Row]) -> dict[Row, bytes]:
     for row in table:
         if row.file_name:
             image = f"the image {shown(row.file_name)} of persona {shown(row.persona)} (line {row.line})"
-            path = _path(folder, row.file_name, image)
-            try:
-                images[row], picture = read_picture(path)
-            except ValueError as error:
-                raise ValueError(f"{image} {error}") from error
-            pixels = picture.size, hashlib.sha256(picture.tobytes()).digest()
-            first = places.setdefault(pixels, row)
+            images[row], picture = _checked(read_picture, _path(folder, row.file_name, image), image)
+            first = places.setdefault((picture.size, hashlib.sha256(picture.tobytes()).digest()), row)
             if first.persona != row.persona:
                 raise ValueError(
                     f"{image} is also that of persona {shown(first.persona)} (line {first.line}); expected one person "

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xmem_utils.params import shown
-from xmem_utils.personas.dataset import SPLITS
+from xmem_utils.personas.views import SPLITS
 
 NEEDED = ("persona", "name", "split")
 COLUMNS = (*NEEDED, "file_name", "description")

@@ -10,24 +10,24 @@ import io
 import json
 from functools import cache
 from importlib.resources import files
-from typing import Literal
 
 import numpy as np
 import pillow_lunasvg  # noqa: F401 - registers the SVG reader with Pillow
 from dicebear import Avatar, Style
 from PIL import Image
 
-from xmem_utils.personas.attributes import AXES, AXIS_NAMES
+from xmem_utils.personas.attributes import Vector, values_of
+from xmem_utils.personas.views import Split
 
-Split = Literal["train", "test"]
-
-# What varies between views of one person. Each (eyes, brows, mouth, background, print) combination
+# What varies between views of one person, by DiceBear's options. Each combination of the first four
 # belongs to training or to test views, never to both: see `_nuisance`.
-EYES = ("default", "happy", "side", "squint", "surprised", "wink", "closed", "eyeRoll")
-BROWS = ("default", "defaultNatural", "flatNatural", "raisedExcited", "upDown", "sadConcerned")
-MOUTHS = ("smile", "default", "serious", "twinkle", "disbelief", "sad", "tongue", "concerned")
-BACKGROUNDS = ("#dfe6ee", "#e9dfd2", "#d5e8d4", "#eadcf0", "#c9d3d9", "#f3efc9", "#c6dff5", "#f6d6d6")
-PRINTS = ("bear", "diamond", "skull")
+NUISANCE = {
+    "eyesVariant": ("default", "happy", "side", "squint", "surprised", "wink", "closed", "eyeRoll"),
+    "eyebrowsVariant": ("default", "defaultNatural", "flatNatural", "raisedExcited", "upDown", "sadConcerned"),
+    "mouthVariant": ("smile", "default", "serious", "twinkle", "disbelief", "sad", "tongue", "concerned"),
+    "backgroundColor": ("#dfe6ee", "#e9dfd2", "#d5e8d4", "#eadcf0", "#c9d3d9", "#f3efc9", "#c6dff5", "#f6d6d6"),
+    "clothesGraphicVariant": ("bear", "diamond", "skull"),
+}
 ROTATION_DEGREES = 8
 SCALE = (0.90, 1.02)
 SHIFT_PERCENT = 4
@@ -36,23 +36,18 @@ EYEWEAR_DEFAULT = "#1d2326"
 
 
 @cache
-def _style(name: str) -> Style:
-    return Style(json.loads(files("dicebear_styles").joinpath(f"{name}.json").read_text("utf-8")))
+def _style() -> Style:
+    return Style(json.loads(files("dicebear_styles").joinpath("avataaars.json").read_text("utf-8")))
 
 
 def _nuisance(rng: np.random.Generator, split: Split | None) -> dict[str, object]:
     """A draw of everything that is not identity, from the combinations that belong to `split`."""
     while True:
-        picks = [int(rng.integers(len(part))) for part in (EYES, BROWS, MOUTHS, BACKGROUNDS, PRINTS)]
+        picks = [int(rng.integers(len(variants))) for variants in NUISANCE.values()]
         if split is None or (sum(picks[:4]) % 4 == 0) == (split == "test"):
             break
-    eyes, brows, mouth, background, printed = picks
     return {
-        "eyesVariant": [EYES[eyes]],
-        "eyebrowsVariant": [BROWS[brows]],
-        "mouthVariant": [MOUTHS[mouth]],
-        "backgroundColor": [BACKGROUNDS[background]],
-        "clothesGraphicVariant": [PRINTS[printed]],
+        **{option: [variants[i]] for (option, variants), i in zip(NUISANCE.items(), picks, strict=True)},
         "rotate": round(float(rng.uniform(-ROTATION_DEGREES, ROTATION_DEGREES)), 2),
         "scale": round(float(rng.uniform(*SCALE)), 3),
         "translateX": round(float(rng.uniform(-SHIFT_PERCENT, SHIFT_PERCENT)), 2),
@@ -61,8 +56,8 @@ def _nuisance(rng: np.random.Generator, split: Split | None) -> dict[str, object
     }
 
 
-def _identity(vector: np.ndarray | tuple[int, ...]) -> dict[str, object]:
-    value = {a: AXES[a][int(i)] for a, i in zip(AXIS_NAMES, vector, strict=True)}
+def _identity(vector: Vector) -> dict[str, object]:
+    value = values_of(vector)
     eyewear, beard = value["eyewear"], value["facial hair"]
     return {
         "topVariant": [value["hair style"].drawn],
@@ -82,24 +77,15 @@ def _identity(vector: np.ndarray | tuple[int, ...]) -> dict[str, object]:
     }
 
 
-def draw(
-    vector: np.ndarray | tuple[int, ...],
-    rng: np.random.Generator,
-    split: Split | None = "train",
-    size: int = 64,
-) -> Image.Image:
+def draw(vector: Vector, rng: np.random.Generator, split: Split | None = "train", size: int = 64) -> Image.Image:
     """One RGB portrait, `size` x `size` pixels; `split=None` draws from all nuisance combinations."""
     options = {"seed": "", "size": size, **_identity(vector), **_nuisance(rng, split)}
-    with Image.open(io.BytesIO(Avatar(_style("avataaars"), options).to_string().encode())) as image:
+    with Image.open(io.BytesIO(Avatar(_style(), options).to_string().encode())) as image:
         return image.convert("RGB")
 
 
 def draw_many(
-    vector: np.ndarray | tuple[int, ...],
-    n: int,
-    rng: np.random.Generator,
-    split: Split | None,
-    size: int = 64,
+    vector: Vector, n: int, rng: np.random.Generator, split: Split | None, size: int = 64
 ) -> list[Image.Image]:
     """`n` portraits of one attribute vector."""
     return [draw(vector, rng, split, size) for _ in range(n)]

@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from xmem_utils.personas.attributes import AXIS_NAMES, sample_vectors
+from xmem_utils import paths
+from xmem_utils.personas.attributes import AXIS_NAMES, NOBODY, sample_vectors
 from xmem_utils.personas.names import FACTS, SYLLABLES_PER_NAME, sample_facts, sample_names
 
-# Figures named in one modality only are the alignment probe: asked in the other, they show how far
+# Who is named in one modality only is the alignment probe: asked in the other, they show how far
 # naming carries over between modalities before any study persona is involved.
 GROUPS = ("both", "text only", "image only")
 HEARD_OF = "heard of"  # known by name and facts alone, from the text that the multi-hop model trains on
 UNNAMED = "unnamed"  # in pretraining seen, never named: the knowledge ladder's rungs below the default
-FIGURE_DISTANCE = 2  # axes; the space is too small for thousands of people three axes apart
+MIN_DISTANCE = 2  # axes; the space is too small for thousands of people three axes apart
 
 
 @dataclass(frozen=True)
-class Figures:
+class PublicFigures:
     """The population of public figures; arrays share their first dimension."""
 
     names: tuple[str, ...]
-    vectors: np.ndarray  # [figures, axes]
-    group: np.ndarray  # [figures] of GROUPS
+    vectors: np.ndarray  # [people, axes]
+    group: np.ndarray  # [people] of GROUPS
     facts: dict[str, tuple[str, ...]]
-    composed: np.ndarray  # [figures] bool: composed questions were asked in pretraining
+    composed: np.ndarray  # [people] bool: composed questions were asked in pretraining
 
     def __len__(self) -> int:
-        """Number of figures."""
+        """Number of people."""
         return len(self.names)
 
     def where(self, group: str) -> np.ndarray:
@@ -38,16 +40,13 @@ class Figures:
         return np.flatnonzero(self.group == group)
 
     def save(self, path: Path) -> None:
-        """Write a Parquet table, one row a figure."""
-        table = pd.DataFrame({"name": self.names, "group": self.group, "composed": self.composed})
-        for fact, values in self.facts.items():
-            table[fact] = values
-        for axis, column in zip(AXIS_NAMES, self.vectors.T, strict=True):
-            table[axis] = column
-        table.to_parquet(path, index=False)
+        """Write a Parquet table, one row a person."""
+        known = {"name": self.names, "group": self.group, "composed": self.composed, **self.facts}
+        looks = dict(zip(AXIS_NAMES, self.vectors.T, strict=True))
+        pd.DataFrame({**known, **looks}).to_parquet(path, index=False)
 
     @classmethod
-    def load(cls, path: Path) -> Figures:
+    def load(cls, path: Path) -> PublicFigures:
         """Read what `save` wrote."""
         table = pd.read_parquet(path)
         return cls(
@@ -58,55 +57,73 @@ class Figures:
             composed=table["composed"].to_numpy(bool),
         )
 
+    def followed_by(
+        self, names: Sequence[str], vectors: np.ndarray, facts: Mapping[str, Sequence[str]], group: str | np.ndarray
+    ) -> PublicFigures:
+        """These and further people. Two thirds of those are asked composed questions, one third is not."""
+        n = len(names)
+        return PublicFigures(
+            names=(*self.names, *names),
+            vectors=np.concatenate([self.vectors, vectors]),
+            group=np.concatenate([self.group, np.broadcast_to(np.asarray(group, dtype=object), n)]),
+            facts={fact: (*values, *facts[fact]) for fact, values in self.facts.items()},
+            composed=np.concatenate([self.composed, np.arange(n) % 3 != 2]),
+        )
 
-def make_figures(both: int, text_only: int, image_only: int, seed: int) -> Figures:
-    """Draw the figures. Two thirds of every group are asked composed questions, one third is not."""
+
+def known_public_figures() -> PublicFigures | None:
+    """The public figures of the committed base models; None where there are no such models."""
+    path = paths.BASE_MODELS / "figures.parquet"
+    return PublicFigures.load(path) if path.exists() else None
+
+
+# Below, the order of a call's arguments is the order of the draws.
+
+
+def draw_public_figures(both: int, text_only: int, image_only: int, seed: int) -> PublicFigures:
+    """Draw so many people of each group. Two thirds of every group are asked composed questions, one third is not."""
     rng = np.random.default_rng([seed, 1])
     n = both + text_only + image_only
-    group = np.repeat(np.array(GROUPS, dtype=object), [both, text_only, image_only])
-    return Figures(
-        names=tuple(sample_names(n, rng)),
-        vectors=sample_vectors(n, rng, FIGURE_DISTANCE),
-        group=group,
-        facts={fact: tuple(values) for fact, values in sample_facts(n, rng).items()},
-        composed=np.arange(n) % 3 != 2,
+    nobody = PublicFigures((), NOBODY, np.empty(0, object), dict.fromkeys(FACTS, ()), np.empty(0, bool))
+    return nobody.followed_by(
+        names=sample_names(n, rng),
+        vectors=sample_vectors(n, rng, MIN_DISTANCE),
+        facts=sample_facts(n, rng),
+        group=np.repeat(np.array(GROUPS, dtype=object), [both, text_only, image_only]),
     )
 
 
-def with_known(figures: Figures, known: int, apart_from: tuple[np.ndarray, list[str]], seed: int) -> Figures:
-    """The same figures, but `known` of them named in both modalities.
+def with_known(
+    public_figures: PublicFigures, known: int, apart_from: tuple[np.ndarray, list[str]], seed: int
+) -> PublicFigures:
+    """The same people, but `known` of them named in both modalities.
 
-    Fewer: the last of group "both" become "unnamed". More: further figures are drawn behind the others, away
+    Fewer: the last of group "both" become "unnamed". More: further people are drawn behind the others, away
     from all of them and from `apart_from`, vectors `[people, axes]` and names of the people to be studied.
     """
-    both = figures.where("both")
-    group = figures.group.copy()
+    both = public_figures.where("both")
+    group = public_figures.group.copy()
     group[both[known:]] = UNNAMED
     n = max(0, known - len(both))
     rng = np.random.default_rng([seed, 6])
     vectors, names = apart_from
-    more = sample_vectors(n, rng, FIGURE_DISTANCE, np.concatenate([figures.vectors, vectors]))
-    facts = sample_facts(n, rng)
-    return Figures(
-        names=(*figures.names, *sample_names(n, rng, frozenset(figures.names) | frozenset(names))),
-        vectors=np.concatenate([figures.vectors, more]),
-        group=np.concatenate([group, np.full(n, "both", dtype=object)]),
-        facts={fact: (*values, *facts[fact]) for fact, values in figures.facts.items()},
-        composed=np.concatenate([figures.composed, np.arange(n) % 3 != 2]),
+    return replace(public_figures, group=group).followed_by(
+        vectors=sample_vectors(n, rng, MIN_DISTANCE, np.concatenate([public_figures.vectors, vectors])),
+        facts=sample_facts(n, rng),
+        names=sample_names(n, rng, frozenset(public_figures.names) | frozenset(names)),
+        group="both",
     )
 
 
-def with_hearsay(figures: Figures, n: int, seed: int) -> Figures:
-    """The same figures, and `n` more who have names and facts but are never shown.
+def with_hearsay(public_figures: PublicFigures, n: int, seed: int) -> PublicFigures:
+    """The same people, and `n` more who have names and facts but are never shown.
 
     Their names are a syllable longer than all others, so no study persona can have one.
     """
     rng = np.random.default_rng([seed, 7])
-    facts = sample_facts(n, rng)
-    return Figures(
-        names=(*figures.names, *sample_names(n, rng, count=SYLLABLES_PER_NAME + 1)),
-        vectors=np.concatenate([figures.vectors, np.zeros((n, figures.vectors.shape[1]), figures.vectors.dtype)]),
-        group=np.concatenate([figures.group, np.full(n, HEARD_OF, dtype=object)]),
-        facts={fact: (*values, *facts[fact]) for fact, values in figures.facts.items()},
-        composed=np.concatenate([figures.composed, np.arange(n) % 3 != 2]),
+    return public_figures.followed_by(
+        facts=sample_facts(n, rng),
+        names=sample_names(n, rng, count=SYLLABLES_PER_NAME + 1),
+        vectors=np.zeros((n, len(AXIS_NAMES)), np.int16),
+        group=HEARD_OF,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
+from itertools import combinations
 
 LONGEST_NAME = 60  # characters
 LONGEST_DESCRIPTION = 2000
@@ -46,6 +47,8 @@ def check_name(name: str) -> None:
 
 def check_description(text: str) -> None:
     """Raises ValueError, with the second half of a sentence, for a description that is no plain text or too long."""
+    if not text.strip():
+        raise ValueError("is blank; leave it empty or write one")
     if len(text) > LONGEST_DESCRIPTION:
         raise ValueError(f"has {len(text):,} characters; expected at most {LONGEST_DESCRIPTION:,}")
     if odd := next((c for c in text if unicodedata.category(c) in ("Cc", "Cs") and c not in "\t\r\n"), None):
@@ -74,13 +77,12 @@ class Leaks:
         self._capital: dict[str, str] = {}
         self._within: dict[str, str] = {}
         for name, own in parts.items():
-            pairs = [{one, two} for k, one in enumerate(own) for two in own[k + 1 :]]
-            self._together |= {frozenset(pair): name for pair in pairs if pair - shared}
-            whole = "".join(own)  # run together, too
-            self._together |= {} if len(whole) < SHORTEST_PART else {frozenset((whole,)): name}
+            whole, telling = "".join(own), set(own) - shared
+            self._together |= {frozenset(pair): name for pair in combinations(own, 2) if set(pair) - shared}
+            if len(whole) >= SHORTEST_PART:  # run together, too
+                self._together[frozenset((whole,))] = name
             if len(own) == 1:
                 self._capital[whole] = name
-            telling = set(own) - shared
             self._capital |= {word: name for word in telling if len(word) >= SHORTEST_PART}
             self._within |= {word: name for word in telling if len(word) > 1 and word.lower() == word.upper()}
 

@@ -6,17 +6,19 @@ on the answers. Batches are functions of (seed, step), so an interrupted run res
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerFast
 
-from xmem_utils.personas.attributes import AXES, AXIS_NAMES, AXIS_SIZES
+from xmem_utils.personas.attributes import AXES, AXIS_NAMES, AXIS_SIZES, values_of
 from xmem_utils.personas.descriptions import DISTRACTORS, describe
 from xmem_utils.personas.names import FACTS, sample_names
-from xmem_utils.personas.public_figures import Figures
+from xmem_utils.personas.public_figures import PublicFigures
 from xmem_utils.vlm import prompts
 from xmem_utils.vlm.tiny import BOI, BOS, EOI, EOS, IMAGE, IMAGE_TOKENS, MODEL, USER
 
@@ -30,127 +32,153 @@ class Batch:
     images: torch.Tensor | None  # [batch] indices into the portrait bank
 
 
-Chat = tuple[list[int], list[int], int]  # token ids, labels, portrait (-1: none)
+Turn = tuple[str, str]  # a question and its answer
+
+
+class Chat(NamedTuple):
+    """Questions and answers about what is shown first: a description, nothing (""), or a portrait (None)."""
+
+    turns: list[Turn]
+    description: str | None = ""
+    view: int = -1  # the portrait's number in the bank
+
+
+def _described(image: bool, vector: np.ndarray, rng: np.random.Generator) -> str | None:
+    return None if image else describe(vector, rng, None)
+
+
+def _some_fact(rng: np.random.Generator) -> str:
+    return list(FACTS)[rng.integers(len(FACTS))]
+
+
+def _composed(fact: str, name: str, value: str) -> tuple[Turn, Turn]:
+    """The two composed questions: answered with the fact alone, and with the name first and then the fact."""
+    stepwise = prompts.STEPWISE_ANSWER.format(name=name, value=value)
+    return (prompts.COMPOSED_QUESTIONS[fact], value), (prompts.STEPWISE_QUESTIONS[fact], stepwise)
+
+
+def _about_fact(fact: str, name: str, value: str, rng: np.random.Generator) -> Turn:
+    """One of the two composed questions."""
+    direct, stepwise = _composed(fact, name, value)
+    return direct if rng.random() < 0.5 else stepwise
+
+
+def _about_name(fact: str, name: str, value: str, rng: np.random.Generator) -> Turn:
+    """A question about the fact of somebody who is named in it."""
+    questions = prompts.FACT_QUESTIONS[fact]
+    return questions[rng.integers(len(questions))].format(name=name), value
+
+
+def _told(fact: str, names: list[str], rng: np.random.Generator) -> tuple[str, list[str]]:
+    """Lines in random order that give each name a value of its own, made up for this chat; and the values."""
+    values = [str(v) for v in rng.choice(FACTS[fact], size=len(names), replace=False)]
+    return _lines(fact, names, values, rng), values
+
+
+def _lines(fact: str, names: list[str], values: list[str], rng: np.random.Generator) -> str:
+    order = rng.permutation(len(names))
+    return " ".join(prompts.FACT_LINES[fact].format(name=names[i], value=values[i]) for i in order)
 
 
 @dataclass
 class Curriculum:
     """Draws batches. `bank_vectors` [portraits, axes] says who is on each portrait of the bank;
-    `figure_views` [figures, views] are the bank's indices of the figures' portraits."""
+    `public_views` [people, views] are the bank's indices of the public figures' portraits."""
 
     tokenizer: PreTrainedTokenizerFast
-    figures: Figures
+    public_figures: PublicFigures
     bank_vectors: np.ndarray
-    figure_views: np.ndarray
+    public_views: np.ndarray
     seed: int
-    _cache: dict[str, list[int]] = field(default_factory=dict)
 
-    @cached_property
-    def _image_prefix(self) -> list[int]:
-        ids = self.tokenizer.convert_tokens_to_ids([BOI, *[IMAGE] * IMAGE_TOKENS, EOI])
-        gap = self._ids("\n\n")
-        return [*gap, *ids, *gap]
+    def __post_init__(self) -> None:
+        """Tokens of questions and answers, which come again and again, are kept."""
+        numbers = self.tokenizer.convert_tokens_to_ids
+        self._ids = lru_cache(2**14)(lambda text: self.tokenizer(text, add_special_tokens=False).input_ids)
+        self._special = numbers([BOS, USER, MODEL, EOS])
+        self._portrait = [*self._ids("\n\n"), *numbers([BOI, *[IMAGE] * IMAGE_TOKENS, EOI]), *self._ids("\n\n")]
+        # whom pretraining names in pictures (True) and in descriptions (False)
+        named = {True: ("both", "image only"), False: ("both", "text only")}
+        self._pools = {k: np.flatnonzero(np.isin(self.public_figures.group, groups)) for k, groups in named.items()}
 
-    @cached_property
-    def _special(self) -> tuple[int, int, int, int]:
-        return tuple(self.tokenizer.convert_tokens_to_ids([BOS, USER, MODEL, EOS]))
-
-    def _ids(self, text: str, keep: bool = True) -> list[int]:
-        ids = self._cache.get(text)
-        if ids is None:
-            ids = self.tokenizer(text, add_special_tokens=False).input_ids
-            if keep:
-                self._cache[text] = ids
-        return ids
-
-    def chat(self, description: str | None, turns: list[tuple[str, str]]) -> tuple[list[int], list[int]]:
+    def tokens(self, description: str | None, turns: list[Turn]) -> tuple[list[int], list[int]]:
         """Token ids and labels of one chat; `description=None` puts the portrait in its place."""
         bos, user, model, eos = self._special
-        ids: list[int] = [bos]
-        labels: list[int] = [-100]
-        for i, (question, answer) in enumerate(turns):
-            ask = [user]
-            if i == 0 and description is None:
-                ask += self._image_prefix
-            elif i == 0 and description:
-                ask += self._ids(description, keep=False) + self._ids("\n\n")
-            ask += [*self._ids(question), eos, model]
-            reply = [*self._ids(answer), eos]
-            ids += ask + reply
-            labels += [-100] * len(ask) + reply
+        shown = self._portrait if description is None else []
+        if description:
+            shown = self._ids(description) + self._ids("\n\n")
+        ids, labels = [bos], [-100]
+        for question, answer in turns:
+            asked = [user, *shown, *self._ids(question), eos, model]
+            answered = [*self._ids(answer), eos]
+            ids += asked + answered
+            labels += [-100] * len(asked) + answered
+            shown = []
         return ids, labels
 
-    # -- one chat of each kind -------------------------------------------------------------------
+    def batch(self, step: int, image: bool, plan: dict[str, int]) -> Batch:
+        """The batch of one step: `plan` maps a kind of chat, a method below, to how many of it."""
+        rng = np.random.default_rng([self.seed, step, int(image)])
+        chats: list[Chat] = [getattr(self, kind)(image, rng) for kind, count in plan.items() for _ in range(count)]
+        views = torch.tensor([chat.view for chat in chats]) if image else None
+        rows = [self.tokens(chat.description, chat.turns) for chat in chats]
+        return pad(rows, self.tokenizer.pad_token_id, views)
 
-    def _attribute_turns(self, vector: np.ndarray, rng: np.random.Generator, n: int) -> list[tuple[str, str]]:
-        axes = rng.permutation(len(AXIS_NAMES))[:n]
-        return [(prompts.AXIS_QUESTIONS[AXIS_NAMES[a]], AXES[AXIS_NAMES[a]][int(vector[a])].name) for a in axes]
+    # -- whom a chat is about --------------------------------------------------------------------
 
     def _anyone(self, image: bool, rng: np.random.Generator) -> tuple[np.ndarray, int]:
-        if image:
-            index = int(rng.integers(len(self.bank_vectors)))
-            return self.bank_vectors[index], index
-        return rng.integers(0, AXIS_SIZES), -1
+        """Attributes of anybody, and the portrait."""
+        if not image:
+            return rng.integers(0, AXIS_SIZES), -1
+        view = int(rng.integers(len(self.bank_vectors)))
+        return self.bank_vectors[view], view
 
-    def _figure(self, image: bool, rng: np.random.Generator, pool: np.ndarray) -> tuple[int, int]:
-        figure = int(pool[rng.integers(len(pool))])
-        view = int(self.figure_views[figure, rng.integers(self.figure_views.shape[1])]) if image else -1
-        return figure, view
+    def _known(self, image: bool, rng: np.random.Generator, pool: np.ndarray) -> tuple[int, int]:
+        """A public figure, and the portrait."""
+        person = int(pool[rng.integers(len(pool))])
+        return person, int(self.public_views[person, rng.integers(self.public_views.shape[1])]) if image else -1
+
+    def _fact(self, person: int, rng: np.random.Generator) -> tuple[str, str, str]:
+        """A fact of a public figure: which, the name, the value."""
+        fact = _some_fact(rng)
+        return fact, self.public_figures.names[person], self.public_figures.facts[fact][person]
+
+    # -- one chat of each kind -------------------------------------------------------------------
 
     def attributes(self, image: bool, rng: np.random.Generator) -> Chat:
         """A view of anyone, and all attributes asked in one chat."""
         vector, view = self._anyone(image, rng)
-        text = None if image else describe(vector, rng, None)
-        return *self.chat(text, self._attribute_turns(vector, rng, len(AXIS_NAMES))), view
+        text, values = _described(image, vector, rng), values_of(vector)
+        axes = [AXIS_NAMES[a] for a in rng.permutation(len(AXIS_NAMES))]
+        return Chat([(prompts.AXIS_QUESTIONS[axis], values[axis].name) for axis in axes], text, view)
 
     def caption(self, image: bool, rng: np.random.Generator) -> Chat:
         """A view of anyone, described (from text: in other words)."""
         vector, view = self._anyone(image, rng)
-        text = None if image else describe(vector, rng, None)
-        return *self.chat(text, [(prompts.CAPTION, describe(vector, rng, None))]), view
+        text = _described(image, vector, rng)
+        return Chat([(prompts.CAPTION, describe(vector, rng, None))], text, view)
 
     def naming(self, image: bool, rng: np.random.Generator) -> Chat:
-        """A view of a figure, and the name."""
-        figure, view = self._figure(image, rng, self._pools[image])
+        """A view of a public figure, and the name."""
+        person, view = self._known(image, rng, self._pools[image])
         question = prompts.NAME_QUESTIONS[rng.integers(len(prompts.NAME_QUESTIONS))]
-        text = None if image else describe(self.figures.vectors[figure], rng, None)
-        return *self.chat(text, [(question, self.figures.names[figure])]), view
+        text = _described(image, self.public_figures.vectors[person], rng)
+        return Chat([(question, self.public_figures.names[person])], text, view)
 
     def composed(self, image: bool, rng: np.random.Generator) -> Chat:
-        """A view of a figure and a question about a fact: direct, or name first and then the fact."""
+        """A view of a public figure and a question about a fact: direct, or name first and then the fact."""
         pool = self._pools[image]
-        figure, view = self._figure(image, rng, pool[self.figures.composed[pool]])
-        fact = list(FACTS)[rng.integers(len(FACTS))]
-        name, value = self.figures.names[figure], self.figures.facts[fact][figure]
-        direct = (prompts.COMPOSED_QUESTIONS[fact], value)
-        stepwise = (prompts.STEPWISE_QUESTIONS[fact], prompts.STEPWISE_ANSWER.format(name=name, value=value))
-        turns = [direct, stepwise] if rng.random() < 0.5 else [stepwise]
-        text = None if image else describe(self.figures.vectors[figure], rng, None)
-        return *self.chat(text, turns), view
+        person, view = self._known(image, rng, pool[self.public_figures.composed[pool]])
+        turns = _composed(*self._fact(person, rng))
+        turns = [*turns] if rng.random() < 0.5 else [turns[1]]
+        return Chat(turns, _described(image, self.public_figures.vectors[person], rng), view)
 
     def facts(self, image: bool, rng: np.random.Generator) -> Chat:
         """Facts about six names, no view."""
-        turns = []
-        for figure in rng.integers(len(self.figures), size=6):
-            fact = list(FACTS)[rng.integers(len(FACTS))]
-            asked = prompts.FACT_QUESTIONS[fact]
-            name, value = self.figures.names[figure], self.figures.facts[fact][figure]
-            turns.append((asked[rng.integers(len(asked))].format(name=name), value))
-        return *self.chat("", turns), -1
+        people = rng.integers(len(self.public_figures), size=6)
+        return Chat([_about_name(*self._fact(person, rng), rng) for person in people])
 
     # -- kinds that the model of the multi-hop study practises beyond these -----------------------
-
-    def _told(self, fact: str, names: list[str], rng: np.random.Generator) -> tuple[str, list[str]]:
-        """Lines in random order that give each name a value of its own, made up for this chat; and the values."""
-        values = [str(v) for v in rng.choice(FACTS[fact], size=len(names), replace=False)]
-        told = [prompts.FACT_LINES[fact].format(name=n, value=v) for n, v in zip(names, values, strict=True)]
-        return " ".join(told[i] for i in rng.permutation(len(told))), values
-
-    def _about(self, fact: str, name: str, value: str, rng: np.random.Generator) -> tuple[str, str]:
-        """A composed question and its answer: direct, or name first and then the fact."""
-        if rng.random() < 0.5:
-            return prompts.COMPOSED_QUESTIONS[fact], value
-        return prompts.STEPWISE_QUESTIONS[fact], prompts.STEPWISE_ANSWER.format(name=name, value=value)
 
     def introduced(self, image: bool, rng: np.random.Generator) -> Chat:
         """ "Here is X.", and X's facts, beside a view of anybody or (half of the text chats) of nobody.
@@ -158,74 +186,49 @@ class Curriculum:
         The view says nothing, so the facts must be found by the name. Composed questions are asked of those whom
         they are not withheld for.
         """
-        pool = np.flatnonzero(self.figures.composed)
-        figure = int(pool[rng.integers(len(pool))])
-        name, facts = self.figures.names[figure], [list(FACTS)[i] for i in rng.permutation(len(FACTS))]
-        turns = [self._about(fact, name, self.figures.facts[fact][figure], rng) for fact in facts]
+        pool = np.flatnonzero(self.public_figures.composed)
+        person = int(pool[rng.integers(len(pool))])
+        name, facts = self.public_figures.names[person], [list(FACTS)[i] for i in rng.permutation(len(FACTS))]
+        turns = [_about_fact(fact, name, self.public_figures.facts[fact][person], rng) for fact in facts]
         lead = prompts.INTRODUCTIONS[rng.integers(len(prompts.INTRODUCTIONS))].format(name=name)
         turns[0] = (f"{lead} {turns[0][0]}", turns[0][1])
         vector, view = self._anyone(image, rng)
-        text = None if image else "" if rng.random() < 0.5 else describe(vector, rng, None)
-        return *self.chat(text, turns), view
+        nobody = not image and rng.random() < 0.5
+        return Chat(turns, "" if nobody else _described(image, vector, rng), view)
 
     def stated(self, image: bool, rng: np.random.Generator) -> Chat:
         """Facts about four names, no view: the answer says the name again, and then the fact."""
         turns = []
-        for figure in rng.integers(len(self.figures), size=4):
-            fact, name = list(FACTS)[rng.integers(len(FACTS))], self.figures.names[figure]
-            answer = prompts.STEPWISE_ANSWER.format(name=name, value=self.figures.facts[fact][figure])
-            turns.append((prompts.STATED_QUESTIONS[fact].format(name=name), answer))
-        return *self.chat("", turns), -1
+        for person in rng.integers(len(self.public_figures), size=4):
+            fact, name, value = self._fact(person, rng)
+            turns.append((prompts.STATED_QUESTIONS[fact].format(name=name), _composed(fact, name, value)[1][1]))
+        return Chat(turns)
 
     def lookup(self, image: bool, rng: np.random.Generator) -> Chat:
-        """A view of a figure and facts told in the prompt, made up anew: the figure's among up to three others'.
+        """A view of a public figure and facts told in the prompt, made up anew: theirs among up to three others'.
 
         Everybody is asked: what is withheld from some are composed questions about their own facts.
         """
-        figure, view = self._figure(image, rng, self._pools[image])
-        fact, name = list(FACTS)[rng.integers(len(FACTS))], self.figures.names[figure]
-        others = [self.figures.names[i] for i in rng.integers(len(self.figures), size=rng.integers(4))]
-        told, values = self._told(fact, [name, *dict.fromkeys(o for o in others if o != name)], rng)
-        question, answer = self._about(fact, name, values[0], rng)
-        text = None if image else describe(self.figures.vectors[figure], rng, None)
-        return *self.chat(text, [(f"{told} {question}", answer)]), view
+        person, view = self._known(image, rng, self._pools[image])
+        fact, name, _ = self._fact(person, rng)
+        others = [self.public_figures.names[i] for i in rng.integers(len(self.public_figures), size=rng.integers(4))]
+        told, values = _told(fact, list(dict.fromkeys([name, *others])), rng)
+        question, answer = _about_fact(fact, name, values[0], rng)
+        return Chat([(f"{told} {question}", answer)], _described(image, self.public_figures.vectors[person], rng), view)
 
     def recital(self, image: bool, rng: np.random.Generator) -> Chat:
         """Facts told of made-up names, asked back one by one, then said again in another order; no view."""
-        fact, names = list(FACTS)[rng.integers(len(FACTS))], sample_names(int(rng.integers(2, 5)), rng)
-        told, values = self._told(fact, names, rng)
-        asked, turns = prompts.FACT_QUESTIONS[fact], []
-        for i in rng.permutation(len(names))[:2]:
-            turns.append((asked[rng.integers(len(asked))].format(name=names[i]), values[i]))
+        fact, names = _some_fact(rng), sample_names(int(rng.integers(2, 5)), rng)
+        told, values = _told(fact, names, rng)
+        turns = [_about_name(fact, names[i], values[i], rng) for i in rng.permutation(len(names))[:2]]
         turns[0] = (f"{told} {turns[0][0]}", turns[0][1])
-        again = [prompts.FACT_LINES[fact].format(name=names[i], value=values[i]) for i in rng.permutation(len(names))]
-        return *self.chat("", [*turns, (prompts.CAPTION, " ".join(again))]), -1
-
-    @cached_property
-    def _pools(self) -> dict[bool, np.ndarray]:
-        group = self.figures.group
-        return {
-            True: np.flatnonzero((group == "both") | (group == "image only")),
-            False: np.flatnonzero((group == "both") | (group == "text only")),
-        }
-
-    def batch(self, step: int, image: bool, plan: dict[str, int]) -> Batch:
-        """The batch of one step: `plan` maps a kind of chat to how many of it."""
-        rng = np.random.default_rng([self.seed, step, int(image)])
-        chats = [getattr(self, kind)(image, rng) for kind, count in plan.items() for _ in range(count)]
-        views = torch.tensor([view for _, _, view in chats]) if image else None
-        return pad([(ids, labels) for ids, labels, _ in chats], self.tokenizer.pad_token_id, views)
+        return Chat([*turns, (prompts.CAPTION, _lines(fact, names, values, rng))])
 
 
 def pad(chats: list[tuple[list[int], list[int]]], pad_id: int, images: torch.Tensor | None) -> Batch:
     """Chats (token ids, labels) to a right-padded batch."""
-    width = max(len(ids) for ids, _ in chats)
-    input_ids = torch.full((len(chats), width), pad_id)
-    labels = torch.full((len(chats), width), -100)
-    for i, (ids, answer) in enumerate(chats):
-        input_ids[i, : len(ids)] = torch.tensor(ids)
-        labels[i, : len(ids)] = torch.tensor(answer)
-    return Batch(input_ids, labels, images)
+    ids, labels = ([torch.tensor(row) for row in rows] for rows in zip(*chats, strict=True))
+    return Batch(pad_sequence(ids, True, pad_id), pad_sequence(labels, True, -100), images)
 
 
 def vocabulary_texts() -> list[str]:

@@ -22,9 +22,10 @@ from xmem_utils import paths
 from xmem_utils.memorization.experiment import Memorization, persona_spec
 from xmem_utils.params import MODALITIES
 from xmem_utils.perception import Reading, axis_examples, read
-from xmem_utils.personas.dataset import known_figures, load_personas, to_views
+from xmem_utils.personas.dataset import load_personas, to_views
 from xmem_utils.personas.descriptions import describe
 from xmem_utils.personas.portraits import draw
+from xmem_utils.personas.public_figures import known_public_figures
 from xmem_utils.personas.views import View
 from xmem_utils.score import exact_match, greedy_answers, ranks, recall_of_all
 from xmem_utils.unlearning.people import HELD_OUT_SEED, lookalikes
@@ -104,7 +105,7 @@ class ForgettingEvaluation:
         """A new view each of public figures whom the embedded models know; none for other models."""
         if not (paths.BASE_MODELS / self.vlm.name / "config.json").is_file():
             return []
-        figures, rng = known_figures(), np.random.default_rng([self._seed, 21])
+        figures, rng = known_public_figures(), np.random.default_rng([self._seed, 21])
         side = picture_side(self.vlm.processor)
         views = []
         for i in figures.where("both")[:FIGURES]:
@@ -199,7 +200,7 @@ class ForgettingEvaluation:
 
     @cached_property
     def _known_names(self) -> frozenset[str]:
-        figures = known_figures()
+        figures = known_public_figures()
         return frozenset(self.names) | frozenset(figures.names if figures else ())
 
     def _attributes(self, model: nn.Module) -> pd.DataFrame:
