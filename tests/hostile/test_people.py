@@ -15,7 +15,7 @@ from PIL import Image
 from xmem_utils.personas.attributes import AXIS_NAMES
 from xmem_utils.personas.dataset import names_of
 from xmem_utils.personas.importing import import_folder
-from xmem_utils.plots.people import contact_sheet
+from xmem_utils.plots import contact_sheet
 
 
 def plain(value):

@@ -1,0 +1,91 @@
+"""Every figure of the study drawn from its committed table, and by plots alone: without torch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from xmem_utils import plots
+
+COMMITTED = Path(__file__).parents[1] / "figures"
+
+
+def table(name):
+    """A committed table as the notebooks hold it: "none" and "" are values."""
+    read = pd.read_csv(COMMITTED / f"{name}.csv", keep_default_na=False, na_values=["", "nan"])
+    return read.fillna({"given": ""}) if "given" in read else read
+
+
+def base_curves():
+    read = table("base_model_curves")
+    return plots.base_curves(*(read[read["stage"] == s].dropna(axis=1).drop(columns="stage") for s in ("eye", "chat")))
+
+
+FIGURES = {  # by name: how it is drawn, panels, words in its legend
+    "base_model_curves": (base_curves, 3, {"from pictures", "alignment probe, descriptions", "garment colour"}),
+    "base_model_exam": (lambda: plots.base_exam(table("base_model_exam")), 1, {"from pictures", "from descriptions"}),
+    "persona_attributes": (lambda: plots.attribute_counts(table("persona_attributes")), 8,
+                           {"expected of a uniform draw"}),
+    "gap_matrix": (lambda: plots.gap_matrix(table("gap_matrix"), ""), 2, {"chance (1%)", "blank image"}),
+    "gap_curves": (lambda: plots.gap_curves(table("gap_curves"), 0.01), 2, {"one seed", "chance"}),
+    "dose_response": (lambda: plots.dose_response(table("dose_response"), 0.01, 0.9), 2,
+                      {"memorized: source above 90%", "learned from pictures, asked with descriptions"}),
+    "capability": (lambda: plots.capability(table("capability"), 0.01), 4, {"gap", "transfer ratio"}),
+    "capability_slope": (lambda: plots.capability_slope(table("capability_slope"), table("capability_slopes")), 2,
+                         {"no gap", "xmem-tiny-s from pictures: slope 0.46 [0.42, 0.48]"}),
+    "capability_knowledge": (lambda: plots.capability_knowledge(table("capability_knowledge"), 0.01), 2,
+                             {"chance for a study name"}),
+    "unlearning_matrix": (lambda: plots.unlearning_matrix(table("unlearning_matrix"), {"SimNPO"}), 3,
+                          {"forgotten people, asked with pictures", "retained people, asked with pictures"}),
+    "unlearning_curves": (lambda: plots.unlearning_curves(table("unlearning_curves")), 24,
+                          {"retained, asked with pictures"}),
+    "unlearning_tradeoff": (lambda: plots.unlearning_tradeoff(table("unlearning_tradeoff"), 0.95), 2,
+                            {"before unlearning", "NPO", "5 points below before"}),
+    "unlearning_attacks": (lambda: plots.unlearning_attacks(table("unlearning_attacks")), 8,
+                           {"forgotten people, asked with descriptions"}),
+    "multihop": (lambda: plots.multihop(table("multihop"), table("multihop_claim")), 3,
+                 {"shown a name alone", "grey label: not above chance in the source"}),
+    "multihop_decomposition": (lambda: plots.multihop_decomposition(table("multihop_decomposition")), 2,
+                               {"composed", "if hops were independent"}),
+    "multihop_curves": (lambda: plots.multihop_curves(table("multihop_curves"), 0.04), 8, {"chance"}),
+    "mitigation": (lambda: plots.mitigation(table("mitigation"), table("mitigation_tests")), 2,
+                   {"significantly above it", "significantly below it", "perception ceiling, asked with pictures",
+                    "what a row is held against"}),
+    "mitigation_pairs": (lambda: plots.mitigation_pairs(table("mitigation_pairs")), 2, {"nobody is paired: plain"}),
+    "decomposition": (lambda: plots.decomposition(table("decomposition")), 2, {"perception part", "recall part"}),
+    "mechanism": (lambda: plots.mechanism(table("mechanism")), 24, {"target, before anything is memorized", "chance"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_stands_on_its_committed_table(name, tmp_path):
+    draw, panels, words = FIGURES[name]
+    figure = draw()
+    assert len(figure.axes) == panels
+    legend = {text.get_text() for legend in figure.legends for text in legend.get_texts()}
+    assert words <= legend
+    plots.save(figure, name, table(name), tmp_path)
+    assert {file.suffix for file in tmp_path.iterdir()} == {".png", ".svg", ".csv"}
+    plt.close(figure)
+
+
+def test_every_estimate_and_every_interval_is_drawn():
+    """Of the figure with most kinds of marks: as many as the table has rows of what it shows."""
+    drawn = table("mitigation").query("quantity not in ['gap', 'transfer ratio', 'perception part', 'recall part']")
+    figure = plots.mitigation(table("mitigation"), table("mitigation_tests"))
+    shown = [dots for axes in figure.axes for dots in axes.containers]
+    estimates = pd.concat([pd.Series(dots.lines[0].get_xdata()) for dots in shown]).dropna()
+    assert sorted(estimates) == pytest.approx(sorted(drawn["estimate"]))
+    bars = [path.vertices[:, 0] for dots in shown for bar in dots.lines[2] for path in bar.get_paths()]
+    intervals = sorted(tuple(ends) for ends in bars if not np.isnan(ends).any())
+    np.testing.assert_allclose(intervals, sorted(zip(drawn["low"], drawn["high"], strict=True)))
+    plt.close(figure)
+
+
+def test_plots_load_no_torch():
+    code = "import sys; from xmem_utils import plots; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,668 @@
+"""How the study draws: one colour a modality, an interval on every estimate, the table beside the figure.
+
+First what all figures are made of (panels, estimates with intervals, learning curves, legends), then the figures by
+notebook. Plots read tables and nothing else: what a column holds (a method, a task, a measure) is written here as it is
+there, so that drawing loads no torch.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from xmem_utils import paths
+from xmem_utils.mitigation.methods import METHODS, PLAIN, PLAIN_START
+from xmem_utils.params import MODALITIES, other
+
+# Okabe-Ito colours, far apart in lightness too; the marker repeats what the colour says. "none": no view is shown
+COLOURS = {"image": "#D55E00", "text": "#0072B2", "none": "0.35"}
+MARKERS = {"image": "o", "text": "s", "none": "D"}
+WORDS = {"image": "pictures", "text": "descriptions", "none": "a name alone"}
+SHIFT = {"image": -0.12, "text": 0.12, "none": 0.0}  # between two marks in a row
+GREEN = "#009E73"
+LEARNED = [f"Names learned from {WORDS[m]}" for m in MODALITIES]
+RECALLED = "names recalled exactly"
+DOTTED = {"color": "0.4", "ls": ":", "lw": 1.2, "zorder": 1}  # chance and the like
+HOLLOW = {"ls": "--", "mfc": "white"}
+BAR = {"edgecolor": "black", "lw": 0.5, "zorder": 2}
+
+
+def style() -> None:
+    """Set the look of every figure and table; call it once at the top of a notebook."""
+    pd.set_option("display.html.use_mathjax", False)  # a name with $ is no formula
+    look = {
+        "figure.dpi": 100, "savefig.dpi": 160, "axes.spines.top": False, "axes.spines.right": False,
+        "svg.hashsalt": "xmem", "legend.frameon": False, "axes.titlesize": 11, "axes.titlepad": 10,
+    }  # fmt: skip
+    sns.set_theme(style="whitegrid", context="notebook", font_scale=0.9, rc=look)
+
+
+def save(figure: plt.Figure, name: str, table: pd.DataFrame, folder: Path | None = None) -> None:
+    """Write `<name>.png`, `.svg` and `.csv` to `figures/`; the table holds every number drawn."""
+    save_table(name, table, folder)
+    # no dates in the files: an unchanged figure is an unchanged file
+    for kind, field in (("png", "Software"), ("svg", "Date")):
+        file = (folder or paths.FIGURES) / f"{name}.{kind}"
+        figure.savefig(file, bbox_inches="tight", metadata={field: None})
+
+
+def save_table(name: str, table: pd.DataFrame, folder: Path | None = None) -> None:
+    """Write `<name>.csv` to `figures/`, four digits after the point."""
+    folder = folder or paths.FIGURES
+    folder.mkdir(parents=True, exist_ok=True)
+    table.to_csv(folder / f"{name}.csv", index=False, float_format="%.4f")
+
+
+def facets(
+    size: tuple[float, float], titles: Sequence[str] = LEARNED, ylabels: Sequence[str] = ("",), xlabel: str = "",
+    recall: str = "y", **sharing: bool | str,
+) -> tuple[plt.Figure, np.ndarray]:  # fmt: skip
+    """A figure and its panels [rows, columns]: a column for each title, a row for each label, shared axes.
+
+    Axes named in `recall` ("x", "y", "xy") reach from 0 to 100 %, with room for marks at either end.
+    """
+    sharing = {"sharex": True, "sharey": True, **sharing}
+    figure, grid = plt.subplots(len(ylabels), len(titles), figsize=size, squeeze=False, **sharing)
+    for column, title in zip(grid.T, titles, strict=True):
+        column[0].set_title(title)
+        column[-1].set_xlabel(xlabel)
+    for row, label in zip(grid, ylabels, strict=True):
+        row[0].set_ylabel(label)
+    for axes in grid.flat:
+        axes.set(**{f"{name}lim": (-0.04, 1.06) for name in recall})
+        percent(axes, recall)
+    return figure, grid
+
+
+def by_modality(panels: Iterable[plt.Axes], table: pd.DataFrame, column: str = "source") -> Iterator[tuple]:
+    """Panels with their modality and its rows: (axes, "image", rows), (axes, "text", rows)."""
+    return zip(panels, MODALITIES, (table[table[column] == m] for m in MODALITIES), strict=True)
+
+
+def percent(axes: plt.Axes, names: str) -> None:
+    """The axes named ("x", "y", "xy") show shares in percent."""
+    for name in names:
+        getattr(axes, f"{name}axis").set_major_formatter(PercentFormatter(1.0, decimals=0))
+
+
+def row_axis(axes: plt.Axes, labels: Sequence[str]) -> np.ndarray:
+    """Make the y axis one of rows, the first on top, every other one shaded; returns the places of the rows."""
+    y = np.arange(len(labels), dtype=float)
+    axes.set_yticks(y, labels, fontsize=9)
+    axes.set_ylim(max(1, len(labels)) - 0.5, -0.5)
+    axes.grid(axis="y", visible=False)
+    for k in y[1::2]:
+        axes.axhspan(k - 0.5, k + 0.5, color="0.96", zorder=0)
+    return y
+
+
+def look(asked: str, learned: str = "", label: str = "", **options) -> dict:
+    """Colour, mark and legend entry of the modality asked in.
+
+    Given the modality learned from, also a line, dashed where they differ. `label` may hold {asked} and {learned}.
+    """
+    line = {"": "none", asked: "-"}.get(learned, "--")
+    label = label or ("learned from {learned}, asked with {asked}" if learned else "asked with {asked}")
+    label = label.format(asked=WORDS[asked], learned=WORDS.get(learned))
+    return {"color": COLOURS[asked], "marker": MARKERS[asked], "ms": 5, "ls": line, "label": label, **options}
+
+
+def dots(axes: plt.Axes, rows: pd.DataFrame, at: Iterable[float], along: str = "x", **options) -> None:
+    """Estimates along an axis with bars from `low` to `high`, at these places of the other axis."""
+    error = np.clip([rows["estimate"] - rows["low"], rows["high"] - rows["estimate"]], 0, None)
+    x, y = (rows["estimate"], at) if along == "x" else (at, rows["estimate"])
+    axes.errorbar(x, y, **{f"{along}err": error, "ls": "none", "ms": 5, "capsize": 2.5, "zorder": 3, **options})
+
+
+def asked_rows(axes: plt.Axes, labels: Sequence[str], rows: pd.DataFrame, apart: float = 1.0, **options) -> None:
+    """Estimates on a row axis, a row for each label (`rows` has them as index): what is asked apart, pictures above."""
+    for asked, part in rows.groupby("asked"):
+        y = np.arange(len(labels)) + apart * SHIFT[asked]
+        dots(axes, part.reindex(labels), y, **look(asked, **options))
+
+
+def curve(axes: plt.Axes, rows: pd.DataFrame, column: str, **options) -> None:
+    """Mean recall along the training, whose time is in `column`."""
+    mean = rows.groupby(column)["recall"].mean()
+    axes.plot(mean.index, mean, **options)
+
+
+def with_legend(figure: plt.Figure, columns: int = 4) -> plt.Figure:
+    """The figure, laid out, with one legend below its panels: all that has a label, levels and lines last."""
+    entries: dict[str, plt.Artist] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    handles = sorted(entries.values(), key=lambda handle: isinstance(handle, plt.Line2D))
+    figure.tight_layout()
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "ncols": columns, "handlelength": 3}
+    figure.legend(handles=handles, fontsize=9, **place)
+    return figure
+
+
+# 01: the people
+
+
+def contact_sheet(rows: pd.DataFrame, zoom: float = 0.95) -> plt.Figure:
+    """Portraits of some personas, a row each, with name and attributes beside them."""
+    columns = max(map(len, rows["portraits"]))
+    size, widths = (zoom * (columns + 4), zoom * len(rows)), [*[1] * columns, 4]
+    space = {"width_ratios": widths, "wspace": 0.04, "hspace": 0.08}
+    figure, grid = plt.subplots(len(rows), columns + 1, figsize=size, squeeze=False, gridspec_kw=space)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for cells, (_, row) in zip(grid, rows.iterrows(), strict=True):
+        for axes, image in zip(cells, row["portraits"], strict=False):
+            axes.imshow(image)
+        caption = (
+            f"{row['name']}\n{row['hair colour']} {row['hair style']}, {row['skin']} skin\n"
+            f"{row['garment colour']} {row['garment']}\neyewear: {row['eyewear']}, facial hair: {row['facial hair']}"
+        )
+        # a name may hold $, which is no formula
+        cells[-1].text(0.03, 0.5, caption, va="center", fontsize=7.5, transform=cells[-1].transAxes, parse_math=False)
+    return figure
+
+
+def attribute_counts(table: pd.DataFrame) -> plt.Figure:
+    """How many personas have each value of each axis; the line is a uniform draw."""
+    figure, grid = plt.subplots(2, 4, figsize=(11, 5.4))
+    counts = list(table.groupby("axis", sort=False))
+    for axes in grid.flat[len(counts) :]:
+        axes.set_axis_off()
+    for axes, (axis, rows) in zip(grid.flat, counts, strict=False):
+        axes.barh(rows["value"], rows["personas"], color=GREEN, **BAR)
+        axes.axvline(rows["expected"].iloc[0], label="expected of a uniform draw", color="0.2", ls=":", lw=1.4)
+        axes.invert_yaxis()
+        axes.set(title=axis, xlabel="personas")
+        axes.grid(axis="y", visible=False)
+    return with_legend(figure)
+
+
+# 00: the embedded model
+
+PRETRAINING = ("The eye alone", "Losses", "Figures named, unseen views")
+
+
+def base_curves(eye: pd.DataFrame, chat: pd.DataFrame) -> plt.Figure:
+    """Pretraining of the embedded model: the eye, the losses, the names of figures on unseen views."""
+    figure, (panels,) = facets((14, 4), PRETRAINING, recall="", sharex=False, sharey=False)
+    styles, colours = [f"{marker}-" for marker in "os^Dv<>"], sns.color_palette("colorblind")
+    eye.plot(x="step", ax=panels[0], style=styles, color=colours, ms=4, legend=False)
+    for asked in MODALITIES:
+        panels[1].plot(chat["step"], chat[f"loss from {asked}"], **look(asked, asked, "from {asked}", ms=4))
+        for ability, line in {"name, known in both": "-", "alignment probe": "--"}.items():
+            label = f"{ability}, {{asked}}"
+            panels[2].plot(chat["step"], chat[f"{ability}, from {asked}"], **look(asked, "", label, ls=line, ms=4))
+    panels[0].set(xlabel="step of the eye stage", ylabel="held-out accuracy", ylim=(0, 1.03))
+    panels[1].set(xlabel="step of the chat stage", ylabel="loss (nats per answer token)")
+    panels[2].set(xlabel="step of the chat stage", ylabel=RECALLED)
+    percent(panels[2], "y")
+    return with_legend(figure, columns=5)
+
+
+def base_exam(table: pd.DataFrame) -> plt.Figure:
+    """What the base model reads and knows on unseen views, by modality of the view."""
+    ability, detail = table["ability"], table["detail"].fillna("")
+    question = ability.where(detail == "", ability + " (" + detail + ")").where(ability != "attribute", detail)
+    rows = table.assign(question=question).pivot_table(index="question", columns="asked", values="accuracy", sort=False)
+    figure, ((axes,),) = facets((7.5, 0.3 * len(rows) + 1.2), [""], recall="x")
+    y = row_axis(axes, rows.index)
+    for asked, shift, hatch in zip(MODALITIES, (-0.2, 0.2), ("", "//"), strict=True):
+        bars = {"color": COLOURS[asked], "label": f"from {WORDS[asked]}", **BAR}
+        axes.barh(y + shift, rows[asked], 0.38, hatch=hatch, **bars)
+    axes.set(xlabel="answers exactly right, unseen views", xlim=(0, 1.02))
+    return with_legend(figure)
+
+
+# 03: the gap
+
+
+def gap_matrix(table: pd.DataFrame, subtitle: str) -> plt.Figure:
+    """Source x asked recall as bars with intervals; controls as marks, chance as a line."""
+    figure, (panels,) = facets((8.6, 4.4), ylabels=[RECALLED])
+    base = table[(table["source"] == "none") & (table["probe"] == "view")].assign(probe="base model")
+    chance = table["chance"].iloc[0]
+    for axes, source, own in by_modality(panels, table):
+        rows = dict(list(pd.concat([own, base]).groupby(["asked", "probe"])))
+        for x, asked in enumerate(MODALITIES):
+            view, hatch = rows[asked, "view"].iloc[0], "" if asked == source else "//"
+            axes.bar(x, view["estimate"], 0.5, color=COLOURS[asked], hatch=hatch, **BAR)
+            dots(axes, rows[asked, "view"], [x], "y", fmt="none", ecolor="black")
+            share = f"{view['estimate']:.1%}" if 0.99 < view["estimate"] < 1 else f"{view['estimate']:.0%}"
+            axes.annotate(share, (x, view["high"]), (0, 4), textcoords="offset points", ha="center")
+            for k, (probe, marker) in enumerate({"base model": "D", "shuffled views": "X", "blank image": "P"}.items()):
+                if (asked, probe) in rows:
+                    at = x + 0.33 + 0.08 * k
+                    dots(axes, rows[asked, probe], [at], "y", marker=marker, color="0.25", label=probe)
+        axes.axhline(chance, label=f"chance ({chance:.0%})", **DOTTED)
+        axes.grid(axis="x", visible=False)
+    axes.set_xlim(-0.45, 1.7)
+    axes.set_xticks(range(2), [f"asked with\n{WORDS[m]}" for m in MODALITIES])
+    figure.suptitle(f"Recall of names by the modality they were learned from and asked in\n{subtitle}", fontsize=11)
+    return with_legend(figure)
+
+
+def gap_curves(table: pd.DataFrame, chance: float) -> plt.Figure:
+    """Recall in both modalities along training; thin lines are seeds, thick ones their mean."""
+    figure, (panels,) = facets((9.6, 3.6), ylabels=[RECALLED], xlabel="epochs of memorizing")
+    for axes, source, own in by_modality(panels, table):
+        for asked, rows in own.groupby("asked"):
+            for _, seed in rows.groupby("seed"):
+                curve(axes, seed, "epoch", **look(asked, source, marker="", label="one seed", lw=0.8, alpha=0.5))
+            curve(axes, rows, "epoch", **look(asked, source, lw=2.2))
+        axes.axhline(chance, label="chance", **DOTTED)
+    return with_legend(figure, columns=3)
+
+
+def dose_response(table: pd.DataFrame, chance: float, gate: float) -> plt.Figure:
+    """Recall in source and target modality against the number of training views a persona."""
+    figure, (panels,) = facets((9.6, 3.6), ylabels=[RECALLED], xlabel="training views per persona")
+    for axes, source, own in by_modality(panels, table.sort_values("train_views")):
+        for asked, rows in own.groupby("asked"):
+            dots(axes, rows, rows["train_views"], "y", **look(asked, source))
+        axes.axhline(gate, label=f"memorized: source above {gate:.0%}", color="0.6", ls="-.", lw=1)
+        axes.axhline(chance, label="chance", **DOTTED)
+    views = sorted(table["train_views"].unique())
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(views, [str(v) for v in views])
+    return with_legend(figure, columns=3)
+
+
+# 04: capability; one panel a source modality
+
+
+def in_words(parameters: float) -> str:
+    """A number of parameters in words: 1.9 M."""
+    return f"{parameters / 1e9:.1f} B" if parameters >= 1e9 else f"{parameters / 1e6:.1f} M"
+
+
+def capability(table: pd.DataFrame, chance: float) -> plt.Figure:
+    """Above: recall in source and target, and attributes read, by model; below: gap and transfer ratio."""
+    models = table.drop_duplicates("model").sort_values("parameters").set_index("model")["parameters"]
+    x, ylabels = np.arange(len(models), dtype=float), ("answered right", "gap, transfer ratio")
+    figure, grid = facets((9.6, 6.6), LEARNED, ylabels, "model, parameters", sharey="row")
+    read = {"label": "attributes, asked with {asked}", "color": "0.6", "ls": ":", "lw": 1}
+    for axes, source, own in by_modality(grid.T, table):
+        rows = {q: part.set_index("model").reindex(models.index) for q, part in own.groupby("quantity")}
+        for role, asked in (("source", source), ("target", other(source))):
+            dots(axes[0], rows[f"{role} recall"], x, "y", **look(asked, source))
+            dots(axes[0], rows[f"attributes from {role}"], x + 0.06, "y", **look(asked, **read))
+        axes[0].axhline(chance, label="chance for a name", **DOTTED)
+        dots(axes[1], rows["gap"], x - 0.04, "y", label="gap", color="#222222", marker="v", ls="-")
+        dots(axes[1], rows["transfer ratio"], x + 0.04, "y", label="transfer ratio", color=GREEN, marker="^", ls="--")
+        axes[1].axhline(0, color="0.4", lw=0.8)
+        axes[1].yaxis.set_major_formatter("{x:.1f}")
+        axes[1].set_xlim(-0.4, len(x) - 0.6)
+        axes[1].set_xticks(x, [f"{m.removeprefix('xmem-tiny-')}\n{in_words(n)}" for m, n in models.items()])
+    return with_legend(figure, columns=3)
+
+
+def capability_slope(points: pd.DataFrame, slopes: pd.DataFrame) -> plt.Figure:
+    """Target against source recall over checkpoints, one colour a model; thin lines follow the runs."""
+    models = points["model"].unique()
+    looks = list(zip(models, sns.color_palette("viridis", len(models) + 1), "os^Dv<>" * len(models), strict=False))
+    figure, (panels,) = facets((9.6, 4.4), ylabels=["recall in the other modality (target)"], recall="xy")
+    fit = slopes.set_index(["model", "source"])
+    for axes, source, own in by_modality(panels, points):
+        wide = own.pivot_table(index=["model", "seed", "epoch"], columns="asked", values="recall")
+        for model, colour, marker in looks:
+            line = fit.loc[(model, source)]
+            spread = f" [{line['lowest']:.2f}, {line['highest']:.2f}]" if line["runs"] > 1 else ""
+            label = f"{model} from {WORDS[source]}: slope {line['slope']:.2f}{spread}"
+            options = {"label": label, "color": colour, "marker": marker, "lw": 0.8, "mec": "black", "mew": 0.3}
+            for _, run in wide.loc[model].groupby("seed"):
+                axes.plot(run[source], run[other(source)], ms=5, **options)
+        axes.plot([0, 1], [0, 1], label="no gap", **DOTTED)
+        axes.set_xlabel(f"recall asked with {WORDS[source]} (source)")
+    return with_legend(figure, columns=2)
+
+
+def capability_knowledge(table: pd.DataFrame, chance: float) -> plt.Figure:
+    """Recall against the number of public figures the base model knows in both modalities."""
+    figure, (panels,) = facets((9.6, 4.0), LEARNED, [RECALLED], "public figures named in both modalities")
+    known = sorted(table["known"].unique())
+    x = np.arange(len(known), dtype=float)  # evenly spaced: 0 has no place on a logarithmic axis
+    for axes, source, own in by_modality(panels, table):
+        rows = {q: part.set_index("known").reindex(known) for q, part in own.groupby("quantity")}
+        for role, asked in (("source", source), ("target", other(source))):
+            dots(axes, rows[f"{role} recall"], x, "y", **look(asked, source))
+        grey = {"color": "0.5", "ms": 5, "lw": 1}
+        probe = "figures known in this panel's source alone, asked in the other (probe)"
+        axes.plot(x, rows["alignment probe"]["estimate"], label=probe, marker="D", ls=":", **grey)
+        both = {"label": "figures known in both, likewise", "marker": "P", "ls": (0, (1, 3))}
+        axes.plot(x, rows["name, known in both"]["estimate"], **both, **grey)
+        axes.axhline(chance, label="chance for a study name", **DOTTED)
+    axes.set_xticks(x, [f"{k:,}" for k in known])
+    return with_legend(figure, columns=2)
+
+
+# 05: unlearning; a row or a mark a method
+
+REFERENCES = {"before": "before unlearning", "gold": "never learned (gold)"}
+UNLEARNED = {m: f"Unlearned from {WORDS[m]}" for m in MODALITIES}
+YLABELS = [f"unlearned from\n{WORDS[m]}" for m in MODALITIES]
+FORGOTTEN = "forgotten people, asked with {asked}"
+COLUMNS = 6  # of the curves
+
+
+def unlearning_matrix(table: pd.DataFrame, unsettled: set[str]) -> plt.Figure:
+    """Recall of the forgotten (filled) and the retained (hollow) by method, one panel an unlearned modality.
+
+    `table` is `tables.recall` of the main arm; methods in `unsettled` kept no retain recall in the search.
+    """
+    methods = sorted(table["method"].unique(), key=lambda m: [*REFERENCES, m].index(m))
+    labels = {m: m for m in methods} | {m: f"{m} *" for m in unsettled} | REFERENCES
+    titles = UNLEARNED | {"image+text": "Unlearned from pictures and descriptions"}
+    titles = {u: title for u, title in titles.items() if u in set(table["unlearned"])}
+    size = (3.9 * len(titles) + 1, 0.42 * len(methods) + 1.6)
+    figure, (panels,) = facets(size, list(titles.values()), xlabel=RECALLED, recall="x")
+    retained = {"label": "retained people, asked with {asked}", "mfc": "white", "ms": 4, "alpha": 0.6}
+    for axes, unlearned in zip(panels, titles, strict=True):
+        row_axis(axes, [labels[m] for m in methods])
+        own = table[table["unlearned"] == unlearned].set_index("method")
+        asked_rows(axes, methods, own[own["who"] == "retain"], 3, **retained)
+        asked_rows(axes, methods, own[own["who"] == "forget"], label=FORGOTTEN)
+        axes.axhline(sum(m in REFERENCES for m in methods) - 0.5, color="0.3", lw=0.8)
+    return with_legend(figure)
+
+
+def unlearning_curves(table: pd.DataFrame) -> plt.Figure:
+    """Recall along the steps of unlearning: a panel a method and unlearned modality; grey: the retained."""
+    methods = table["method"].unique()
+    columns = min(COLUMNS, len(methods))
+    lines = -(-len(methods) // columns)
+    size, ylabels = (max(2.1 * columns, 6.5), 3.9 * lines + 0.4), [label for label in YLABELS for _ in range(lines)]
+    figure, grid = facets(size, [""] * columns, ylabels, sharex=False)
+    forgotten = "forgotten, unlearned from {learned}, asked with {asked}"
+    retained = {"label": "retained, asked with {asked}", "color": "0.6", "ms": 2.5, "lw": 1, "ls": "-", "zorder": 1.5}
+    for panels, unlearned, own in by_modality(grid.reshape(2, -1), table, "unlearned"):
+        for axes in panels[len(methods) :]:
+            axes.set_visible(False)
+        for axes, method in zip(panels, methods, strict=False):
+            for (who, asked), rows in own[own["method"] == method].groupby(["who", "asked"]):
+                options = {"label": forgotten, "learned": unlearned, "ms": 4} if who == "forget" else retained
+                curve(axes, rows, "step", **look(asked, **options))
+            axes.set_title(method, fontsize=9)
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    figure.supxlabel("steps of unlearning", fontsize=9)
+    return with_legend(figure, columns=3)
+
+
+def unlearning_tradeoff(table: pd.DataFrame, retained: float) -> plt.Figure:
+    """Residual recall against retain recall: a mark for the other modality, a dash for the unlearned one.
+
+    `table` has unlearned, method, retain, own, other; left of the line `retained` people were lost. Marks that would
+    hide each other are moved apart a little, sideways.
+    """
+    ylabel = "forgotten names recalled\n(mark: other modality; dash: unlearned)"
+    figure, (panels,) = facets((10.6, 4.6), list(UNLEARNED.values()), [ylabel], recall="xy")
+    marks = dict(zip(table["method"].unique(), "oXsPD^v<>phd*H", strict=False))
+    colours = dict(zip(marks, plt.get_cmap("tab20").colors, strict=False))
+    left = min(table["retain"].min(), retained) - 0.02
+    for axes, _, shown in by_modality(panels, table, "unlearned"):
+        crowd = shown.groupby([shown["retain"].round(2), shown["other"].round(1)]).cumcount()
+        shown = shown.assign(x=shown["retain"] - crowd * 0.018 * (1.02 - left))
+        for method, own, across, x in shown[["method", "own", "other", "x"]].itertuples(index=False):
+            axes.plot([x, x], [own, across], color=colours[method], lw=1.2, zorder=1)
+            axes.plot(x, own, color=colours[method], marker="_", ms=9, mew=2)
+            mark = {"marker": marks[method], "ms": 7, "mec": "black", "mew": 0.5, "ls": "none"}
+            axes.plot(x, across, color=colours[method], label=REFERENCES.get(method, method), **mark)
+        axes.set_xlabel("retained names recalled (worse modality)")
+        axes.axvline(retained, label="5 points below before", **DOTTED)
+    axes.set_xlim(left, 1.02)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    return with_legend(figure, columns=5)
+
+
+def unlearning_attacks(table: pd.DataFrame) -> plt.Figure:
+    """What each attack brings back, by method: a row of panels an unlearned modality."""
+    kinds, methods = table["attack"].unique(), table["method"].unique()
+    figure, grid = facets((2.6 * len(kinds) + 1.4, 0.56 * len(methods) + 2), kinds, YLABELS, recall="")
+    rows = table.rename(columns={"back": "estimate"}).set_index("method")
+    for panels, _, own in by_modality(grid, rows, "unlearned"):
+        for axes, kind in zip(panels, kinds, strict=True):
+            row_axis(axes, [REFERENCES.get(m, m) for m in methods])
+            asked_rows(axes, methods, own[own["attack"] == kind], label=FORGOTTEN, ms=4)
+            axes.axvline(0, color="0.3", lw=0.8)
+            percent(axes, "x")
+    low, high = axes.get_xlim()
+    axes.set_xlim(min(low, -0.05), max(high, 0.05))  # where nothing changed, too, the axis has a scale
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    figure.supxlabel("change of the share of forgotten names recalled, in percentage points", fontsize=9)
+    return with_legend(figure)
+
+
+# 06: multi-hop questions
+
+FEW = ("direct", "step by step")
+CHAINED = (*FEW, "forced chain")  # need both hops
+FOUR = ("one fact of four", "one fact of four, step by step")
+TASKS = ("hop 1", "hop 2", *CHAINED, *FOUR, "name in context", "fact in context")
+REVERSE = ("reverse, from the name", "reverse, from the fact")
+PEOPLE = {"study": ("", TASKS + REVERSE), "together": ("learned together, ", FEW), "practised": ("practised, ", FEW)}
+PUBLIC_FIGURES = {"figures, withheld": ("withheld, ", TASKS), "figures, practised": ("practised, ", TASKS)}
+# from the bottom up; far apart in lightness, too
+FATES = {"composed": GREEN, "both right, not composed": "#222222"}
+FATES |= {"hop 2 missed": "#E3C878", "hop 1 missed": "#BBBBBB"}
+
+
+def multihop(table: pd.DataFrame, claim: pd.DataFrame) -> plt.Figure:
+    """Every arm by asked modality, with intervals and chance; last, public figures before anything is memorized.
+
+    An arm without headroom has its label in grey.
+    """
+    titles = dict(zip((*MODALITIES, "none"), (*LEARNED, "Public figures, base model"), strict=True))
+    titles = {s: title for s, title in titles.items() if s in set(table["source"])} or titles
+    size, xlabel = (4.9 * len(titles), 5.6), "answered exactly right"
+    figure, (panels,) = facets(size, list(titles.values()), xlabel=xlabel, recall="x", sharey=False)
+    for axes, source in zip(panels, titles, strict=True):
+        groups = PUBLIC_FIGURES if source == "none" else PEOPLE
+        own = table[(table["source"] == source) & table["group"].isin(groups)]
+        own = own.set_index(own["group"].map(lambda g, groups=groups: groups[g][0]).astype(str) + own["arm"])
+        labels = [words + arm for words, arms in groups.values() for arm in arms if words + arm in own.index]
+        y = row_axis(axes, labels)
+        asked_rows(axes, labels, own, label="shown {asked}")
+        chance = own["chance"].groupby(level=0).first().reindex(labels)
+        axes.vlines(chance, y - 0.32, y + 0.32, label="chance", **DOTTED)
+        mute = set(claim.loc[(claim["source"] == source) & ~claim["headroom"].astype(bool), "arm"])
+        for tick in axes.get_yticklabels():
+            tick.set_color("0.55" if tick.get_text() in mute else "black")
+    axes.plot([], [], ls="none", label="grey label: not above chance in the source")
+    return with_legend(figure, columns=5)
+
+
+def multihop_decomposition(table: pd.DataFrame) -> plt.Figure:
+    """Where the chain breaks, as shares of all questions; a diamond: what independent hops would give."""
+    figure, (panels,) = facets((12.0, 4.0), ylabels=["share of questions"], sharex=False)
+    x = np.array([0, 1, 2.35, 3.35, 4.7, 5.7])  # pairs of bars
+    for axes, source, own in by_modality(panels, table):
+        bars = pd.MultiIndex.from_product([CHAINED, [source, other(source)]])
+        own, bottom = own.set_index(["arm", "asked"]), np.zeros(len(bars))
+        for fate, colour in FATES.items():
+            share = own[own["quantity"] == fate]["estimate"].reindex(bars).to_numpy(float)
+            axes.bar(x, share, 0.82, bottom, color=colour, edgecolor="white", lw=0.5, zorder=2, label=fate)
+            bottom += share
+        expected = own[own["quantity"] == "expected if independent"].reindex(bars)
+        mark = {"marker": "D", "ms": 5, "color": "#CC0000", "mec": "white", "mew": 0.6}
+        dots(axes, expected, x, "y", label="if hops were independent", **mark)
+        axes.set_xticks(x, [WORDS[asked] for _, asked in bars], fontsize=8)
+        for place, arm in zip(x[::2] + 0.5, CHAINED, strict=True):
+            axes.annotate(arm, (place, 0), (0, -28), ("data", "axes fraction"), "offset points", ha="center")
+        axes.grid(axis="x", visible=False)
+    return with_legend(figure, columns=5)
+
+
+def multihop_curves(table: pd.DataFrame, chance: float) -> plt.Figure:
+    """The hops and two composed arms along the training; dashed: one seed trained longer."""
+    arms = ("hop 1", "hop 2", *FEW)
+    ylabels = [f"names from {WORDS[m]}\nanswered exactly right" for m in MODALITIES]
+    figure, grid = facets((12.0, 5.6), arms, ylabels, "epochs")
+    lines = dict(zip(table.sort_values("epochs")["trained"].unique(), ("-", "--"), strict=False))
+    for panels, _, own in by_modality(grid, table):
+        for axes, arm in zip(panels, arms, strict=True):
+            for (asked, trained), rows in own[own["arm"] == arm].groupby(["asked", "trained"]):
+                label = f"shown {{asked}}, trained {trained}"
+                curve(axes, rows, "epoch", **look(asked, "", label, ls=lines[trained], ms=4))
+            if arm != "hop 1":  # which asks for a name, not for a fact
+                axes.axhline(chance, label="chance", **DOTTED)
+    return with_legend(figure)
+
+
+# 07: ways to close the gap
+
+UNTRAINED = {"before": "base model", "as memorized": "as memorized (notebook 03)"}  # what was there before
+SIGNS = (  # by verdict: mark, words
+    ("helps", "^", "significantly above it"), ("hurts", "v", "significantly below it"),
+    ("not memorized", "x", "not memorized"),
+)  # fmt: skip
+
+
+def _fresh(method: str) -> bool:
+    return method in METHODS and METHODS[method].fresh
+
+
+def in_order(methods: Iterable[str]) -> list[str]:
+    """What was there before first, what trains from the start last, after what it is held against."""
+    return sorted(dict.fromkeys(methods), key=lambda m: ([*UNTRAINED, m].index(m), _fresh(m)))
+
+
+def mitigation(table: pd.DataFrame, compared: pd.DataFrame) -> plt.Figure:
+    """Source recall, target recall, perception ceiling and public figures still known, a row a method.
+
+    A triangle beside the method: target recall differs from that of the plain training that it is held against (dotted
+    line; Holm), up or down; a cross: it did not memorize. The first rows are the base model and what had been memorized
+    before.
+    """
+    methods = in_order(table["method"])
+    start = sum(not _fresh(m) for m in methods) - 0.5  # below this line: trained from the start
+    figure, (panels,) = facets((11.5, 0.33 * len(methods) + 1.6), xlabel="named exactly", recall="x")
+    known = {"label": "public figures, asked with {asked}", "color": "0.35", "ms": 3, "capsize": 0, "zorder": 2}
+    ceiling = {"label": "perception ceiling, asked with {asked}", "marker": "D", "mfc": "none", "zorder": 2.5}
+    for axes, source, own in by_modality(panels, table):
+        target, y = other(source), row_axis(axes, [UNTRAINED.get(m, m) for m in methods])
+        rows = {q: part.set_index("method").reindex(methods) for q, part in own.groupby("quantity")}
+        recalled = rows["target recall"]["estimate"]
+        axes.hlines(y, recalled, rows["source recall"]["estimate"], color="0.8", lw=2, zorder=1)
+        axes.axhline(start, color="0.75", lw=0.8, zorder=0)
+        for plain, top, bottom in ((PLAIN, 0.5, start), (PLAIN_START, start, len(methods))):
+            line = {"color": COLOURS[target], "label": "what a row is held against"}
+            axes.vlines(recalled.get(plain, []), top, bottom, **DOTTED | line)
+        for quantity, shift, options in (
+            ("source recall", 0, look(source)),
+            ("target recall", 0, look(target, ms=6)),
+            ("perception ceiling", 0, look(target, **ceiling)),
+            (f"public figures, {source}", 0.2, look(source, **known)),
+            (f"public figures, {target}", 0.36, look(target, **known)),
+        ):
+            if quantity in rows:
+                dots(axes, rows[quantity], y + shift, **options)
+        compared_here = compared[(compared["source"] == source) & (compared["method"] != PLAIN_START)]
+        for verdict, marker, words in SIGNS:
+            at = [methods.index(m) for m in compared_here.loc[compared_here["verdict"] == verdict, "method"]]
+            axes.plot([1.06] * len(at), at, ls="none", marker=marker, ms=6, color="0.2", label=words)
+        axes.set_xlim(right=1.09)
+    return with_legend(figure, columns=3)
+
+
+def mitigation_pairs(table: pd.DataFrame) -> plt.Figure:
+    """Target recall of the paired and of the unpaired people, against how many are paired (not to scale)."""
+    titles = [f"Names from {WORDS[m]}, asked with {WORDS[other(m)]}" for m in MODALITIES]
+    figure, (panels,) = facets((10.4, 3.8), titles, [RECALLED], "people of whom there are nameless pairs")
+    counts = sorted(table["paired"].unique())
+    for axes, source, own in by_modality(panels, table.sort_values("paired")):
+        for who, line in (("paired", {"ls": "-"}), ("not paired", HOLLOW)):
+            rows = own[own["who"] == who].set_index("paired").reindex(counts)
+            label = f"people who are {who}, asked with {{asked}}"
+            dots(axes, rows, range(len(counts)), "y", **look(other(source), label=label, **line))
+        axes.axhline(rows.loc[0, "estimate"], label="nobody is paired: plain", **DOTTED)
+    axes.set_xticks(range(len(counts)), [str(n) for n in counts])
+    return with_legend(figure, columns=3)
+
+
+def decomposition(table: pd.DataFrame) -> plt.Figure:
+    """The gap of every method in its perception part and its recall part."""
+    methods = in_order(table["method"])
+    figure, (panels,) = facets((11.0, 0.28 * len(methods) + 1.5), xlabel="recall lost: share of names", recall="")
+    for axes, _, own in by_modality(panels, table):
+        y = row_axis(axes, methods)
+        rows = {q: part.set_index("method").reindex(methods) for q, part in own.groupby("quantity")}
+        for part, shift, colour in (("perception part", -0.19, "#C9C9C9"), ("recall part", 0.19, "#555555")):
+            axes.barh(y + shift, rows[part]["estimate"], 0.36, color=colour, label=part, **BAR)
+            dots(axes, rows[part], y + shift, fmt="none", ecolor="black", lw=0.8, capsize=2)
+        dots(axes, rows["gap"], y, label="gap: both together", marker="D", ms=4.5, color="0.1", zorder=4)
+        axes.axvline(0, color="0.2", lw=0.8)
+        percent(axes, "x")
+    return with_legend(figure)
+
+
+# 07: the mechanism; a row for each model and source, a panel for each question asked of every layer
+
+BEFORE, OF_FIGURES = "before memorizing", "public figures"  # models of the table beside those that memorized
+OWN_STILL = {"color": "0.5", "marker": "v", **HOLLOW}
+QUESTIONS = {  # by measure
+    "lens reciprocal rank": "Logit lens: reciprocal rank\nof the name's first token",
+    "retrieved": "Own state in the other modality\nis the nearest (share of people)",
+    "probe": "Linear probe tells who is\nshown (share of views)",
+    "patched: name": "Name said by the patched\ntarget run (share of people)",
+}
+GREY = {"label": "target, before anything is memorized", "color": "0.45", "lw": 1.4, "ls": (0, (4, 1.5)), "marker": "x",
+        "ms": 4, "zorder": 1.5}  # fmt: skip
+
+
+def _series(source: str) -> Iterator[tuple[int, str, str, str, dict]]:
+    """What is drawn as lines with bands: panel, measure, given, asked, look."""
+    target = other(source)
+    for asked in (source, target):
+        yield 0, "lens reciprocal rank", "", asked, look(asked, asked, "shown {asked}")
+    for panel, measure in ((1, "retrieved"), (2, "probe")):
+        yield panel, measure, source, target, look(target, target, "shown {asked}")
+        for asked in (source, target):
+            yield panel, measure, asked, asked, look(asked, label="compared or learned within {asked}", **HOLLOW)
+    for measure, words, options in (
+        ("patched: name", "the person's own source states: their name", {"color": "black", "marker": "D"}),
+        ("another's: that name", "another person's: that person's name", {"color": GREEN, "marker": "^"}),
+        ("another's: own first token", "another person's: the own name's first token still", OWN_STILL),
+    ):
+        yield 3, measure, source, target, {"label": f"patched with {words}", **options}
+
+
+def _of(rows: pd.DataFrame, measure: str, given: str, asked: str) -> pd.DataFrame:
+    return rows.query("measure == @measure and given == @given and asked == @asked").sort_values("layer")
+
+
+def mechanism(table: pd.DataFrame, subtitle: str = "") -> plt.Figure:
+    """All four questions by layer, for every (model, source) of `table`, in its order; bands are 95 % intervals.
+
+    `table` is that of `mechanism.tables.estimates`. The model before memorizing has no row: it is a grey line beside
+    those that memorized.
+    """
+    before = table[table["model"] == BEFORE]
+    models = list(table.drop(before.index).groupby(["source", "model"], sort=False))
+    models.sort(key=lambda item: item[0][1] == OF_FIGURES)
+    ylabels = [f"{model}\n{WORDS[s]} → {WORDS[other(s)]}" for (s, model), _ in models]
+    figure, grid = facets((11.4, 1.9 * len(models) + 1.4), list(QUESTIONS.values()), ylabels, "layer")
+    for panels, ((source, model), rows) in zip(grid, models, strict=True):
+        for panel, measure, given, asked, options in _series(source):
+            own = _of(rows[rows["layer"] > 0], measure, given, asked)
+            panels[panel].plot(own["layer"], own["estimate"], **options | {"lw": 1.6, "ms": 4})
+            panels[panel].fill_between(own["layer"], own["low"], own["high"], color=options["color"], alpha=0.18, lw=0)
+        for asked, words, line in ((source, "source", "-."), (other(source), "target", "--")):
+            level = _of(rows, "recalled", "", asked)["estimate"].iloc[0]
+            panels[3].axhline(level, label=f"{words} recall, not patched", color="0.25", lw=1, ls=line)
+        for axes, measure in zip(panels, QUESTIONS, strict=True):
+            given = "" if measure == "lens reciprocal rank" else source
+            own = _of(before[before["source"] == source], measure, given, other(source))
+            if model != OF_FIGURES and measure != "patched: name":
+                axes.plot(own["layer"], own["estimate"], **GREY)
+            chance = rows.loc[rows["measure"] == measure, "chance"].iloc[0]
+            axes.axhline(chance, label="chance", **DOTTED)
+            axes.title.set_size(10)
+            axes.yaxis.label.set_size(9.5)
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.suptitle("What every layer holds of a name" + (f"\n{subtitle}" if subtitle else ""), fontsize=11)
+    return with_legend(figure, columns=3)
