@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from xmem_utils import paths
+from xmem_utils.fingerprint import by_content
 from xmem_utils.personas.attributes import AXIS_NAMES, NOBODY, sample_vectors
 from xmem_utils.personas.names import FACTS, SYLLABLES_PER_NAME, sample_facts, sample_names
 
@@ -71,6 +72,7 @@ class PublicFigures:
         )
 
 
+@by_content
 def known_public_figures() -> PublicFigures | None:
     """The public figures of the committed base models; None where there are no such models."""
     path = paths.BASE_MODELS / "figures.parquet"
