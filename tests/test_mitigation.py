@@ -56,7 +56,7 @@ def fed(study):
     finally:
         model.unload()
         for source in SOURCES:  # labels are kept by what had been memorized, and this model had memorized nothing
-            study.around(study.memorization.condition(source, 0))._labels = None
+            study.around(study.memorization.condition(source, 0)).labels = None
 
 
 # -- what is mixed in --------------------------------------------------------------------------------

@@ -157,6 +157,9 @@ class Experiment(ABC):
         """Recall along the training, its end included."""
         return run.curve
 
+    def prepare(self, condition: Condition) -> None:
+        """What must be done before an adapter is on the base model."""
+
     def doing(self, condition: Condition) -> str:
         """What a training does, for its bar."""
         return self.folder
@@ -201,6 +204,7 @@ class Experiment(ABC):
             resources = replace(resources, checkpoint=saved)
 
         def train() -> tuple[WholeAdapter, pd.DataFrame, dict[str, float]]:
+            self.prepare(condition)
             watch = Watch(self, condition)
             model, facts = self.train(condition, watch, resources)
             models.append(model)
@@ -208,6 +212,7 @@ class Experiment(ABC):
 
         def evaluate() -> pd.DataFrame:
             if not models:
+                self.prepare(condition)
                 models.append(load_adapter(self.base(condition).model, found.adapter).eval())
             return self.evaluate(models[0], condition, found.facts)
 

@@ -99,7 +99,7 @@ class Around:
 
     def __init__(self, study: Memorization, start: MemorizationCondition) -> None:
         self.study, self.start, self.vlm = study, start, study.vlm
-        self._labels: Labels | None = None
+        self.labels: Labels | None = None  # by the model that memorized the start, once for all methods
 
     @cached_property
     def views(self) -> list[View]:
@@ -136,11 +136,6 @@ class Around:
         nobody = [""] * len(self.pairs)
         bare = [[with_answer(e, e.answer[:0]) for e in encode(self.vlm, views, answers=nobody)] for views in sides]
         return Asked(self.pairs, *bare)
-
-    def labels(self, model: PeftModel) -> Labels:
-        """Labels by the model that memorized the start: the same for every method that uses them."""
-        self._labels = self._labels or label(self.vlm, model, self.asked)
-        return self._labels
 
 
 def names_alone(around: Around, model: PeftModel, people: int, threshold: float) -> Mixed:
@@ -194,12 +189,17 @@ def labelled(around: Around, model: PeftModel, people: int, threshold: float) ->
     """Target views of the first `people` with what the model answers to the source view of the pair, where that is at
     least as likely as `threshold` (Lee 2013's pseudo-labels, with FixMatch's threshold, Sohn et al. 2020, arXiv
     2001.07685)."""
-    return _labelled(around, around.labels(model), people, threshold, soft=False)
+    return _labelled(around, _labels(around, model), people, threshold, soft=False)
 
 
 def soft_labelled(around: Around, model: PeftModel, people: int, threshold: float) -> Mixed:
     """The same with the distributions behind the answers' tokens (Hinton et al. 2015, arXiv 1503.02531)."""
-    return _labelled(around, around.labels(model), people, threshold, soft=True)
+    return _labelled(around, _labels(around, model), people, threshold, soft=True)
+
+
+def _labels(around: Around, model: PeftModel) -> Labels:
+    around.labels = around.labels or label(around.vlm, model, around.asked)
+    return around.labels
 
 
 def _labelled(around: Around, labels: Labels, people: int, threshold: float, soft: bool) -> Mixed:

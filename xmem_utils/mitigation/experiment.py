@@ -141,7 +141,6 @@ class Mitigation(Experiment):
     ) -> tuple[PeftModel, dict[str, float]]:
         """Train on until the budget of tokens is spent; facts say what it took."""
         start, own, method = condition.start, condition.settings, self.methods[condition.method]
-        self.evaluation_of(start.seed, start.source)  # made while no adapter is on the base model
         model = self._before(condition)
         began = time.perf_counter()
         mixed = self.data(condition, model)
@@ -189,6 +188,10 @@ class Mitigation(Experiment):
     def evaluate(self, model: PeftModel, condition: MitigationCondition, facts: Mapping[str, float]) -> pd.DataFrame:
         """Both modalities, the perception ceiling, public figures; see `MitigationEvaluation.records`."""
         return self.evaluation_of(condition.start.seed, condition.start.source).records(model)
+
+    def prepare(self, condition: MitigationCondition) -> None:
+        """The base model perceives target views while no adapter is on it."""
+        self.evaluation_of(condition.start.seed, condition.start.source)
 
     def before(self) -> pd.DataFrame:
         """The same questions, answered by the base model before anything is memorized."""
