@@ -159,6 +159,7 @@ class Experiment(ABC):
 
     def prepare(self, condition: Condition) -> None:
         """What must be done before an adapter is on the base model."""
+        return
 
     def doing(self, condition: Condition) -> str:
         """What a training does, for its bar."""
