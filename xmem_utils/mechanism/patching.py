@@ -20,7 +20,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
 
 from xmem_utils.mechanism.states import evaluating, in_batches, layers_of, name_columns, replaced
 from xmem_utils.score import answer_logits
@@ -41,35 +40,29 @@ class Patched:
 
 
 def patched_recall(
-    vlm: VLM,
-    examples: Sequence[Example],
-    layer: int = 0,
-    states: torch.Tensor | None = None,
-    model: nn.Module | None = None,
+    vlm: VLM, examples: Sequence[Example], layer: int = 0, states: torch.Tensor | None = None
 ) -> Patched:
     """Recall of every example's answer when `states` stand in for what `layer` hands on at its first places.
 
     `states` is `[examples, places, hidden]`: one place is the answer position alone, and as many as the longest answer
-    has tokens are all that predict it (see `states.name_states`). Layers count from 1, and 0 patches nothing. `model`
-    replaces the VLM's own. Raises ValueError for a layer that the model lacks.
+    has tokens are all that predict it (see `states.name_states`). Layers count from 1, and 0 patches nothing.
+    Raises ValueError for a layer that the model lacks.
     """
-    model = vlm.model if model is None else model
-    layers = layers_of(model)
+    layers, n = layers_of(vlm.model), len(examples)
     if not 0 <= layer <= len(layers):
         raise ValueError(f"layer {layer} cannot be patched: the model has layers 1 to {len(layers)}")
-    exact, first, logprob = np.zeros(len(examples), bool), np.zeros(len(examples), int), np.zeros(len(examples))
-    with evaluating(model):
+    found = Patched(np.zeros(n, bool), np.zeros(n, int), np.zeros(n))
+    with evaluating(vlm.model):
         for rows, batch in in_batches(vlm, examples):
-            lengths = torch.tensor([len(examples[i].answer) for i in rows], device=vlm.device)
-            keep, patch = int(lengths.max()), contextlib.nullcontext()
+            patch = contextlib.nullcontext()
             if layer:
-                columns = name_columns(lengths, batch["input_ids"].shape[1], states.shape[1])
+                columns = name_columns(batch, states.shape[1])
                 patch = replaced(layers[layer - 1], columns, states[rows].to(vlm.device))
             with patch:
-                logits, labels = answer_logits(model, batch, keep)
+                logits, labels = answer_logits(vlm.model, batch, max(len(examples[i].answer) for i in rows))
             asked, said = labels != -100, logits.argmax(-1)
-            exact[rows] = ((said == labels) | ~asked).all(1).cpu().numpy()
-            first[rows] = said.gather(1, (keep - lengths)[:, None])[:, 0].cpu().numpy()
+            found.exact[rows] = ((said == labels) | ~asked).all(1).cpu().numpy()
+            found.first[rows] = said.gather(1, asked.int().argmax(1, keepdim=True))[:, 0].cpu().numpy()
             scores = torch.log_softmax(logits.float(), -1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
-            logprob[rows] = (scores * asked).sum(1).cpu().numpy()
-    return Patched(exact, first, logprob)
+            found.logprob[rows] = (scores * asked).sum(1).cpu().numpy()
+    return found

@@ -10,8 +10,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from xmem_utils.mechanism.explain import LENS, OTHERS, OTHERS_OWN, OWN, PROBE, RECALLED, RETRIEVED
-from xmem_utils.mechanism.tables import BEFORE, FIGURES
+from xmem_utils.mechanism.measures import (
+    BEFORE,
+    LENS,
+    OTHERS,
+    OTHERS_OWN,
+    OWN,
+    PROBE,
+    PUBLIC_FIGURES,
+    RECALLED,
+    RETRIEVED,
+)
 from xmem_utils.params import MODALITIES, other
 from xmem_utils.plots.common import COLOURS, MARKERS, MODALITY_WORDS
 
@@ -35,7 +44,7 @@ def mechanism(table: pd.DataFrame, subtitle: str = "") -> Figure:
     """
     before = table[table["model"] == BEFORE]
     rows = list(table.drop(before.index).groupby(["source", "model"], sort=False))
-    rows.sort(key=lambda row: row[0][1] == FIGURES)
+    rows.sort(key=lambda row: row[0][1] == PUBLIC_FIGURES)
     figure, panels = plt.subplots(
         len(rows), len(TITLES), figsize=(11.4, 1.9 * len(rows) + 1.4), sharex=True, sharey=True, squeeze=False
     )
@@ -45,7 +54,7 @@ def mechanism(table: pd.DataFrame, subtitle: str = "") -> Figure:
         _retrieval(line[1], own, source, target)
         _probe(line[2], own, source, target)
         _patching(line[3], own, source, target)
-        if model != FIGURES:
+        if model != PUBLIC_FIGURES:
             _before(line, before[before["source"] == source], source, target)
         for axes, measure in zip(line, (LENS, RETRIEVED, PROBE, OWN), strict=True):
             chance = own.loc[own["measure"] == measure, "chance"].iloc[0]
