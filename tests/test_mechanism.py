@@ -11,7 +11,7 @@ from matplotlib import pyplot as plt
 
 from xmem_utils import plots
 from xmem_utils.mechanism import explain as questions
-from xmem_utils.mechanism import measures, probe, tables
+from xmem_utils.mechanism import measures, patching, probe, tables
 from xmem_utils.mechanism.explain import explain, explain_models, person_means, retrieval_ranks
 from xmem_utils.mechanism.lens import blind_reciprocal_rank, first_tokens, lens_logits, lens_ranks
 from xmem_utils.mechanism.patching import patched_recall
@@ -257,14 +257,14 @@ def test_a_views_own_state_changes_nothing_at_any_layer(memorized, people):
         named = name_states(memorized, examples)
         assert named.shape == (10, 5, 4, 128)
         torch.testing.assert_close(named[:, :, 0], states, rtol=1e-3, atol=1e-4)
-        for layer in range(6):
-            patched = patched_recall(memorized, examples, layer, states[:, max(0, layer - 1), None])
-            everywhere = patched_recall(memorized, examples, layer, named[:, max(0, layer - 1)])
-            np.testing.assert_allclose(everywhere.logprob, unpatched.logprob, rtol=1e-4, atol=1e-4)
+        alone = [(layer, states[:, layer - 1, None]) for layer in range(1, 6)]
+        everywhere = [(layer, named[:, layer - 1]) for layer in range(1, 6)]
+        for patched in patched_recall(memorized, examples, [*alone, *everywhere]):
             np.testing.assert_allclose(patched.logprob, unpatched.logprob, rtol=1e-4, atol=1e-4)
             np.testing.assert_array_equal(patched.exact, unpatched.exact)
-    with pytest.raises(ValueError, match="layers 1 to 5"):
-        patched_recall(memorized, examples, 6, states[:, :1])
+    for lacking in (0, 6):
+        with pytest.raises(ValueError, match=f"layer {lacking} cannot be patched: the model has layers 1 to 5"):
+            patched_recall(memorized, examples, [(lacking, states[:, :1])])
 
 
 def test_a_patch_after_the_last_layer_gives_the_sources_first_token(memorized, people):
@@ -272,18 +272,19 @@ def test_a_patch_after_the_last_layer_gives_the_sources_first_token(memorized, p
     said = next_token_logits(memorized, sources).argmax(-1)
     asked = [with_answer(e, torch.cat([token[None], e.answer[1:]])) for e, token in zip(targets, said, strict=True)]
     states = answer_states(memorized, sources)[:, -1:]
-    np.testing.assert_array_equal(patched_recall(memorized, asked, 5, states).first, said)
-    assert (patched_recall(memorized, asked).first != said.numpy()).any()
+    unpatched, patched = patched_recall(memorized, asked, [(5, states)])
+    np.testing.assert_array_equal(patched.first, said)
+    assert (unpatched.first != said.numpy()).any()
 
 
 def test_patched_wherever_the_name_is_predicted_the_last_layer_gives_the_sources_whole_answer(memorized, people):
     sources = people.examples["test", "image"][::-1]
     targets = [with_answer(e, s.answer) for e, s in zip(people.examples["test", "text"], sources, strict=True)]
     states, wanted = name_states(memorized, sources)[:, -1], exact_match(memorized, sources)
-    patched = patched_recall(memorized, targets, 5, states)
+    unpatched, patched = patched_recall(memorized, targets, [(5, states)])
     np.testing.assert_allclose(patched.logprob, wanted.logprob, rtol=1e-3, atol=1e-3)
     np.testing.assert_array_equal(patched.exact, wanted.exact)
-    assert patched.exact.all() and not patched_recall(memorized, targets).exact.all()
+    assert patched.exact.all() and not unpatched.exact.all()
 
 
 @pytest.mark.parametrize("places", [1, 2, 7])
@@ -292,7 +293,7 @@ def test_a_patch_in_a_padded_batch_is_the_patch_of_each_view_alone(memorized, pe
     targets[0] = with_answer(targets[0], torch.cat([targets[0].answer[:-1], targets[1].answer]))  # a longer name
     sources = [with_answer(e, t.answer) for e, t in zip(people.examples["test", "image"], targets, strict=True)]
     states = name_states(memorized, sources)[:, 2, :places]
-    together, unpatched = patched_recall(memorized, targets, 3, states), patched_recall(memorized, targets)
+    unpatched, together = patched_recall(memorized, targets, [(3, states)])
     assert np.abs(together.logprob - unpatched.logprob).max() > 0.01  # far beyond rounding
     for i, example in enumerate(targets):
         ids = torch.cat([example.prompt, example.answer])[None]
@@ -315,25 +316,27 @@ def test_a_patch_in_a_padded_batch_is_the_patch_of_each_view_alone(memorized, pe
 def test_the_other_persons_state_is_another_persons(memorized, people, monkeypatch):
     calls = []
 
-    def spy(vlm, examples, layer=0, states=None):
-        calls.append((examples, layer, states))
-        return patched_recall(vlm, examples, layer, states)
+    def spy(vlm, examples, patches=()):
+        calls.append((examples, patches))
+        return patched_recall(vlm, examples, patches)
 
     monkeypatch.setattr(questions, "patched_recall", spy)
     states = answer_states(memorized, people.first("test", "image"))[:, 1]
     questions.patching(memorized, people, "image", layers=[2])
-    same, swapped, alone, swapped_alone = (call for call in calls if call[1] == 2)
+    (targets, own), (renamed, others) = (call for call in calls if call[1])
+    assert [layer for layer, _ in (*own, *others)] == [2] * 4
+    (_, same), (_, alone), (_, swapped), (_, swapped_alone) = (*own, *others)
     begins = np.array([int(answer[0]) for answer in people.answers])
     following = [questions.next_other(person, begins) for person in range(5)]
     assert all(begins[a] != begins[b] for a, b in enumerate(following))
     near = dict(rtol=1e-3, atol=1e-4)  # batches of other lengths
-    torch.testing.assert_close(same[2][:, 0], states, **near)
-    torch.testing.assert_close(swapped[2][:, 0], states[following], **near)
-    assert torch.equal(alone[2], same[2][:, :1]) and torch.equal(swapped_alone[2], swapped[2][:, :1])
+    torch.testing.assert_close(same[:, 0], states, **near)
+    torch.testing.assert_close(swapped[:, 0], states[following], **near)
+    assert torch.equal(alone, same[:, :1]) and torch.equal(swapped_alone, swapped[:, :1])
     for person in range(5):
-        assert torch.equal(same[0][person].answer, people.answers[person])
-        assert torch.equal(same[0][person].prompt, swapped[0][person].prompt)
-        assert torch.equal(swapped[0][person].answer, people.answers[following[person]])
+        assert torch.equal(targets[person].answer, people.answers[person])
+        assert torch.equal(targets[person].prompt, renamed[person].prompt)
+        assert torch.equal(renamed[person].answer, people.answers[following[person]])
 
 
 def test_the_other_person_begins_with_another_token_if_anybody_does():
@@ -395,9 +398,14 @@ def test_the_model_comes_out_as_it_went_in(vlm, people, monkeypatch):
         assert vlm.model.training and hooks_of(vlm.model) == hooks
         with monkeypatch.context() as broken:  # and also when a pass fails
             broken.setattr(type(vlm.model), "forward", lambda *args, **kwargs: 1 / 0)
-            for ask in (answer_states, lambda *args: patched_recall(*args, 1, torch.zeros(10, 1, 128))):
+            for ask in (answer_states, patched_recall):
                 with pytest.raises(ZeroDivisionError):
                     ask(vlm, examples)
+        with monkeypatch.context() as broken:
+            broken.setattr(patching, "replaced", lambda layer, *args: layer.register_forward_hook(lambda *a: 1 / 0))
+            with pytest.raises(ZeroDivisionError):
+                patched_recall(vlm, examples, [(2, torch.zeros(10, 1, 128))])
+        assert not any("forward" in vars(layer) for layer in layers_of(vlm.model))
         assert vlm.model.training and hooks_of(vlm.model) == hooks
     finally:
         vlm.model.eval()
@@ -434,9 +442,8 @@ def test_other_families_can_be_looked_into(family, tmp_path):
         own = lens_logits(vlm, states[:, -1], people.examples["test", "text"][0], vocabulary)
         torch.testing.assert_close(own, next_token_logits(vlm, examples), rtol=1e-3, atol=1e-4)
         unpatched, states = exact_match(vlm, examples).logprob, name_states(vlm, examples)
-        for layer in range(1, layers + 1):
-            patched = patched_recall(vlm, examples, layer, states[:, layer - 1]).logprob
-            np.testing.assert_allclose(patched, unpatched, rtol=1e-3, atol=1e-4)
+        for patched in patched_recall(vlm, examples, [(layer, states[:, layer - 1]) for layer in range(1, layers + 1)]):
+            np.testing.assert_allclose(patched.logprob, unpatched, rtol=1e-3, atol=1e-4)
     adapted = replace(vlm, model=adapt(vlm.model, 2))
     assert not explain(adapted, people, ["image"])["value"].isna().any()
 

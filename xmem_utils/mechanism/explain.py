@@ -22,7 +22,7 @@ from xmem_utils.mechanism import probe
 from xmem_utils.mechanism.lens import blind_reciprocal_rank, lens_ranks
 from xmem_utils.mechanism.patching import Patched, patched_recall
 from xmem_utils.mechanism.people import People
-from xmem_utils.mechanism.states import answer_states, layers_of, name_states
+from xmem_utils.mechanism.states import answer_states, name_states
 from xmem_utils.params import MODALITIES, other
 from xmem_utils.score import ranks
 from xmem_utils.vlm.adapters import load_adapter, merged
@@ -162,31 +162,29 @@ def patching(vlm: VLM, people: People, source: str, layers: Sequence[int] | None
     following = np.array([next_other(person, begins) for person in range(len(people))])
     renamed = [with_answer(e, people.answers[i]) for e, i in zip(targets, following, strict=True)]
     own = name_states(vlm, sources)  # [people, layers, places, hidden]
-    unpatched, unpatched_other = patched_recall(vlm, targets), patched_recall(vlm, renamed)
+    layers = layers or range(1, own.shape[1] + 1)
+    extents = [(layer, places) for layer in layers for places in (slice(None), slice(1))]
+    same = patched_recall(vlm, targets, [(layer, own[:, layer - 1, places]) for layer, places in extents])
+    swapped = patched_recall(vlm, renamed, [(layer, own[following, layer - 1, places]) for layer, places in extents])
     out: Values = {
-        (m.RECALLED, "", source, 0): patched_recall(vlm, sources).exact,
-        (m.RECALLED, "", target, 0): unpatched.exact,
+        (m.RECALLED, "", source, 0): patched_recall(vlm, sources)[0].exact,
+        (m.RECALLED, "", target, 0): same[0].exact,
     }
 
-    def note(layer: int, same: Patched, swapped: Patched, alone: Patched, swapped_alone: Patched) -> None:
+    def note(layer: int, own: Patched, others: Patched, own_alone: Patched, others_alone: Patched) -> None:
         values = {
-            m.OWN: same.exact, m.OWN_FIRST: same.first == begins, m.OWN_ALONE: alone.exact,
-            m.OTHERS: swapped.exact, m.OTHERS_FIRST: swapped.first == begins[following],
-            m.OTHERS_OWN: swapped.first == begins, m.OTHERS_ALONE: swapped_alone.exact,
+            m.OWN: own.exact, m.OWN_FIRST: own.first == begins, m.OWN_ALONE: own_alone.exact,
+            m.OTHERS: others.exact, m.OTHERS_FIRST: others.first == begins[following],
+            m.OTHERS_OWN: others.first == begins, m.OTHERS_ALONE: others_alone.exact,
         }  # fmt: skip
         if layer:
-            values |= {
-                m.OWN_GAIN: same.logprob - unpatched.logprob,
-                m.OTHERS_GAIN: swapped.logprob - unpatched_other.logprob,
-            }
+            values[m.OWN_GAIN] = own.logprob - same[0].logprob
+            values[m.OTHERS_GAIN] = others.logprob - swapped[0].logprob
         out.update({(measure, source, target, layer): value for measure, value in values.items()})
 
-    note(0, unpatched, unpatched_other, unpatched, unpatched_other)
-    for layer in layers or range(1, len(layers_of(vlm.model)) + 1):
-        mine = own[:, layer - 1]
-        theirs = mine[following]
-        runs = ((targets, mine), (renamed, theirs), (targets, mine[:, :1]), (renamed, theirs[:, :1]))
-        note(layer, *(patched_recall(vlm, examples, layer, states) for examples, states in runs))
+    note(0, same[0], swapped[0], same[0], swapped[0])
+    for k, layer in enumerate(layers):
+        note(layer, same[2 * k + 1], swapped[2 * k + 1], same[2 * k + 2], swapped[2 * k + 2])
     return out
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from xmem_utils.score import BATCH_TOKENS
+from xmem_utils.score import _batches
 from xmem_utils.vlm.batches import Example, collate, model_inputs, with_answer
 from xmem_utils.vlm.load import VLM
 
@@ -35,13 +35,7 @@ def layers_of(model: nn.Module) -> list[nn.Module]:
 
 def in_batches(vlm: VLM, examples: Sequence[Example]) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
     """Rows and left-padded batches on the model's device, of similar lengths so that little is padding."""
-    lengths = [len(e.prompt) + len(e.answer) for e in examples]
-    groups: list[list[int]] = []
-    for i in sorted(range(len(examples)), key=lambda i: lengths[i]):
-        if not groups or lengths[i] * (len(groups[-1]) + 1) > BATCH_TOKENS:
-            groups.append([])
-        groups[-1].append(i)
-    for rows in groups:
+    for rows in _batches(examples):
         batch = collate([examples[i] for i in rows], vlm.processor.tokenizer.pad_token_id, side="left")
         yield rows, {k: v.to(vlm.device) for k, v in batch.items()}
 
@@ -67,6 +61,36 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         model.train(training)
+
+
+@contextlib.contextmanager
+def recorded(layers: Sequence[nn.Module]) -> Iterator[list[object]]:
+    """What each of the layers returns in the one pass that is made while this lasts.
+
+    Raises ValueError when the pass went by some of them.
+    """
+    outputs: list[object] = []
+    with contextlib.ExitStack() as stack:
+        for layer in layers:
+            stack.enter_context(layer.register_forward_hook(lambda module, args, output: outputs.append(output)))
+        yield outputs
+    if missing := len(layers) - len(outputs):
+        raise ValueError(
+            f"this model passes over {missing} of its layers where there is no picture, so it cannot be looked into "
+            "layer by layer"
+        )
+
+
+@contextlib.contextmanager
+def repeated(layers: Sequence[nn.Module], outputs: Sequence[object]) -> Iterator[None]:
+    """While this lasts, the layers are not computed: they return what they are `recorded` to have returned."""
+    for layer, output in zip(layers, outputs, strict=True):
+        layer.forward = lambda *args, output=output, **kwargs: output
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward  # that of its class is back
 
 
 def replaced(layer: nn.Module, columns: torch.Tensor, states: torch.Tensor) -> RemovableHandle:
@@ -112,26 +136,12 @@ def name_states(vlm: VLM, examples: Sequence[Example]) -> torch.Tensor:
     layers, places = layers_of(vlm.model), max([1, *(len(e.answer) for e in examples)])
     order: list[int] = []
     parts: list[torch.Tensor] = []
-    seen: list[torch.Tensor] = []  # after each layer, of the batch that is running
-    columns = torch.zeros(0, 0, dtype=torch.long)
-
-    def keep(module: nn.Module, args: object, output: object) -> None:
-        hidden = hidden_of(output)
-        seen.append(hidden[torch.arange(len(hidden), device=hidden.device)[:, None], columns].float().cpu())
-
-    with contextlib.ExitStack() as stack:
-        for layer in layers:
-            stack.enter_context(layer.register_forward_hook(keep))
-        stack.enter_context(evaluating(vlm.model))
+    with evaluating(vlm.model):
         for rows, batch in in_batches(vlm, examples):
+            with recorded(layers) as outputs:
+                vlm.model(**model_inputs(batch), logits_to_keep=1, use_cache=False)
+            row = torch.arange(len(rows), device=vlm.device)[:, None]
             columns = name_columns(batch, places).clamp(min=0)
-            seen.clear()
-            vlm.model(**model_inputs(batch), logits_to_keep=1, use_cache=False)
-            if missing := len(layers) - len(seen):
-                raise ValueError(
-                    f"{type(vlm.model.get_decoder()).__name__} passes over {missing} of its layers where there is no "
-                    "picture, so it cannot be looked into layer by layer"
-                )
+            parts.append(torch.stack([hidden_of(output)[row, columns].float().cpu() for output in outputs], 1))
             order += rows
-            parts.append(torch.stack(seen, 1))
     return torch.cat(parts)[torch.tensor(order).argsort()]
