@@ -1,21 +1,21 @@
 """Looking into fixed models: the real tiny one, other families' classes, and states made by hand."""
 
+from dataclasses import replace
+
 import families
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from matplotlib import pyplot as plt
-from peft import PeftModel
 
 from xmem_utils import plots
 from xmem_utils.mechanism import explain as questions
-from xmem_utils.mechanism import probe, tables
-from xmem_utils.mechanism.explain import explain
+from xmem_utils.mechanism import measures, patching, probe, tables
+from xmem_utils.mechanism.explain import explain, explain_models, person_means, retrieval_ranks
 from xmem_utils.mechanism.lens import blind_reciprocal_rank, first_tokens, lens_logits, lens_ranks
 from xmem_utils.mechanism.patching import patched_recall
-from xmem_utils.mechanism.people import figure_people, study_people
-from xmem_utils.mechanism.retrieval import person_means, retrieval_ranks
+from xmem_utils.mechanism.people import VIEWS, public_figure_people, study_people
 from xmem_utils.mechanism.states import answer_states, in_batches, layers_of, name_states
 from xmem_utils.params import MODALITIES
 from xmem_utils.personas.attributes import distances
@@ -24,11 +24,9 @@ from xmem_utils.personas.public_figures import PublicFigures, known_public_figur
 from xmem_utils.score import exact_match
 from xmem_utils.train import Training, memorize
 from xmem_utils.vlm.adapters import adapt
-from xmem_utils.vlm.batches import model_inputs, with_answer
+from xmem_utils.vlm.batches import answer_tokens, model_inputs, with_answer
 from xmem_utils.vlm.load import load_vlm
 from xmem_utils.vlm.prompts import WHO
-
-EMPTY = torch.empty(0, dtype=torch.long)
 
 
 @pytest.fixture(scope="module")
@@ -41,20 +39,20 @@ def memorized(vlm, five, people):
     """The tiny model in an adapter that memorized five personas from pictures; loaded apart from the shared one."""
     own = load_vlm("xmem-tiny-s")
     model = memorize(own, people.examples["train", "image"], Training(12, 10, 3e-3, seed=1), progress=False)
-    return own, model
+    return replace(own, model=model)
 
 
 @pytest.fixture(scope="module")
 def rows(memorized, people):
-    return explain(*memorized, people, "image")
+    return explain(memorized, people, ["image"])
 
 
-def next_token_logits(vlm, examples, model):
+def next_token_logits(vlm, examples):
     """What plain passes over the bare prompts predict: `[examples, vocabulary]`."""
     out = [None] * len(examples)
     with torch.no_grad():
-        for batch_rows, batch in in_batches(vlm, [with_answer(e, EMPTY) for e in examples]):
-            logits = model(**model_inputs(batch), use_cache=False).logits[:, -1]
+        for batch_rows, batch in in_batches(vlm, [with_answer(e, e.answer[:0]) for e in examples]):
+            logits = vlm.model(**model_inputs(batch), use_cache=False).logits[:, -1]
             for i, row in zip(batch_rows, logits, strict=True):
                 out[i] = row
     return torch.stack(out)
@@ -73,71 +71,74 @@ def mean(rows: pd.DataFrame, measure: str, given: str, asked: str) -> pd.Series:
 
 
 def test_views_are_of_the_person_they_are_said_to_be_of_and_none_is_in_both_splits(vlm, five, people):
-    assert people.names == tuple(names_of(five))
+    assert all(map(torch.equal, people.answers, answer_tokens(vlm, names_of(five))))
     for modality in MODALITIES:
-        for split, count in (("train", 4), ("test", 2)):
+        for split, count in VIEWS.items():
             examples, who = people.examples[split, modality], people.who[split, modality]
             assert len(examples) == 5 * count
             for example, person in zip(examples, who, strict=True):
                 assert torch.equal(example.answer, people.answers[person])
     shown = {s: {tuple(e.prompt.tolist()) for e in people.examples[s, "text"]} for s in ("train", "test")}
     assert not shown["train"] & shown["test"]
-    np.testing.assert_array_equal(people.who["test", "image"][people.rows("test", "image", 1)], range(5))
-    assert (people.rows("test", "image", 0) != people.rows("test", "image", 1)).all()
-    np.testing.assert_array_equal(people.rows("test", "image", 0), people.rows("test", "image", 2))
+    first = people.first("test", "image")
+    assert all(torch.equal(e.answer, answer) for e, answer in zip(first, people.answers, strict=True))
+    assert people.mean(np.arange(10), "test", "image").tolist() == [
+        np.flatnonzero(people.who["test", "image"] == person).mean() for person in range(5)
+    ]
 
 
-def test_some_people_keep_their_numbers_and_who_lacks_a_modality_is_left_out(vlm, five):
-    part = study_people(vlm, five, personas=[4, 1, 2])
+def test_who_lacks_a_modality_is_left_out_and_the_others_keep_their_numbers(vlm, five):
+    def unseen(*personas):
+        test = five["test"].map(lambda row: {"image": None if row["persona"] in personas else row["image"]})
+        return type(five)(train=five["train"], test=test)
+
+    part, names = study_people(vlm, unseen(0, 3)), names_of(five)
     assert part.numbers == (1, 2, 4)
-    assert part.names == tuple(names_of(five)[i] for i in (1, 2, 4))
-    unseen = five["test"].map(lambda row: {"image": None if row["persona"] == 3 else row["image"]})
-    assert study_people(vlm, type(five)(train=five["train"], test=unseen)).numbers == (0, 1, 2, 4)
-    with pytest.raises(ValueError, match="at least 2"):
-        study_people(vlm, five, personas=[3])
+    assert all(map(torch.equal, part.answers, answer_tokens(vlm, [names[i] for i in part.numbers])))
+    with pytest.raises(ValueError, match=r"1 people have views of both .* at least 2"):
+        study_people(vlm, unseen(0, 1, 2, 3))
 
 
-def test_figures_are_known_from_both_modalities_apart_from_each_other_and_drawn_from_the_seed(vlm):
+def test_public_figures_are_known_from_both_modalities_apart_from_each_other_and_always_the_same(vlm):
     figures = known_public_figures()
-    chosen = figure_people(vlm, figures, n=6, train_views=1, test_views=1)
+    chosen, again = (public_figure_people(vlm, figures, n=6) for _ in range(2))
     assert len(chosen) == 6 and set(figures.group[list(chosen.numbers)]) == {"both"}
     apart = distances(figures.vectors[list(chosen.numbers)])
     assert apart[~np.eye(6, dtype=bool)].min() >= PersonaSpec.min_distance
-    assert chosen.names == tuple(figures.names[i] for i in chosen.numbers)
-    again, other = (figure_people(vlm, figures, 6, seed, 1, 1).examples["test", "text"] for seed in (0, 1))
-    assert all(torch.equal(a.prompt, b.prompt) for a, b in zip(again, chosen.examples["test", "text"], strict=True))
-    assert not all(torch.equal(a.prompt, b.prompt) for a, b in zip(again, other, strict=True))
+    names = [figures.names[i] for i in chosen.numbers]
+    assert all(map(torch.equal, chosen.answers, answer_tokens(vlm, names)))
+    views, same = (part.examples["test", "text"] for part in (chosen, again))
+    assert all(torch.equal(a.prompt, b.prompt) for a, b in zip(views, same, strict=True))
     nobody = PublicFigures(
         figures.names, figures.vectors, np.full(len(figures), "text only", object), {}, figures.composed
     )
     with pytest.raises(ValueError, match="at least 2"):
-        figure_people(vlm, nobody)
+        public_figure_people(vlm, nobody)
 
 
 # -- logit lens --------------------------------------------------------------------------------------
 
 
 def test_the_lens_at_the_last_layer_is_the_models_own_prediction(memorized, people):
-    vlm, model = memorized
-    carrier, vocabulary = people.examples["test", "text"][0], torch.arange(vlm.model.config.text_config.vocab_size)
+    carrier = people.examples["test", "text"][0]
+    vocabulary = torch.arange(memorized.model.config.text_config.vocab_size)
     for modality in MODALITIES:
         examples = people.examples["test", modality]
-        states = answer_states(vlm, examples, model)
+        states = answer_states(memorized, examples)
         assert states.shape == (10, 5, 128)
-        seen = lens_logits(vlm, states[:, -1], carrier, vocabulary, model)
-        torch.testing.assert_close(seen, next_token_logits(vlm, examples, model), rtol=1e-4, atol=1e-4)
-        early = lens_logits(vlm, states[:, 0], carrier, vocabulary, model)
+        seen = lens_logits(memorized, states[:, -1], carrier, vocabulary)
+        torch.testing.assert_close(seen, next_token_logits(memorized, examples), rtol=1e-4, atol=1e-4)
+        early = lens_logits(memorized, states[:, 0], carrier, vocabulary)
         assert (early - seen).abs().max() > 1  # and another layer's is another
 
 
 def test_the_lens_at_an_earlier_layer_is_norm_and_head_applied_to_its_state(memorized, people):
-    vlm, model = memorized
-    examples, tokens = people.examples["test", "image"], torch.tensor([70, 9, 33])
-    states = answer_states(vlm, examples, model)[:, 2]
+    model, examples, tokens = memorized.model, people.examples["test", "image"], torch.tensor([70, 9, 33])
+    states = answer_states(memorized, examples)[:, 2]
     with torch.no_grad():
-        plain = vlm.model.lm_head(vlm.model.get_decoder().norm(states))[:, tokens]
-    seen = lens_logits(vlm, states, people.examples["test", "text"][0], tokens, model)
-    torch.testing.assert_close(seen, plain, rtol=1e-4, atol=1e-4)
+        expected = model.lm_head(model.get_decoder().norm(states))[:, tokens]
+    seen = lens_logits(memorized, states, people.examples["test", "text"][0], tokens)
+    torch.testing.assert_close(seen, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_names_that_share_a_first_token_are_one_candidate():
@@ -239,67 +240,63 @@ def test_the_probe_learns_from_training_views_of_one_modality_alone(people, monk
     states = {key: torch.randn(len(e), 2, 300, generator=generator) for key, e in people.examples.items()}
     fit, seen = probe.fit, []
     monkeypatch.setattr(probe, "fit", lambda x, who, n: seen.append(x) or fit(x, who, n))
-    found = questions.probe_rows(people, states)
+    found = questions.probing(people, states)
     wanted = [states["train", m][:, layer] for m in MODALITIES for layer in range(2)]
     assert all(torch.equal(a, b) for a, b in zip(seen, wanted, strict=True))
     # what is learned of noise by heart would be right every time on the views it was learned from
-    assert found["value"].mean() < 0.5
+    assert np.mean([*found.values()]) < 0.5
     same = {key: torch.eye(5)[people.who[key]][:, None] for key in states}
-    assert (questions.probe_rows(people, same)["value"] == 1).all()
+    assert all((values == 1).all() for values in questions.probing(people, same).values())
 
 
 # -- patching ----------------------------------------------------------------------------------------
 
 
 def test_a_views_own_state_changes_nothing_at_any_layer(memorized, people):
-    vlm, model = memorized
     for modality in MODALITIES:
         examples = people.examples["test", modality]
-        states, plain = answer_states(vlm, examples, model), exact_match(vlm, examples, model)
-        named = name_states(vlm, examples, model)
+        states, unpatched = answer_states(memorized, examples), exact_match(memorized, examples)
+        named = name_states(memorized, examples)
         assert named.shape == (10, 5, 4, 128)
         torch.testing.assert_close(named[:, :, 0], states, rtol=1e-3, atol=1e-4)
-        for layer in range(6):
-            patched = patched_recall(vlm, examples, layer, states[:, max(0, layer - 1), None], model)
-            everywhere = patched_recall(vlm, examples, layer, named[:, max(0, layer - 1)], model)
-            np.testing.assert_allclose(everywhere.logprob, plain.logprob, rtol=1e-4, atol=1e-4)
-            np.testing.assert_allclose(patched.logprob, plain.logprob, rtol=1e-4, atol=1e-4)
-            np.testing.assert_array_equal(patched.exact, plain.exact)
-    with pytest.raises(ValueError, match="layers 1 to 5"):
-        patched_recall(vlm, examples, 6, states[:, :1], model)
+        alone = [(layer, states[:, layer - 1, None]) for layer in range(1, 6)]
+        everywhere = [(layer, named[:, layer - 1]) for layer in range(1, 6)]
+        for patched in patched_recall(memorized, examples, [*alone, *everywhere]):
+            np.testing.assert_allclose(patched.logprob, unpatched.logprob, rtol=1e-4, atol=1e-4)
+            np.testing.assert_array_equal(patched.exact, unpatched.exact)
+    for lacking in (0, 6):
+        with pytest.raises(ValueError, match=f"layer {lacking} cannot be patched: the model has layers 1 to 5"):
+            patched_recall(memorized, examples, [(lacking, states[:, :1])])
 
 
 def test_a_patch_after_the_last_layer_gives_the_sources_first_token(memorized, people):
-    vlm, model = memorized
     targets, sources = people.examples["test", "text"], people.examples["test", "image"][::-1]
-    said = next_token_logits(vlm, sources, model).argmax(-1)
+    said = next_token_logits(memorized, sources).argmax(-1)
     asked = [with_answer(e, torch.cat([token[None], e.answer[1:]])) for e, token in zip(targets, said, strict=True)]
-    states = answer_states(vlm, sources, model)[:, -1:]
-    np.testing.assert_array_equal(patched_recall(vlm, asked, 5, states, model).first, said)
-    assert (patched_recall(vlm, asked, model=model).first != said.numpy()).any()
+    states = answer_states(memorized, sources)[:, -1:]
+    unpatched, patched = patched_recall(memorized, asked, [(5, states)])
+    np.testing.assert_array_equal(patched.first, said)
+    assert (unpatched.first != said.numpy()).any()
 
 
 def test_patched_wherever_the_name_is_predicted_the_last_layer_gives_the_sources_whole_answer(memorized, people):
-    vlm, model = memorized
     sources = people.examples["test", "image"][::-1]
     targets = [with_answer(e, s.answer) for e, s in zip(people.examples["test", "text"], sources, strict=True)]
-    states, wanted = name_states(vlm, sources, model)[:, -1], exact_match(vlm, sources, model)
-    patched = patched_recall(vlm, targets, 5, states, model)
+    states, wanted = name_states(memorized, sources)[:, -1], exact_match(memorized, sources)
+    unpatched, patched = patched_recall(memorized, targets, [(5, states)])
     np.testing.assert_allclose(patched.logprob, wanted.logprob, rtol=1e-3, atol=1e-3)
     np.testing.assert_array_equal(patched.exact, wanted.exact)
-    assert patched.exact.all() and not patched_recall(vlm, targets, model=model).exact.all()
+    assert patched.exact.all() and not unpatched.exact.all()
 
 
 @pytest.mark.parametrize("places", [1, 2, 7])
 def test_a_patch_in_a_padded_batch_is_the_patch_of_each_view_alone(memorized, people, places):
-    vlm, model = memorized
     targets = list(people.examples["test", "text"])
     targets[0] = with_answer(targets[0], torch.cat([targets[0].answer[:-1], targets[1].answer]))  # a longer name
     sources = [with_answer(e, t.answer) for e, t in zip(people.examples["test", "image"], targets, strict=True)]
-    states = name_states(vlm, sources, model)[:, 2, :places]
-    together = patched_recall(vlm, targets, 3, states, model)
-    plain = patched_recall(vlm, targets, model=model)
-    assert np.abs(together.logprob - plain.logprob).max() > 0.01  # far beyond rounding
+    states = name_states(memorized, sources)[:, 2, :places]
+    unpatched, together = patched_recall(memorized, targets, [(3, states)])
+    assert np.abs(together.logprob - unpatched.logprob).max() > 0.01  # far beyond rounding
     for i, example in enumerate(targets):
         ids = torch.cat([example.prompt, example.answer])[None]
         place, count = len(example.prompt) - 1, min(places, len(example.answer))
@@ -308,9 +305,9 @@ def test_a_patch_in_a_padded_batch_is_the_patch_of_each_view_alone(memorized, pe
             output[0, place : place + count] = states[i, :count]  # in place: the layer returns the bare tensor
             return output
 
-        hook = layers_of(model)[2].register_forward_hook(put)
+        hook = layers_of(memorized.model)[2].register_forward_hook(put)
         with torch.no_grad():
-            logits = model(input_ids=ids, token_type_ids=torch.zeros_like(ids)).logits[0, place:-1]
+            logits = memorized.model(input_ids=ids, token_type_ids=torch.zeros_like(ids)).logits[0, place:-1]
         hook.remove()
         scores = logits.log_softmax(-1).gather(1, example.answer[:, None])
         assert float(scores.sum()) == pytest.approx(together.logprob[i], rel=1e-4, abs=1e-4)
@@ -319,30 +316,29 @@ def test_a_patch_in_a_padded_batch_is_the_patch_of_each_view_alone(memorized, pe
 
 
 def test_the_other_persons_state_is_another_persons(memorized, people, monkeypatch):
-    vlm, model = memorized
     calls = []
 
-    def spy(vlm, examples, layer=0, states=None, model=None):
-        calls.append((examples, layer, states))
-        return patched_recall(vlm, examples, layer, states, model)
+    def spy(vlm, examples, patches=()):
+        calls.append((examples, patches))
+        return patched_recall(vlm, examples, patches)
 
     monkeypatch.setattr(questions, "patched_recall", spy)
-    states = {key: answer_states(vlm, e, model) for key, e in people.examples.items()}
-    questions.patching_rows(vlm, model, people, "image", layers=[2], views=2)
-    same, swapped, alone, swapped_alone = (call for call in calls if call[1] == 2)
-    order = [*people.rows("test", "image", 0), *people.rows("test", "image", 1)]
+    states = answer_states(memorized, people.first("test", "image"))[:, 1]
+    questions.patching(memorized, people, "image", layers=[2])
+    (targets, own), (renamed, others) = (call for call in calls if call[1])
+    assert [layer for layer, _ in (*own, *others)] == [2] * 4
+    (_, same), (_, alone), (_, swapped), (_, swapped_alone) = (*own, *others)
     begins = np.array([int(answer[0]) for answer in people.answers])
     following = [questions.next_other(person, begins) for person in range(5)]
     assert all(begins[a] != begins[b] for a, b in enumerate(following))
-    turned = [order[i] for i in following] + [order[5 + i] for i in following]
     near = dict(rtol=1e-3, atol=1e-4)  # batches of other lengths
-    torch.testing.assert_close(same[2][:, 0], states["test", "image"][order, 1], **near)
-    torch.testing.assert_close(swapped[2][:, 0], states["test", "image"][turned, 1], **near)
-    assert torch.equal(alone[2], same[2][:, :1]) and torch.equal(swapped_alone[2], swapped[2][:, :1])
-    for k in range(10):
-        assert torch.equal(same[0][k].answer, people.answers[k % 5])
-        assert torch.equal(same[0][k].prompt, swapped[0][k].prompt)
-        assert torch.equal(swapped[0][k].answer, people.answers[following[k % 5]])
+    torch.testing.assert_close(same[:, 0], states, **near)
+    torch.testing.assert_close(swapped[:, 0], states[following], **near)
+    assert torch.equal(alone, same[:, :1]) and torch.equal(swapped_alone, swapped[:, :1])
+    for person in range(5):
+        assert torch.equal(targets[person].answer, people.answers[person])
+        assert torch.equal(targets[person].prompt, renamed[person].prompt)
+        assert torch.equal(renamed[person].answer, people.answers[following[person]])
 
 
 def test_the_other_person_begins_with_another_token_if_anybody_does():
@@ -358,50 +354,66 @@ def test_every_question_is_answered_for_every_layer_and_person(memorized, people
     assert not rows.duplicated(["measure", "given", "asked", "layer", "persona"]).any()
     assert set(rows["persona"]) == set(people.numbers)
     counts = rows[rows["layer"] > 0].groupby(["measure", "given", "asked"])["layer"].nunique()
-    assert (counts[counts.index.get_level_values("measure") != questions.RECALLED] == 5).all()
-    first = [people.examples["test", "image"][i] for i in people.rows("test", "image", 0)]
-    recalled = rows[(rows["measure"] == questions.RECALLED) & (rows["asked"] == "image")]
-    np.testing.assert_array_equal(recalled["value"], exact_match(memorized[0], first, memorized[1]).exact)
+    assert (counts[counts.index.get_level_values("measure") != measures.RECALLED] == 5).all()
+    recalled = rows[(rows["measure"] == measures.RECALLED) & (rows["asked"] == "image")]
+    np.testing.assert_array_equal(recalled["value"], exact_match(memorized, people.first("test", "image")).exact)
 
 
 def test_a_memorized_name_shows_late_and_not_early(rows):
-    lens = mean(rows, questions.LENS, "", "image")
+    lens = mean(rows, measures.LENS, "", "image")
     assert lens[5] > 0.9 > lens[1]
-    assert (mean(rows, questions.RECALLED, "", "image") == 1).all()
-    assert mean(rows, questions.PROBE, "image", "image")[5] > 0.8
+    assert (mean(rows, measures.RECALLED, "", "image") == 1).all()
+    assert mean(rows, measures.PROBE, "image", "image")[5] > 0.8
 
 
 def test_an_unknown_source_and_a_deep_models_few_layers(vlm, people):
     with pytest.raises(ValueError, match="unknown source 'sound'"):
-        explain(vlm, None, people, "sound")
-    some = explain(vlm, None, people, "text", layers=[2, 5])
-    assert sorted(some.loc[some["measure"] == questions.OWN, "layer"].unique()) == [0, 2, 5]
-    without = explain(vlm, None, people, "text", patched_views=0)
-    assert set(without["measure"]) == {questions.LENS, questions.LENS_RANK, questions.RETRIEVED,
-                                       questions.RETRIEVED_RANK, questions.PROBE}  # fmt: skip
+        explain(vlm, people, ["text", "sound"])
+    some = explain(vlm, people, ["text"], layers=[2, 5])
+    assert sorted(some.loc[some["measure"] == measures.OWN, "layer"].unique()) == [0, 2, 5]
+    without = explain(vlm, people, ["text"], patched=False)
+    assert set(without["measure"]) == {measures.LENS, measures.LENS_RANK, measures.RETRIEVED,
+                                       measures.RETRIEVED_RANK, measures.PROBE}  # fmt: skip
+
+
+def test_models_side_by_side_are_each_explained_and_the_base_as_before(memorized, people, rows, tmp_path, vlm):
+    memorized.model.save_pretrained(tmp_path)
+    before = {k: v.clone() for k, v in vlm.model.state_dict().items()}
+    table = explain_models(vlm, {("one", "image"): tmp_path, ("two", "text"): tmp_path}, people, figures=people)
+    assert all(torch.equal(v, before[k]) for k, v in vlm.model.state_dict().items())
+    assert list(dict.fromkeys(zip(table["model"], table["source"], strict=True))) == [
+        ("one", "image"), ("two", "text"),
+        *((name, m) for name in (measures.BEFORE, measures.PUBLIC_FIGURES) for m in MODALITIES),
+    ]  # fmt: skip
+    keys = ["measure", "given", "asked", "layer", "persona"]
+    mine, expected = (part.set_index(keys)["value"] for part in (table[table["model"] == "one"], rows))
+    np.testing.assert_allclose(mine, expected[mine.index], rtol=1e-3, atol=1e-3)  # merged, and not
 
 
 def test_the_model_comes_out_as_it_went_in(vlm, people, monkeypatch):
     before = {k: v.clone() for k, v in vlm.model.state_dict().items()}
-    answers, hooks = exact_match(vlm, people.examples["test", "text"]).logprob, hooks_of(vlm.model)
-    model = adapt(vlm.model, 2).train()
+    examples, hooks = people.examples["test", "text"], hooks_of(vlm.model)
+    answers = exact_match(vlm, examples).logprob
+    vlm.model.train()
     try:
-        adapter = {k: v.clone() for k, v in model.state_dict().items()}
-        explain(vlm, model, people, "text")
-        assert model.training and hooks_of(model) == hooks
-        assert all(torch.equal(v, adapter[k]) for k, v in model.state_dict().items())
+        explain(vlm, people, ["text"])
+        assert vlm.model.training and hooks_of(vlm.model) == hooks
         with monkeypatch.context() as broken:  # and also when a pass fails
             broken.setattr(type(vlm.model), "forward", lambda *args, **kwargs: 1 / 0)
-            for ask in (answer_states, lambda *args: patched_recall(*args[:2], 1, torch.zeros(10, 1, 128), args[2])):
+            for ask in (answer_states, patched_recall):
                 with pytest.raises(ZeroDivisionError):
-                    ask(vlm, people.examples["test", "text"], model)
-        assert model.training and hooks_of(model) == hooks
+                    ask(vlm, examples)
+        with monkeypatch.context() as broken:
+            broken.setattr(patching, "replaced", lambda layer, *args: layer.register_forward_hook(lambda *a: 1 / 0))
+            with pytest.raises(ZeroDivisionError):
+                patched_recall(vlm, examples, [(2, torch.zeros(10, 1, 128))])
+        assert not any("forward" in vars(layer) for layer in layers_of(vlm.model))
+        assert vlm.model.training and hooks_of(vlm.model) == hooks
     finally:
-        model.unload()
         vlm.model.eval()
     assert all(torch.equal(v, before[k]) for k, v in vlm.model.state_dict().items())
     # on some processors a product's last digit depends on where in memory its numbers lie
-    np.testing.assert_allclose(exact_match(vlm, people.examples["test", "text"]).logprob, answers, rtol=1e-5)
+    np.testing.assert_allclose(exact_match(vlm, examples).logprob, answers, rtol=1e-5)
 
 
 def test_a_model_of_another_build_is_refused_in_a_sentence(vlm, monkeypatch):
@@ -430,14 +442,12 @@ def test_other_families_can_be_looked_into(family, tmp_path):
         examples = people.examples["test", modality]
         states = answer_states(vlm, examples)
         own = lens_logits(vlm, states[:, -1], people.examples["test", "text"][0], vocabulary)
-        torch.testing.assert_close(own, next_token_logits(vlm, examples, vlm.model), rtol=1e-3, atol=1e-4)
-        plain, states = exact_match(vlm, examples).logprob, name_states(vlm, examples)
-        for layer in range(1, layers + 1):
-            patched = patched_recall(vlm, examples, layer, states[:, layer - 1]).logprob
-            np.testing.assert_allclose(patched, plain, rtol=1e-3, atol=1e-4)
-    model = adapt(vlm.model, 2)
-    assert isinstance(model, PeftModel)
-    assert not explain(vlm, model, people, "image")["value"].isna().any()
+        torch.testing.assert_close(own, next_token_logits(vlm, examples), rtol=1e-3, atol=1e-4)
+        unpatched, states = exact_match(vlm, examples).logprob, name_states(vlm, examples)
+        for patched in patched_recall(vlm, examples, [(layer, states[:, layer - 1]) for layer in range(1, layers + 1)]):
+            np.testing.assert_allclose(patched.logprob, unpatched, rtol=1e-3, atol=1e-4)
+    adapted = replace(vlm, model=adapt(vlm.model, 2))
+    assert not explain(adapted, people, ["image"])["value"].isna().any()
 
 
 # -- tables and figure -------------------------------------------------------------------------------
@@ -445,9 +455,9 @@ def test_other_families_can_be_looked_into(family, tmp_path):
 
 def made(own: dict[int, float], others: dict[int, float], ceiling: float) -> pd.DataFrame:
     """Estimates of one model by layer; layer 0 is not patched."""
-    points = [(questions.OWN, "image", "text", layer, value) for layer, value in own.items()]
-    points += [(questions.OTHERS, "image", "text", layer, value) for layer, value in others.items()]
-    points += [(questions.RECALLED, "", "image", 0, ceiling), (questions.RECALLED, "", "text", 0, own[0])]
+    points = [(measures.OWN, "image", "text", layer, value) for layer, value in own.items()]
+    points += [(measures.OTHERS, "image", "text", layer, value) for layer, value in others.items()]
+    points += [(measures.RECALLED, "", "image", 0, ceiling), (measures.RECALLED, "", "text", 0, own[0])]
     table = pd.DataFrame(points, columns=["measure", "given", "asked", "layer", "estimate"])
     return table.assign(model="plain", source="image")
 
@@ -463,21 +473,21 @@ def test_recall_switches_on_where_half_of_what_can_come_has_come():
 
 
 def test_estimates_are_means_over_people_with_intervals_and_the_figure_draws_them(vlm, rows, people):
-    both = [rows.assign(model=model, source="image", seed=0) for model in ("plain", "mitigated")]
-    before = explain(vlm, None, people, "image", patched_views=0)
-    both.append(before.assign(model=tables.BEFORE, source="image", seed=0))
+    both = [rows.assign(model=model, seed=0) for model in ("plain", "mitigated")]
+    before = explain(vlm, people, ["image"], patched=False)
+    both.append(before.assign(model=measures.BEFORE, seed=0))
     table = tables.estimates(pd.concat(both), resamples=200)
     assert set(tables.switches_on(table)["model"]) == {"plain", "mitigated"}
     assert (table["low"] <= table["estimate"] + 1e-9).all() and (table["estimate"] <= table["high"] + 1e-9).all()
-    lens = table[(table["measure"] == questions.LENS) & (table["asked"] == "image") & (table["model"] == "plain")]
-    np.testing.assert_allclose(lens["estimate"], mean(rows, questions.LENS, "", "image"))
+    lens = table[(table["measure"] == measures.LENS) & (table["asked"] == "image") & (table["model"] == "plain")]
+    np.testing.assert_allclose(lens["estimate"], mean(rows, measures.LENS, "", "image"))
     chance = table.groupby("measure")["chance"].first()
-    assert chance[questions.PROBE] == 1 / 5 and chance[questions.RETRIEVED_RANK] == pytest.approx(137 / 300)
-    assert chance[questions.LENS] == pytest.approx(blind_reciprocal_rank(people.answers))
+    assert chance[measures.PROBE] == 1 / 5 and chance[measures.RETRIEVED_RANK] == pytest.approx(137 / 300)
+    assert chance[measures.LENS] == pytest.approx(blind_reciprocal_rank(people.answers))
     figure = plots.mechanism(table)
     assert len(figure.axes) == 8
     drawn = figure.axes[0].lines[0].get_ydata()
-    np.testing.assert_allclose(drawn, mean(rows, questions.LENS, "", "image"))
+    np.testing.assert_allclose(drawn, mean(rows, measures.LENS, "", "image"))
     grey = figure.axes[2].lines[-2].get_ydata()  # the last line is chance
-    np.testing.assert_allclose(grey, mean(before, questions.PROBE, "image", "text"))
+    np.testing.assert_allclose(grey, mean(before, measures.PROBE, "image", "text"))
     plt.close(figure)

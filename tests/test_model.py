@@ -16,7 +16,7 @@ from xmem_utils.pretraining import build, evaluation
 from xmem_utils.pretraining.curriculum import Curriculum
 from xmem_utils.score import exact_match
 from xmem_utils.vlm.batches import encode
-from xmem_utils.vlm.load import check_weights, load_vlm
+from xmem_utils.vlm.load import fingerprint_of, load_vlm
 from xmem_utils.vlm.prompts import WHO
 
 FOLDER = paths.BASE_MODELS / "xmem-tiny-s"
@@ -99,7 +99,7 @@ def test_the_fingerprint_follows_the_weights(tmp_path, vlm):
 def test_the_fingerprint_follows_what_words_the_prompt(tmp_path, vlm, file):
     shutil.copytree(FOLDER, tmp_path / "model")
     (tmp_path / "model" / file).write_text((tmp_path / "model" / file).read_text() + " ")
-    assert check_weights(tmp_path / "model") != vlm.fingerprint
+    assert fingerprint_of(tmp_path / "model") != vlm.fingerprint
 
 
 def test_the_study_asks_token_by_token_as_pretraining_did(vlm, five):

@@ -15,7 +15,8 @@ from xmem_utils import paths
 from xmem_utils.personas.views import View
 from xmem_utils.vlm.adapters import language_linears
 from xmem_utils.vlm.batches import encode
-from xmem_utils.vlm.load import checked_processor, load_vlm
+from xmem_utils.vlm.load import load_vlm
+from xmem_utils.vlm.processors import checked_processor
 
 EMBEDDED = paths.BASE_MODELS / "xmem-tiny-s"
 

@@ -1,208 +1,191 @@
 """Where in a fixed model the name is, or is lost: four questions asked of every layer, one row a person.
 
-Columns: measure, given, asked, layer (from 1; 0: nothing patched), persona, value, chance (NaN where there is none).
-`asked` is the modality of the views that the model sees; `given` that of what their states are compared with, learned
-from or replaced by ("" where nothing is). Values are means over a person's views, so that `tables.estimates` can
-resample people.
+Columns: source, measure, given, asked, layer (from 1; 0: nothing patched), persona, value, chance (NaN where there is
+none). `asked` is the modality of the views that the model sees; `given` that of what their states are compared with,
+learned from or replaced by ("" where nothing is). Values are means over a person's views, so that `tables.estimates`
+can resample people.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from peft import PeftModel, PeftType
-from torch import nn
 
+from xmem_utils.mechanism import measures as m
 from xmem_utils.mechanism import probe
 from xmem_utils.mechanism.lens import blind_reciprocal_rank, lens_ranks
-from xmem_utils.mechanism.patching import patched_recall
+from xmem_utils.mechanism.patching import Patched, patched_recall
 from xmem_utils.mechanism.people import People
-from xmem_utils.mechanism.retrieval import person_means, retrieval_ranks
-from xmem_utils.mechanism.states import answer_states, layers_of, name_states
+from xmem_utils.mechanism.states import answer_states, name_states
 from xmem_utils.params import MODALITIES, other
-from xmem_utils.personas.dataset import SPLITS
-from xmem_utils.vlm.adapters import merged
+from xmem_utils.score import ranks
+from xmem_utils.vlm.adapters import load_adapter, merged
 from xmem_utils.vlm.batches import with_answer
 from xmem_utils.vlm.load import VLM
 
-LENS, LENS_RANK = "lens reciprocal rank", "lens rank"
-RETRIEVED, RETRIEVED_RANK = "retrieved", "retrieval reciprocal rank"
-PROBE = "probe"
-# target run with the states of the person's own source run, at every position that predicts the name
-OWN, OWN_FIRST, OWN_GAIN = "patched: name", "patched: first token", "patched: gain"
-# control: with those of another person's source run
-OTHERS, OTHERS_FIRST = "another's: that name", "another's: that first token"
-OTHERS_GAIN = "another's: gain of that name"
-OTHERS_OWN = "another's: own first token"  # bounds from above how often the own name is still said
-# at the answer position alone
-OWN_ALONE = "patched at the answer position alone: name"
-OTHERS_ALONE = "another's at the answer position alone: that name"
-RECALLED = "recalled"  # nothing patched
-PATCHED_VIEWS = 1  # patching runs each four times a layer
-
 States = dict[tuple[str, str], torch.Tensor]  # by split and modality: [views, layers, hidden]
+Values = dict[tuple[str, str, str, int], np.ndarray]  # by measure, given, asked, layer: one of each person [people]
+
+
+def explain_models(
+    vlm: VLM, adapters: Mapping[tuple[str, str], Path], people: People, figures: People | None = None
+) -> pd.DataFrame:
+    """The rows of `explain` for models side by side, with a column `model`.
+
+    `adapters` are folders of stored LoRA adapters by the model's name and source modality. Beside them stands the VLM
+    itself: on the same `people` before anything was memorized, unpatched, and on public `figures` where they are given.
+    """
+    parts = []
+    for (name, source), folder in adapters.items():
+        model = load_adapter(vlm.model, folder)
+        try:
+            with merged(model):  # a third less to compute
+                parts.append(explain(replace(vlm, model=model), people, [source]).assign(model=name))
+        finally:
+            model.unload()
+    parts.append(explain(vlm, people, patched=False).assign(model=m.BEFORE))
+    if figures is not None:
+        parts.append(explain(vlm, figures).assign(model=m.PUBLIC_FIGURES))
+    return pd.concat(parts, ignore_index=True)
 
 
 def explain(
     vlm: VLM,
-    model: nn.Module | None,
     people: People,
-    source: str,
+    sources: Sequence[str] = MODALITIES,
+    patched: bool = True,
     layers: Sequence[int] | None = None,
-    patched_views: int = PATCHED_VIEWS,
 ) -> pd.DataFrame:
-    """All four questions of one model, with `source` ("image" or "text") the modality that names come from.
+    """All four questions of one model, which is left as it was; states are read once for all of them.
 
-    `model` is a PEFT model around the VLM's own, or None for the VLM's; both are left as they were. For people known
-    in both modalities either is a source. `layers` are those patched (default: all); on a deep model a few suffice.
-    Without `patched_views` nothing is patched.
+    `sources` ("image", "text") are the modalities that names come from; for people known in both modalities either is
+    one. `layers` are those patched (default: all); on a deep model a few suffice. Unless `patched`, nothing is.
     Raises ValueError for an unknown modality and for classes whose layers cannot be looked into (`states.layers_of`).
     """
-    if source not in MODALITIES:
-        raise ValueError(f"unknown source {source!r}: expected one of {', '.join(MODALITIES)}")
-    with _fast(model):
-        states: States = {(s, m): answer_states(vlm, people.examples[s, m], model) for s in SPLITS for m in MODALITIES}
-        parts = [
-            lens_rows(vlm, model, people, states),
-            retrieval_rows(people, states),
-            probe_rows(people, states),
-        ]
-        if patched_views:
-            parts.append(patching_rows(vlm, model, people, source, layers, patched_views))
+    if unknown := [source for source in sources if source not in MODALITIES]:
+        raise ValueError(f"unknown source {unknown[0]!r}: expected one of {', '.join(MODALITIES)}")
+    states = {key: answer_states(vlm, examples) for key, examples in people.examples.items()}
+    shared = lens(vlm, people, states) | retrieval(people, states) | probing(people, states)
+    parts = []
+    for source in sources:
+        values = shared | (patching(vlm, people, source, layers) if patched else {})
+        wide = pd.DataFrame(values, index=people.numbers).astype(float)
+        long = wide.rename_axis(["measure", "given", "asked", "layer"], axis=1).rename_axis("persona").unstack()
+        parts.append(long.rename("value").reset_index().assign(source=source))
     rows = pd.concat(parts, ignore_index=True)
-    number = np.array(people.numbers)[rows["persona"]]
-    return rows.assign(persona=number, chance=rows["measure"].map(chance(people)))
+    return rows.assign(chance=rows["measure"].map(chance(people)))
 
 
 def chance(people: People) -> dict[str, float]:
     """Chance levels by measure, for the measures that have one."""
     n = len(people)
+    one_of_all = (m.RETRIEVED, m.PROBE, m.OWN, m.OWN_ALONE, m.OTHERS, m.OTHERS_ALONE, m.RECALLED)
     return {
-        LENS: blind_reciprocal_rank(people.answers),
-        RETRIEVED_RANK: sum(1 / rank for rank in range(1, n + 1)) / n,
-        **dict.fromkeys((RETRIEVED, PROBE, OWN, OWN_ALONE, OTHERS, OTHERS_ALONE, RECALLED), 1 / n),
+        m.LENS: blind_reciprocal_rank(people.answers),
+        m.RETRIEVED_RANK: sum(1 / rank for rank in range(1, n + 1)) / n,
+        **dict.fromkeys(one_of_all, 1 / n),
     }
 
 
-def _fast(model: nn.Module | None) -> contextlib.AbstractContextManager:
-    """LoRA merged into the weights meanwhile: a third less to compute, and to the bit as before afterwards."""
-    lora = isinstance(model, PeftModel) and {c.peft_type for c in model.peft_config.values()} == {PeftType.LORA}
-    return merged(model) if lora and list(model.peft_config) == ["default"] else contextlib.nullcontext()
-
-
-def _rows(measure: str, given: str, asked: str, layer: int, values: np.ndarray) -> pd.DataFrame:
-    """Rows of one measure at one layer, from a value for each person."""
-    return pd.DataFrame({
-        "measure": measure, "given": given, "asked": asked, "layer": layer,
-        "persona": np.arange(len(values)), "value": np.asarray(values, float),
-    })  # fmt: skip
-
-
-def _mean(values: np.ndarray, who: np.ndarray) -> np.ndarray:
-    """Values `[views]` averaged over each person's views `[people]`."""
-    return np.bincount(who, np.asarray(values, float)) / np.bincount(who)
-
-
-def lens_rows(vlm: VLM, model: nn.Module | None, people: People, states: States) -> pd.DataFrame:
+def lens(vlm: VLM, people: People, states: States) -> Values:
     """The true name under the logit lens, from test views of either modality."""
-    carrier, parts = people.examples["test", "text"][0], []
+    carrier, out = people.examples["test", "text"][0], {}
     for asked in MODALITIES:
-        who = people.who["test", asked]
-        found = lens_ranks(vlm, states["test", asked], people.answers, who, carrier, model)
-        for layer, column in enumerate(found.T, 1):
-            parts.append(_rows(LENS_RANK, "", asked, layer, _mean(column, who)))
-            parts.append(_rows(LENS, "", asked, layer, _mean(1 / column, who)))
-    return pd.concat(parts)
+        key = "test", asked
+        for layer, found in enumerate(lens_ranks(vlm, states[key], people.answers, people.who[key], carrier).T, 1):
+            out[m.LENS_RANK, "", asked, layer] = people.mean(found, *key)
+            out[m.LENS, "", asked, layer] = people.mean(1 / found, *key)
+    return out
 
 
-def retrieval_rows(people: People, states: States) -> pd.DataFrame:
+def retrieval(people: People, states: States) -> Values:
     """Is a person's mean test state nearest to their own in the other modality, and, to compare, in the same one?
 
     Across modalities candidates are means over test views; within one, where query and candidate must not be the same
     views, over training views.
     """
-    means = {(s, m): person_means(states[s, m], people.who[s, m], len(people)) for s in SPLITS for m in MODALITIES}
-    parts = []
-    for asked in MODALITIES:
-        for given in MODALITIES:
-            queries, candidates = means["test", asked], means["train" if given == asked else "test", given]
-            for layer in range(1, queries.shape[1] + 1):
-                found = retrieval_ranks(queries[:, layer - 1], candidates[:, layer - 1])
-                parts.append(_rows(RETRIEVED, given, asked, layer, found == 1))
-                parts.append(_rows(RETRIEVED_RANK, given, asked, layer, 1 / found))
-    return pd.concat(parts)
+    means = {key: person_means(part, people.who[key], len(people)) for key, part in states.items()}
+    out = {}
+    for asked, given in product(MODALITIES, MODALITIES):
+        queries, candidates = means["test", asked], means["train" if given == asked else "test", given]
+        for layer in range(queries.shape[1]):
+            found = retrieval_ranks(queries[:, layer], candidates[:, layer])
+            out[m.RETRIEVED, given, asked, layer + 1] = found == 1
+            out[m.RETRIEVED_RANK, given, asked, layer + 1] = 1 / found
+    return out
 
 
-def probe_rows(people: People, states: States) -> pd.DataFrame:
+def person_means(states: torch.Tensor, who: np.ndarray, people: int) -> torch.Tensor:
+    """States `[views, ..., hidden]` averaged over each person's views: `[people, ..., hidden]`."""
+    return torch.stack([states[torch.from_numpy(who == person)].mean(0) for person in range(people)])
+
+
+def retrieval_ranks(queries: torch.Tensor, candidates: torch.Tensor) -> np.ndarray:
+    """1-based rank of everybody's own candidate for their query `[people]`, by cosine; both are `[people, hidden]`.
+
+    Each side is centred on its own mean first: what all pictures, or all descriptions, have in common would drown
+    what tells people apart. Ties count against the person. Chance: 1 / people come first, and the mean reciprocal
+    rank is (1 + 1/2 + ... + 1/people) / people.
+    """
+    a, b = (torch.nn.functional.normalize(x - x.mean(0), dim=-1) for x in (queries, candidates))
+    return ranks((a @ b.T).numpy(), np.arange(len(a)))
+
+
+def probing(people: People, states: States) -> Values:
     """Share of test views, of either modality, whose person a probe names that saw training views of one."""
-    parts = []
+    out = {}
     for given in MODALITIES:
-        train = states["train", given]
-        for layer in range(1, train.shape[1] + 1):
-            learned = probe.fit(train[:, layer - 1], people.who["train", given], len(people))
+        for layer in range(states["train", given].shape[1]):
+            learned = probe.fit(states["train", given][:, layer], people.who["train", given], len(people))
             for asked in MODALITIES:
-                centre = states["train", asked][:, layer - 1].double().mean(0)
-                who = people.who["test", asked]
-                right = learned.guesses(states["test", asked][:, layer - 1], centre) == who
-                parts.append(_rows(PROBE, given, asked, layer, _mean(right, who)))
-    return pd.concat(parts)
+                centre = states["train", asked][:, layer].double().mean(0)
+                right = learned.guesses(states["test", asked][:, layer], centre) == people.who["test", asked]
+                out[m.PROBE, given, asked, layer + 1] = people.mean(right, "test", asked)
+    return out
 
 
-def patching_rows(
-    vlm: VLM,
-    model: nn.Module | None,
-    people: People,
-    source: str,
-    layers: Sequence[int] | None = None,
-    views: int = PATCHED_VIEWS,
-) -> pd.DataFrame:
-    """Target test views run with states of source test views, of the same and of another person.
+def patching(vlm: VLM, people: People, source: str, layers: Sequence[int] | None = None) -> Values:
+    """Everybody's first target test view run with states of their first source test view, and of another person's.
 
     The other is the next whose name begins with another token. Gains are in nats over the target run as it is. At
     layer 0 stand the runs without a patch, of the target and, as `RECALLED`, of both modalities.
     """
-    target, n = other(source), len(people)
-    depth = len(layers_of(vlm.model if model is None else model))
+    target = other(source)
+    sources, targets = people.first("test", source), people.first("test", target)
     begins = np.array([int(answer[0]) for answer in people.answers])
-    following = np.array([next_other(person, begins) for person in range(n)])
-    who = np.tile(np.arange(n), views)
-    shown, donors = (np.concatenate([people.rows("test", m, k) for k in range(views)]) for m in (target, source))
-    targets = [people.examples["test", target][i] for i in shown]
-    renamed = [with_answer(e, people.answers[following[i]]) for e, i in zip(targets, who, strict=True)]
-    sources = [people.examples["test", source][i] for i in donors]
-    own = name_states(vlm, sources, model)  # [examples, layers, places, hidden]
-    others = own.reshape(views, n, *own.shape[1:])[:, following].flatten(0, 1)
-    mine, theirs = begins[who], begins[following[who]]
-    plain, plain_other = patched_recall(vlm, targets, model=model), patched_recall(vlm, renamed, model=model)
+    following = np.array([next_other(person, begins) for person in range(len(people))])
+    renamed = [with_answer(e, people.answers[i]) for e, i in zip(targets, following, strict=True)]
+    own = name_states(vlm, sources)  # [people, layers, places, hidden]
+    layers = layers or range(1, own.shape[1] + 1)
+    extents = [(layer, places) for layer in layers for places in (slice(None), slice(1))]
+    same = patched_recall(vlm, targets, [(layer, own[:, layer - 1, places]) for layer, places in extents])
+    swapped = patched_recall(vlm, renamed, [(layer, own[following, layer - 1, places]) for layer, places in extents])
+    out: Values = {
+        (m.RECALLED, "", source, 0): patched_recall(vlm, sources)[0].exact,
+        (m.RECALLED, "", target, 0): same[0].exact,
+    }
 
-    def rows(measure: str, layer: int, values: np.ndarray) -> pd.DataFrame:
-        return _rows(measure, source, target, layer, _mean(values, who))
-
-    parts = [
-        _rows(RECALLED, "", source, 0, _mean(patched_recall(vlm, sources, model=model).exact, who)),
-        _rows(RECALLED, "", target, 0, _mean(plain.exact, who)),
-        *(rows(measure, 0, plain.exact) for measure in (OWN, OWN_ALONE)),
-        *(rows(measure, 0, plain_other.exact) for measure in (OTHERS, OTHERS_ALONE)),
-        *(rows(measure, 0, plain.first == mine) for measure in (OWN_FIRST, OTHERS_OWN)),
-        rows(OTHERS_FIRST, 0, plain.first == theirs),
-    ]
-    for layer in layers or range(1, depth + 1):
-        same = patched_recall(vlm, targets, layer, own[:, layer - 1], model)
-        swapped = patched_recall(vlm, renamed, layer, others[:, layer - 1], model)
-        alone = patched_recall(vlm, targets, layer, own[:, layer - 1, :1], model)
-        swapped_alone = patched_recall(vlm, renamed, layer, others[:, layer - 1, :1], model)
+    def note(layer: int, own: Patched, others: Patched, own_alone: Patched, others_alone: Patched) -> None:
         values = {
-            OWN: same.exact, OWN_FIRST: same.first == mine, OWN_GAIN: same.logprob - plain.logprob,
-            OTHERS: swapped.exact, OTHERS_FIRST: swapped.first == theirs, OTHERS_OWN: swapped.first == mine,
-            OTHERS_GAIN: swapped.logprob - plain_other.logprob,
-            OWN_ALONE: alone.exact, OTHERS_ALONE: swapped_alone.exact,
+            m.OWN: own.exact, m.OWN_FIRST: own.first == begins, m.OWN_ALONE: own_alone.exact,
+            m.OTHERS: others.exact, m.OTHERS_FIRST: others.first == begins[following],
+            m.OTHERS_OWN: others.first == begins, m.OTHERS_ALONE: others_alone.exact,
         }  # fmt: skip
-        parts += [rows(measure, layer, value) for measure, value in values.items()]
-    return pd.concat(parts)
+        if layer:
+            values[m.OWN_GAIN] = own.logprob - same[0].logprob
+            values[m.OTHERS_GAIN] = others.logprob - swapped[0].logprob
+        out.update({(measure, source, target, layer): value for measure, value in values.items()})
+
+    note(0, same[0], swapped[0], same[0], swapped[0])
+    for k, layer in enumerate(layers):
+        note(layer, same[2 * k + 1], swapped[2 * k + 1], same[2 * k + 2], swapped[2 * k + 2])
+    return out
 
 
 def next_other(person: int, begins: np.ndarray) -> int:

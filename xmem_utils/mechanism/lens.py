@@ -12,7 +12,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import nn
 
 from xmem_utils.mechanism.states import evaluating, layers_of, replaced
 from xmem_utils.score import ranks
@@ -22,36 +21,24 @@ from xmem_utils.vlm.load import VLM
 _CHUNK = 64  # states a pass: a large vocabulary makes long rows
 
 
-def last_token(example: Example) -> Example:
-    """The last token of a prompt of text, alone."""
-    return replace(
-        example,
-        prompt=example.prompt[-1:],
-        answer=torch.empty(0, dtype=torch.long),
-        per_token={k: v[-1:] for k, v in example.per_token.items()},
-    )
-
-
-def lens_logits(
-    vlm: VLM, states: torch.Tensor, carrier: Example, tokens: torch.Tensor, model: nn.Module | None = None
-) -> torch.Tensor:
+def lens_logits(vlm: VLM, states: torch.Tensor, carrier: Example, tokens: torch.Tensor) -> torch.Tensor:
     """Logits of some `tokens` that the model's end makes of states `[n, hidden]`: float32 `[n, tokens]`.
 
     Norm and head are not looked for, since classes name, scale and cap them differently: a prompt of one token (the
     last of `carrier`, an example of a text view) passes the model, and its state after the last layer is replaced by
     the one in question. What follows is then the model's own, for any class, and treats every position by itself.
     """
-    model = vlm.model if model is None else model
-    last, one, out = layers_of(model)[-1], last_token(carrier), []
-    with evaluating(model):
+    marks = {k: v[-1:] for k, v in carrier.per_token.items()}
+    one = replace(carrier, prompt=carrier.prompt[-1:], answer=carrier.answer[:0], per_token=marks)
+    last, out = layers_of(vlm.model)[-1], []
+    with evaluating(vlm.model):
         for part in states.split(_CHUNK):
             batch = collate([one] * len(part), vlm.processor.tokenizer.pad_token_id)
             batch = {k: v.to(vlm.device) for k, v in batch.items()}
-            column = torch.zeros(len(part), 1, dtype=torch.long, device=vlm.device)
-            with replaced(last, column, part[:, None].to(vlm.device)):
-                logits = model(**model_inputs(batch), use_cache=False).logits[:, -1]
+            with replaced(last, torch.zeros_like(batch["input_ids"]), part[:, None].to(vlm.device)):
+                logits = vlm.model(**model_inputs(batch), use_cache=False).logits[:, -1]
             out.append(logits[:, tokens.to(vlm.device)].float().cpu())
-    return torch.cat(out).clone()
+    return torch.cat(out)
 
 
 def first_tokens(answers: Sequence[torch.Tensor]) -> tuple[torch.Tensor, np.ndarray]:
@@ -64,12 +51,7 @@ def first_tokens(answers: Sequence[torch.Tensor]) -> tuple[torch.Tensor, np.ndar
 
 
 def lens_ranks(
-    vlm: VLM,
-    states: torch.Tensor,
-    answers: Sequence[torch.Tensor],
-    who: np.ndarray,
-    carrier: Example,
-    model: nn.Module | None = None,
+    vlm: VLM, states: torch.Tensor, answers: Sequence[torch.Tensor], who: np.ndarray, carrier: Example
 ) -> np.ndarray:
     """1-based rank of the true name's first token among the names' different first tokens: `[views, layers]`.
 
@@ -78,7 +60,7 @@ def lens_ranks(
     """
     different, which = first_tokens(answers)
     views, layers, hidden = states.shape
-    logits = lens_logits(vlm, states.reshape(-1, hidden), carrier, different, model).numpy()
+    logits = lens_logits(vlm, states.reshape(-1, hidden), carrier, different).numpy()
     return ranks(logits, which[np.repeat(who, layers)]).reshape(views, layers)
 
 

@@ -14,15 +14,13 @@ The first token is the same under both, since no later position can reach back.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
 
-from xmem_utils.mechanism.states import evaluating, in_batches, layers_of, name_columns, replaced
+from xmem_utils.mechanism.states import evaluating, in_batches, layers_of, name_columns, recorded, repeated, replaced
 from xmem_utils.score import answer_logits
 from xmem_utils.vlm.batches import Example
 from xmem_utils.vlm.load import VLM
@@ -41,35 +39,34 @@ class Patched:
 
 
 def patched_recall(
-    vlm: VLM,
-    examples: Sequence[Example],
-    layer: int = 0,
-    states: torch.Tensor | None = None,
-    model: nn.Module | None = None,
-) -> Patched:
-    """Recall of every example's answer when `states` stand in for what `layer` hands on at its first places.
+    vlm: VLM, examples: Sequence[Example], patches: Sequence[tuple[int, torch.Tensor]] = ()
+) -> list[Patched]:
+    """Recall of every example's answer: without a patch, and with each of `patches`.
 
-    `states` is `[examples, places, hidden]`: one place is the answer position alone, and as many as the longest answer
-    has tokens are all that predict it (see `states.name_states`). Layers count from 1, and 0 patches nothing. `model`
-    replaces the VLM's own. Raises ValueError for a layer that the model lacks.
+    A patch is a layer, counted from 1, and the states `[examples, places, hidden]` that stand in for what it hands on:
+    one place is the answer position alone, and as many as the longest answer has tokens are all that predict it (see
+    `states.name_states`). Up to its layer a patched run is the run without a patch, and not computed again.
+    Raises ValueError for a layer that the model lacks.
     """
-    model = vlm.model if model is None else model
-    layers = layers_of(model)
-    if not 0 <= layer <= len(layers):
-        raise ValueError(f"layer {layer} cannot be patched: the model has layers 1 to {len(layers)}")
-    exact, first, logprob = np.zeros(len(examples), bool), np.zeros(len(examples), int), np.zeros(len(examples))
-    with evaluating(model):
+    layers, n = layers_of(vlm.model), len(examples)
+    if lacking := [layer for layer, _ in patches if not 1 <= layer <= len(layers)]:
+        raise ValueError(f"layer {lacking[0]} cannot be patched: the model has layers 1 to {len(layers)}")
+    found = [Patched(np.zeros(n, bool), np.zeros(n, int), np.zeros(n)) for _ in (None, *patches)]
+    with evaluating(vlm.model):
         for rows, batch in in_batches(vlm, examples):
-            lengths = torch.tensor([len(examples[i].answer) for i in rows], device=vlm.device)
-            keep, patch = int(lengths.max()), contextlib.nullcontext()
-            if layer:
-                columns = name_columns(lengths, batch["input_ids"].shape[1], states.shape[1])
-                patch = replaced(layers[layer - 1], columns, states[rows].to(vlm.device))
-            with patch:
-                logits, labels = answer_logits(model, batch, keep)
-            asked, said = labels != -100, logits.argmax(-1)
-            exact[rows] = ((said == labels) | ~asked).all(1).cpu().numpy()
-            first[rows] = said.gather(1, (keep - lengths)[:, None])[:, 0].cpu().numpy()
-            scores = torch.log_softmax(logits.float(), -1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
-            logprob[rows] = (scores * asked).sum(1).cpu().numpy()
-    return Patched(exact, first, logprob)
+            keep = max(len(examples[i].answer) for i in rows)
+            with recorded(layers) as outputs:
+                _note(found[0], rows, *answer_logits(vlm.model, batch, keep))
+            for own, (layer, states) in zip(found[1:], patches, strict=True):
+                patch = replaced(layers[layer - 1], name_columns(batch, states.shape[1]), states[rows].to(vlm.device))
+                with patch, repeated(layers[:layer], outputs[:layer]):
+                    _note(own, rows, *answer_logits(vlm.model, batch, keep))
+    return found
+
+
+def _note(found: Patched, rows: list[int], logits: torch.Tensor, labels: torch.Tensor) -> None:
+    asked, said = labels != -100, logits.argmax(-1)
+    found.exact[rows] = ((said == labels) | ~asked).all(1).cpu().numpy()
+    found.first[rows] = said.gather(1, asked.int().argmax(1, keepdim=True))[:, 0].cpu().numpy()
+    scores = torch.log_softmax(logits.float(), -1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+    found.logprob[rows] = (scores * asked).sum(1).cpu().numpy()

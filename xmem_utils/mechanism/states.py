@@ -2,7 +2,8 @@
 
 The answer position is the last token of the prompt, whose state predicts the first token of the answer; the tokens of
 the answer predict the rest. Layers are found by structure and counted from 1; a state "after layer l" is what layer l
-hands to the next.
+hands to the next. Everything here looks into `vlm.model`; for a model with an adapter, give the VLM with that one
+(`dataclasses.replace(vlm, model=adapted)`).
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
-from xmem_utils.score import BATCH_TOKENS
+from xmem_utils.score import _batches
 from xmem_utils.vlm.batches import Example, collate, model_inputs, with_answer
 from xmem_utils.vlm.load import VLM
 
@@ -33,13 +35,7 @@ def layers_of(model: nn.Module) -> list[nn.Module]:
 
 def in_batches(vlm: VLM, examples: Sequence[Example]) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
     """Rows and left-padded batches on the model's device, of similar lengths so that little is padding."""
-    lengths = [len(e.prompt) + len(e.answer) for e in examples]
-    groups: list[list[int]] = []
-    for i in sorted(range(len(examples)), key=lambda i: lengths[i]):
-        if not groups or lengths[i] * (len(groups[-1]) + 1) > BATCH_TOKENS:
-            groups.append([])
-        groups[-1].append(i)
-    for rows in groups:
+    for rows in _batches(examples):
         batch = collate([examples[i] for i in rows], vlm.processor.tokenizer.pad_token_id, side="left")
         yield rows, {k: v.to(vlm.device) for k, v in batch.items()}
 
@@ -56,20 +52,49 @@ def hidden_of(output: object) -> torch.Tensor:
 
 
 @contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """The model in eval mode and without gradients; afterwards in the mode that it was in."""
     training = model.training
     model.eval()
     try:
         with torch.inference_mode():
-            yield model
+            yield
     finally:
         model.train(training)
 
 
 @contextlib.contextmanager
-def replaced(layer: nn.Module, columns: torch.Tensor, states: torch.Tensor) -> Iterator[None]:
-    """While this lasts, row i of a batch leaves `layer` with `states[i, j]` at token `columns[i, j]`.
+def recorded(layers: Sequence[nn.Module]) -> Iterator[list[object]]:
+    """What each of the layers returns in the one pass that is made while this lasts.
+
+    Raises ValueError when the pass went by some of them.
+    """
+    outputs: list[object] = []
+    with contextlib.ExitStack() as stack:
+        for layer in layers:
+            stack.enter_context(layer.register_forward_hook(lambda module, args, output: outputs.append(output)))
+        yield outputs
+    if missing := len(layers) - len(outputs):
+        raise ValueError(
+            f"this model passes over {missing} of its layers where there is no picture, so it cannot be looked into "
+            "layer by layer"
+        )
+
+
+@contextlib.contextmanager
+def repeated(layers: Sequence[nn.Module], outputs: Sequence[object]) -> Iterator[None]:
+    """While this lasts, the layers are not computed: they return what they are `recorded` to have returned."""
+    for layer, output in zip(layers, outputs, strict=True):
+        layer.forward = lambda *args, output=output, **kwargs: output
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward  # that of its class is back
+
+
+def replaced(layer: nn.Module, columns: torch.Tensor, states: torch.Tensor) -> RemovableHandle:
+    """A context in which row i of a batch leaves `layer` with `states[i, j]` at token `columns[i, j]`.
 
     `states` is `[batch, places, hidden]` and `columns` `[batch, places]`, -1 for a place that is left as it is.
     """
@@ -80,70 +105,43 @@ def replaced(layer: nn.Module, columns: torch.Tensor, states: torch.Tensor) -> I
         hidden[rows, columns[rows, places]] = states[rows, places].to(hidden)
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
-    hook = layer.register_forward_hook(put)
-    try:
-        yield
-    finally:
-        hook.remove()
+    return layer.register_forward_hook(put)
 
 
-def name_columns(lengths: torch.Tensor, width: int, places: int) -> torch.Tensor:
-    """Where the first `places` tokens of each answer are predicted, in left-padded rows: `[batch, places]`.
+def name_columns(batch: dict[str, torch.Tensor], places: int) -> torch.Tensor:
+    """Where the first `places` tokens of each answer are predicted in a left-padded batch: `[batch, places]`.
 
-    `lengths` `[batch]` are those of the answers, `width` that of the batch. The first is the answer position; -1 where
-    an answer is shorter.
+    The first is the answer position; -1 where an answer is shorter.
     """
-    place = torch.arange(places, device=lengths.device)[None]
-    columns = width - lengths[:, None] - 1 + place
-    return columns.masked_fill((place > 0) & (place >= lengths[:, None]), -1)
+    labels, place = batch["labels"], torch.arange(places, device=batch["labels"].device)[None]
+    lengths = (labels != -100).sum(1, keepdim=True)
+    columns = labels.shape[1] - lengths - 1 + place
+    return columns.masked_fill((place > 0) & (place >= lengths), -1)
 
 
-def answer_states(vlm: VLM, examples: Sequence[Example], model: nn.Module | None = None) -> torch.Tensor:
+def answer_states(vlm: VLM, examples: Sequence[Example]) -> torch.Tensor:
     """States at the answer position after every layer, float32 `[examples, layers, hidden]`, on the CPU.
 
-    `model` replaces the VLM's own (a PEFT model around it, say). Raises ValueError for a class whose layers are not
-    found or do not hand on one residual stream.
+    Raises ValueError for a class whose layers are not found or do not hand on one residual stream.
     """
-    bare = [with_answer(e, torch.empty(0, dtype=torch.long)) for e in examples]
-    return name_states(vlm, bare, model)[:, :, 0]
+    return name_states(vlm, [with_answer(e, e.answer[:0]) for e in examples])[:, :, 0]
 
 
-def name_states(vlm: VLM, examples: Sequence[Example], model: nn.Module | None = None) -> torch.Tensor:
+def name_states(vlm: VLM, examples: Sequence[Example]) -> torch.Tensor:
     """States that predict each token of the examples' answers, after every layer: `[examples, layers, places, hidden]`.
 
     The first place is the answer position; at the others stand the answer's tokens but its last (teacher forcing).
     float32, on the CPU; of answers shorter than the longest, the places beyond their end mean nothing.
     """
-    model = vlm.model if model is None else model
-    layers = layers_of(model)
-    places = max([1, *(len(e.answer) for e in examples)])
-    seen: dict[int, torch.Tensor] = {}
-    columns = torch.zeros(0, 0, dtype=torch.long)  # of the batch that is running
-
-    def keep(number: int):
-        def hook(module: nn.Module, args: object, output: object) -> None:
-            hidden = hidden_of(output)
-            row = torch.arange(len(hidden), device=hidden.device)[:, None]
-            seen[number] = hidden[row, columns.clamp(min=0)].float().cpu()
-
-        return hook
-
-    out: list[torch.Tensor | None] = [None] * len(examples)
-    with contextlib.ExitStack() as stack:
-        for number, layer in enumerate(layers):
-            stack.callback(layer.register_forward_hook(keep(number)).remove)
-        stack.enter_context(evaluating(model))
+    layers, places = layers_of(vlm.model), max([1, *(len(e.answer) for e in examples)])
+    order: list[int] = []
+    parts: list[torch.Tensor] = []
+    with evaluating(vlm.model):
         for rows, batch in in_batches(vlm, examples):
-            lengths = torch.tensor([len(examples[i].answer) for i in rows], device=vlm.device)
-            columns = name_columns(lengths, batch["input_ids"].shape[1], places)
-            seen.clear()
-            model(**model_inputs(batch), logits_to_keep=1, use_cache=False)
-            if len(seen) < len(layers):
-                raise ValueError(
-                    f"{type(vlm.model).__name__} passes over {len(layers) - len(seen)} of its layers where there is no "
-                    "picture, so it cannot be looked into layer by layer"
-                )
-            states = torch.stack([seen[number] for number in range(len(layers))], 1)
-            for i, state in zip(rows, states, strict=True):
-                out[i] = state
-    return torch.stack(out).clone()
+            with recorded(layers) as outputs:
+                vlm.model(**model_inputs(batch), logits_to_keep=1, use_cache=False)
+            row = torch.arange(len(rows), device=vlm.device)[:, None]
+            columns = name_columns(batch, places).clamp(min=0)
+            parts.append(torch.stack([hidden_of(output)[row, columns].float().cpu() for output in outputs], 1))
+            order += rows
+    return torch.cat(parts)[torch.tensor(order).argsort()]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from xmem_utils.mechanism.explain import OTHERS, OWN, RECALLED
+from xmem_utils.mechanism.measures import BEFORE, OTHERS, OWN, RECALLED
 from xmem_utils.stats import RESAMPLES, cluster_bootstrap
 
-BEFORE, FIGURES = "before memorizing", "public figures"  # what stands beside the models that memorized
 KEYS = ["model", "source", "measure", "given", "asked", "layer"]
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
@@ -21,21 +21,17 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 SETTINGS = ("*config.json", "*token*.json", "vocab.json", "chat_template.json")  # what transformers reads as JSON
 LARGEST_JSON = 1 << 27  # bytes; large tokenizers have some 10^7
 COUNTS = re.compile(r"(num|n)_.*|.*_layers|depths?")  # for each of these, transformers lists or builds something
+LONGEST = 160  # characters of what a library says
 MOST_COUNTED = 10**6
 MOST_PARAMETERS = 10**13
 MOST_TENSORS = 30_000
 FLOATS = {"F64", "F32", "F16", "BF16"}
 
+Stored = dict[str, tuple[str, int]]  # of each tensor in a model's files: data type and size (numbers)
+
 
 class Refusal(ValueError):
     """A sentence for a person, which `one_sentence` leaves as it is."""
-
-
-def cause(error: BaseException, width: int = 160) -> str:
-    """An error of a library in one line, cut when long."""
-    said = " ".join(str(error).split())
-    said = said if type(error) is ValueError else f"{type(error).__name__}: {said}"
-    return said if len(said) <= width else f"{said[:width]}..."
 
 
 @contextlib.contextmanager
@@ -46,7 +42,10 @@ def one_sentence(failed: str, advice: str) -> Iterator[None]:
     except (Refusal, MemoryError):
         raise
     except Exception as error:  # transformers raises all kinds
-        raise Refusal(f"{failed} ({cause(error)}); {advice}") from error
+        why = " ".join(str(error).split())
+        why = why if type(error) is ValueError else f"{type(error).__name__}: {why}"
+        why = why if len(why) <= LONGEST else f"{why[:LONGEST]}..."
+        raise Refusal(f"{failed} ({why}); {advice}") from error
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -122,23 +121,19 @@ def weight_files(folder: Path) -> list[Path]:
     )
 
 
-def headers(files: Iterable[Path]) -> dict[str, tuple[str, int]]:
+def headers(files: Iterable[Path]) -> Stored:
     """Data type and size (numbers) of every tensor in some safetensors files, from their headers.
 
     Raises Refusal for a file that is damaged or cut short, and for a tensor that stands in two files.
     """
-    found: dict[str, tuple[str, int]] = {}
+    found: Stored = {}
     for file in files:
         if not file.is_file():
             raise Refusal(f"{file} is no file but a folder, or a link to nothing; fetch it again")
-        try:
-            with safe_open(file, framework="pt") as weights:
-                parts = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118
-                here = {name: (p.get_dtype(), math.prod(p.get_shape())) for name, p in parts.items()}
-        except (SafetensorError, OSError) as error:
-            raise Refusal(
-                f"{file} is damaged or cut short ({cause(error)}); restore it, e.g. with git or by downloading again"
-            ) from error
+        again = "restore it, e.g. with git or by downloading again"
+        with one_sentence(f"{file} is damaged or cut short", again), safe_open(file, framework="pt") as weights:
+            parts = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118
+            here = {name: (p.get_dtype(), math.prod(p.get_shape())) for name, p in parts.items()}
         if twice := sorted(found.keys() & here.keys()):
             raise Refusal(f"{file} holds {shown(twice[0])} again, which another file has; fetch the weights anew")
         found |= here
@@ -168,7 +163,7 @@ def bounded(name: str, numbers: int = MOST_PARAMETERS, tensors: int = MOST_TENSO
         hook.remove()
 
 
-def check_loaded(model: nn.Module, info: dict[str, Any], stored: dict[str, tuple[str, int]], name: str) -> None:
+def check_loaded(model: nn.Module, info: dict[str, Any], stored: Stored, name: str) -> None:
     """Raise Refusal unless a model's weights are those of its files, all of them, and finite numbers.
 
     `info` is what `from_pretrained(..., output_loading_info=True)` returns: tensors that a class declares needless are

@@ -1,10 +1,11 @@
-"""Processors: loading one without its video half, and the size at which it wants a picture."""
+"""Processors: loading one and checking that it can ask questions, and the size at which it wants a picture."""
 
 from __future__ import annotations
 
 import inspect
 import math
 from importlib.metadata import version
+from pathlib import Path
 from types import SimpleNamespace
 
 from packaging.version import Version
@@ -12,6 +13,10 @@ from transformers import AutoProcessor, PreTrainedConfig, ProcessorMixin
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.utils import is_torchvision_available
 
+from xmem_utils.params import shown
+from xmem_utils.vlm.folder import one_sentence
+
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json", "spiece.model")
 DEFAULT_SIDE = 448  # for processors that take any resolution
 LARGEST_SIDE = 1024
 
@@ -45,32 +50,68 @@ def without_video(cls: type[ProcessorMixin]) -> type[ProcessorMixin]:
     return StillsOnly
 
 
-def takes_chat_template(processor: object) -> bool:
-    """Whether a processor class keeps a chat template that it is given."""
-    start = type(processor).__init__
-    return start is ProcessorMixin.__init__ or "chat_template" in inspect.signature(start).parameters
-
-
-def missing_package(error: ImportError) -> str:
-    """What to install, of an error that a processor met when it was loaded."""
-    if "torchvision" in str(error).lower():
-        torch = Version(version("torch"))  # torchvision 0.15 came with torch 2.0, and so on
-        return (
-            f"install torchvision==0.{torch.minor + 15}.*, the release for torch {torch.base_version}, from where "
-            "torch came (see pytorch.org/get-started)"
-        )
-    return " ".join(str(error).split())
-
-
-def load_processor(source: str, config: PreTrainedConfig, trust_remote_code: bool = False) -> object:
+def checked_processor(folder: Path, config: PreTrainedConfig, name: str, remote: bool) -> object:
     """The processor of a model folder; where torchvision is missing, one for pictures and text alone.
 
-    Raises what transformers raises.
+    Raises ValueError when there is none, or it lacks tokenizer, image processor, chat template or a package, or its
+    chat template does not write a question about a text or a picture.
     """
-    cls = PROCESSOR_MAPPING.get(type(config), None)
-    if cls is None or trust_remote_code or is_torchvision_available() or "video_processor" not in cls.get_attributes():
-        return AutoProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
-    return without_video(cls).from_pretrained(source)
+    if config.is_encoder_decoder:
+        raise ValueError(
+            f"{name!r} is an encoder-decoder ({config.model_type}), but the study reads prompt and answer in one "
+            "sequence; take a model that is a decoder alone, such as 'google/gemma-3-4b-it'"
+        )
+    copy = (
+        "copy tokenizer and processor files (tokenizer.json, preprocessor_config.json, ...) of the original model "
+        "into its folder"
+    )
+    # transformers makes an empty tokenizer for a folder without one, and says nothing
+    if not remote and not any((folder / file).is_file() for file in TOKENIZERS):
+        raise ValueError(f"{name!r} has no tokenizer; {copy}")
+    try:
+        cls = PROCESSOR_MAPPING.get(type(config), None)
+        if cls and not remote and not is_torchvision_available() and "video_processor" in cls.get_attributes():
+            processor = without_video(cls).from_pretrained(str(folder))
+        else:
+            processor = AutoProcessor.from_pretrained(str(folder), trust_remote_code=remote)
+    except Exception as error:  # tokenizers raises plain Exception
+        if isinstance(error, ImportError) or "Missing optional dependen" in str(error):
+            raise ValueError(f"the processor of {name!r} needs a missing package: {_missing_package(error)}") from error
+        why = str(error).strip().splitlines()[:1]
+        raise ValueError(f"{name!r} has no processor that transformers can load {why}; {copy}") from error
+    for part in ("tokenizer", "image_processor"):
+        if getattr(processor, part, None) is None:
+            raise ValueError(f"the processor of {name!r} has no {part}; {copy}")
+    start = type(processor).__init__
+    if start is not ProcessorMixin.__init__ and "chat_template" not in inspect.signature(start).parameters:
+        raise ValueError(
+            f"the processor of {name!r} ({type(processor).__name__}) takes no chat template, so it cannot be asked "
+            "questions; take a model made for chats, such as 'google/gemma-3-4b-it'"
+        )
+    if getattr(processor, "chat_template", None) is None:
+        raise ValueError(
+            f"the processor of {name!r} has no chat template, so it cannot be asked questions; save one as "
+            "chat_template.jinja in a local copy of the model's folder and give that folder as the model"
+        )
+    # templates are programs; transformers runs them in Jinja's sandbox
+    text = {"type": "text", "text": "?"}
+    with one_sentence(f"the chat template of {shown(name)} does not work", "take that of the original model"):
+        for content in ([text], [{"type": "image"}, text]):
+            turn = [{"role": "user", "content": content}]
+            if not processor.apply_chat_template(turn, add_generation_prompt=True, tokenize=False):
+                raise ValueError("it writes nothing")
+    return processor
+
+
+def _missing_package(error: Exception) -> str:
+    """What to install, of an error that a processor met when it was loaded."""
+    if "torchvision" not in str(error).lower():
+        return " ".join(str(error).split())
+    torch = Version(version("torch"))  # torchvision 0.15 came with torch 2.0, and so on
+    return (
+        f"install torchvision==0.{torch.minor + 15}.*, the release for torch {torch.base_version}, from where "
+        "torch came (see pytorch.org/get-started)"
+    )
 
 
 def picture_side(processor: object) -> int:

@@ -8,7 +8,6 @@ folder as they load a model from the Hub. Nothing else in the package knows abou
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -24,6 +23,7 @@ from xmem_utils.personas.names import SYLLABLES
 
 IMAGE_SIZE = 64
 PATCH_SIZE = 8
+CONTEXT = 512  # tokens
 IMAGE_TOKENS = 16  # 8 x 8 patches, pooled 2 x 2 by Gemma's projector
 
 PAD, EOS, BOS, UNK = "<pad>", "<end_of_turn>", "<bos>", "<unk>"
@@ -43,25 +43,9 @@ CHAT_TEMPLATE = (
 )
 
 
-@dataclass(frozen=True)
-class TinySize:
-    """Width and depth of one size of the ladder."""
-
-    hidden: int
-    layers: int
-    heads: int
-    intermediate: int
-    vision_hidden: int
-    vision_layers: int
-    vision_heads: int
-    vision_intermediate: int
-
-
-SIZES: dict[str, TinySize] = {
-    "xs": TinySize(64, 3, 2, 192, 64, 3, 2, 192),
-    "s": TinySize(128, 5, 4, 384, 128, 4, 4, 384),
-    "m": TinySize(192, 6, 6, 576, 192, 4, 6, 576),
-}
+# Width, layers of the language model, layers of the vision tower. A head is 32 wide, an MLP three times the width.
+SIZES: dict[str, tuple[int, int, int]] = {"xs": (64, 3, 3), "s": (128, 5, 4), "m": (192, 6, 4)}
+HEAD = 32
 
 
 def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
@@ -87,19 +71,10 @@ def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     backend.add_special_tokens(list(SPECIAL))
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
-        pad_token=PAD,
-        eos_token=EOS,
-        bos_token=BOS,
-        unk_token=UNK,
-        extra_special_tokens={
-            "boi_token": BOI,
-            "eoi_token": EOI,
-            "image_token": IMAGE,
-            "user_token": USER,
-            "model_token": MODEL,
-        },
+        **dict(pad_token=PAD, eos_token=EOS, bos_token=BOS, unk_token=UNK),
+        extra_special_tokens=dict(boi_token=BOI, eoi_token=EOI, image_token=IMAGE, user_token=USER, model_token=MODEL),
         padding_side="left",
-        model_max_length=512,
+        model_max_length=CONTEXT,
         clean_up_tokenization_spaces=False,
     )
 
@@ -117,51 +92,40 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> Gemma3Processor:
 
 def build_model(size: str, tokenizer: PreTrainedTokenizerFast) -> Gemma3ForConditionalGeneration:
     """A randomly initialised model of one of `SIZES`. Raises KeyError for an unknown size."""
-    s = SIZES[size]
-    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in
-           (("pad", PAD), ("eos", EOS), ("bos", BOS), ("boi", BOI), ("eoi", EOI), ("image", IMAGE))}  # fmt: skip
+    width, layers, vision_layers = SIZES[size]
+    heads, index = width // HEAD, tokenizer.convert_tokens_to_ids
+    both = {"hidden_size": width, "intermediate_size": 3 * width, "num_attention_heads": heads}
+    special = {"pad_token_id": index(PAD), "eos_token_id": index(EOS), "bos_token_id": index(BOS)}
+    rope = {"rope_type": "default", "rope_theta": 10_000.0}
     config = Gemma3Config(
         text_config={
             "vocab_size": -(-len(tokenizer) // 64) * 64,
-            "hidden_size": s.hidden,
-            "intermediate_size": s.intermediate,
-            "num_hidden_layers": s.layers,
-            "num_attention_heads": s.heads,
-            "num_key_value_heads": s.heads,
-            "head_dim": s.hidden // s.heads,
-            "query_pre_attn_scalar": s.hidden // s.heads,
-            "max_position_embeddings": 512,
-            "layer_types": ["full_attention"] * s.layers,
-            "rope_parameters": {
-                kind: {"rope_type": "default", "rope_theta": 10_000.0}
-                for kind in ("full_attention", "sliding_attention")
-            },
-            "pad_token_id": ids["pad"],
-            "eos_token_id": ids["eos"],
-            "bos_token_id": ids["bos"],
+            "num_hidden_layers": layers,
+            "num_key_value_heads": heads,
+            "head_dim": HEAD,
+            "query_pre_attn_scalar": HEAD,
+            "max_position_embeddings": CONTEXT,
+            "layer_types": ["full_attention"] * layers,
+            "rope_parameters": {"full_attention": rope, "sliding_attention": dict(rope)},
             "tie_word_embeddings": True,
+            **both,
+            **special,
         },
         vision_config={
-            "hidden_size": s.vision_hidden,
-            "intermediate_size": s.vision_intermediate,
-            "num_hidden_layers": s.vision_layers,
-            "num_attention_heads": s.vision_heads,
+            "num_hidden_layers": vision_layers,
             "image_size": IMAGE_SIZE,
             "patch_size": PATCH_SIZE,
             "vision_use_head": False,
+            **both,
         },
         mm_tokens_per_image=IMAGE_TOKENS,
-        boi_token_index=ids["boi"],
-        eoi_token_index=ids["eoi"],
-        image_token_index=ids["image"],
-        pad_token_id=ids["pad"],
-        eos_token_id=ids["eos"],
-        bos_token_id=ids["bos"],
+        boi_token_index=index(BOI),
+        eoi_token_index=index(EOI),
+        image_token_index=index(IMAGE),
+        **special,
     )
     model = Gemma3ForConditionalGeneration(config)
     # Gemma 3 starts its projector at zero; image tokens as loud as word embeddings are read sooner
     torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=0.02)
-    model.generation_config.pad_token_id = ids["pad"]
-    model.generation_config.eos_token_id = ids["eos"]
-    model.generation_config.bos_token_id = ids["bos"]
+    model.generation_config.update(**special)
     return model
