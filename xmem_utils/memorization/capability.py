@@ -13,7 +13,7 @@ import pandas as pd
 from xmem_utils import paths
 from xmem_utils.memorization.experiment import Memorization
 from xmem_utils.memorization.tables import GATE, collect, curves, gaps, per_persona
-from xmem_utils.params import KNOWN, MODALITIES, PROFILES, other
+from xmem_utils.params import KNOWN, MODALITIES, PROFILES, Profile, other
 from xmem_utils.perception import readout
 from xmem_utils.pretraining.build import RECIPE, model_name
 from xmem_utils.pretraining.evaluation import ACCEPTANCE_THRESHOLDS, acceptance
@@ -26,6 +26,14 @@ COLUMNS = ["source", "quantity", "estimate", "low", "high"]
 def parameters(study: Memorization) -> int:
     """Number of parameters of a study's model."""
     return sum(p.numel() for p in study.vlm.model.parameters())
+
+
+def all_models(
+    names: Sequence[str], profile: Profile, rank: int, learning_rate: float
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """What `per_model` gives, of several models; one at a time is in memory."""
+    parts = [per_model(Memorization(load_vlm(name), profile, rank, learning_rate), name) for name in names]
+    return tuple(pd.concat(tables, ignore_index=True) for tables in zip(*parts, strict=True))
 
 
 def per_model(study: Memorization, name: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
