@@ -113,7 +113,7 @@ def look(asked: str, learned: str = "", label: str = "", **options) -> dict:
 
 def dots(axes: plt.Axes, rows: pd.DataFrame, at: Iterable[float], along: str = "x", **options) -> None:
     """Estimates along an axis with bars from `low` to `high`, at these places of the other axis."""
-    error = np.clip([rows["estimate"] - rows["low"], rows["high"] - rows["estimate"]], 0, None)
+    error = np.array([rows["estimate"] - rows["low"], rows["high"] - rows["estimate"]], dtype=float).clip(min=0)
     x, y = (rows["estimate"], at) if along == "x" else (at, rows["estimate"])
     axes.errorbar(x, y, **{f"{along}err": error, "ls": "none", "ms": 5, "capsize": 2.5, "zorder": 3, **options})
 
@@ -413,7 +413,7 @@ def unlearning_tradeoff(table: pd.DataFrame, retained: float) -> plt.Figure:
             axes.plot(x, across, color=colours[method], label=REFERENCES.get(method, method), **mark)
         axes.set_xlabel("retained names recalled (worse modality)")
         axes.axvline(retained, label="5 points below before", **DOTTED)
-    axes.set_xlim(left, 1.02)
+    axes.set_xlim(left, 1.015)
     axes.xaxis.set_major_locator(MaxNLocator(6))
     return with_legend(figure, columns=5)
 
@@ -430,7 +430,7 @@ def unlearning_attacks(table: pd.DataFrame) -> plt.Figure:
             axes.axvline(0, color="0.3", lw=0.8)
             percent(axes, "x")
     low, high = axes.get_xlim()
-    axes.set_xlim(min(low, -0.05), max(high, 0.05))  # where nothing changed, too, the axis has a scale
+    axes.set_xlim(min(low, -0.1), max(high, 0.1))  # where nothing changed, too, the axis has a scale
     axes.xaxis.set_major_locator(MaxNLocator(4))
     figure.supxlabel("change of the share of forgotten names recalled, in percentage points", fontsize=9)
     return with_legend(figure)
