@@ -17,12 +17,13 @@ from PIL import Image
 from xmem_utils import paths, store
 from xmem_utils.checkpoint import WholeAdapter
 from xmem_utils.params import MODALITIES, Condition, Profile, parts_of, resolve
-from xmem_utils.personas.dataset import PersonaSpec, count_views, load_personas, names_of, to_views
+from xmem_utils.personas.dataset import count_views, load_personas, names_of, persona_spec, to_views
 from xmem_utils.personas.importing import import_folder
 from xmem_utils.personas.views import View
 from xmem_utils.processes import is_main
 from xmem_utils.progress import note, progress
 from xmem_utils.score import Recall, exact_match, ranks, recall_of_all
+from xmem_utils.stats import GATE
 from xmem_utils.train import Training, memorize, steps_an_epoch, steps_of
 from xmem_utils.vlm.batches import Example, encode
 from xmem_utils.vlm.load import VLM
@@ -30,21 +31,9 @@ from xmem_utils.vlm.processors import picture_side
 from xmem_utils.vlm.prompts import WHO
 from xmem_utils.vlm.readable import check_answers, check_readable
 
-GATE = 0.9  # source recall below which a run counts as "not memorized"
 BATCH = 32
 LONGEST = 8  # a user's own people train until they are memorized, at most this many times the profile's steps
 CURVE = (0.05, 0.12, 0.25, 0.5)  # shares of the training at which recall is asked; most happens early
-
-
-def persona_spec(profile: Profile, seed: int, size: int = 64) -> PersonaSpec:
-    """The personas of a profile and seed, drawn at `size` px; enough train views for its dose-response."""
-    return PersonaSpec(
-        personas=profile.personas,
-        seed=seed,
-        train_views=max((profile.train_views, *profile.dose_views)),
-        test_views=profile.test_views,
-        size=size,
-    )
 
 
 class Exam:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 PLAIN, PLAIN_START = "plain", "plain, from the start"
 DESCRIBED = "describe, then recall"  # at inference: the plain model, shown the target view in its source modality
 PAIRED = "self-labelled"  # by which it is measured how many people must be paired
+VIEW, CEILING, FIGURE = "view", "ceiling", "figure"  # probes: what a model is asked with
 LAYERS = 5  # depths at which states are drawn together
 
 

@@ -15,11 +15,11 @@ from pathlib import Path
 import pandas as pd
 
 from xmem_utils import paths
-from xmem_utils.memorization.tables import GATE
 from xmem_utils.mitigation.experiment import MitigationStudy
 from xmem_utils.mitigation.methods import LAYERS, METHODS, PLAIN, PLAIN_START
 from xmem_utils.mitigation.tables import SOURCE, TARGET, collect, per_persona
 from xmem_utils.params import MODALITIES, TUNING_SEEDS, MitigationCondition, shard_of
+from xmem_utils.stats import GATE
 from xmem_utils.vlm.load import resolve_model
 
 SEED = TUNING_SEEDS[0]

@@ -12,13 +12,14 @@ from peft import PeftModel
 from xmem_utils import fingerprint, paths, store
 from xmem_utils.checkpoint import WholeAdapter
 from xmem_utils.memorization.experiment import Study, plain_recall
-from xmem_utils.memorization.tables import GATE
 from xmem_utils.params import Condition, UnlearningCondition, parts_of, resolve
 from xmem_utils.personas.dataset import names_of, to_views
 from xmem_utils.progress import progress
+from xmem_utils.stats import GATE
 from xmem_utils.unlearning.attacks import attack
 from xmem_utils.unlearning.evaluation import REFUSAL, ForgettingExam, first_views
 from xmem_utils.unlearning.methods import METHODS
+from xmem_utils.unlearning.names import BEFORE, GOLD, PROMPT
 from xmem_utils.unlearning.people import check_forget, forget_set
 from xmem_utils.unlearning.train import Unlearned, Views, unlearn
 from xmem_utils.vlm.adapters import load_adapter, merged
@@ -26,7 +27,6 @@ from xmem_utils.vlm.batches import Example, answer_tokens, encode, with_answer
 from xmem_utils.vlm.load import VLM, load_vlm
 from xmem_utils.vlm.prompts import WHO
 
-BEFORE, GOLD = "before", "gold"  # references: nothing is unlearned; the forgotten were never learned
 CURVE = (0.25, 0.5, 0.75)  # shares of the steps at which recall is asked; at the end the exam is
 
 
@@ -135,7 +135,7 @@ class UnlearningStudy:
         self, condition: UnlearningCondition, on_step: Callable[[PeftModel, int], None] | None = None
     ) -> Unlearned:
         """What becomes of the start; the caller unloads it. A reference is the start in a fresh adapter."""
-        method = METHODS["prompt" if condition.method in (BEFORE, GOLD) else condition.method]
+        method = METHODS[PROMPT if condition.method in (BEFORE, GOLD) else condition.method]
         return unlearn(
             self.start(condition.start), self.study.vlm, self.views(condition), method, condition.settings,
             condition.start.seed, condition.start.rank, on_step,

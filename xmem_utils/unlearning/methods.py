@@ -13,6 +13,7 @@ from itertools import product
 from torch import Tensor
 
 from xmem_utils.unlearning import losses
+from xmem_utils.unlearning.names import PROMPT
 
 DATA = ("forget", "refusal", "retain")
 RATES = (3e-4, 5e-4, 1e-3)
@@ -83,7 +84,7 @@ METHODS: dict[str, Method] = {
         ),
         Method("UNDIAL", (losses.undial,), reference=("forget",), settings={"gamma": (10.0,)}),
         Method("task vector", negates=True, settings={"scale": (0.1,)}, points=(4, 5, 6, 7, 8, 9, 10, 12)),
-        Method("prompt", asks=True, points=(0,)),
+        Method(PROMPT, asks=True, points=(0,)),
     )
 }
 
