@@ -117,19 +117,19 @@ def _counts(sizes: tuple[int, ...], resamples: int) -> list[np.ndarray]:
     return [rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.int32) for n in sizes]
 
 
-def sign_flip(differences: pd.DataFrame | pd.Series | np.ndarray, flips: int = RESAMPLES, seed: int = 0) -> float:
+def sign_flip(differences: pd.Series | np.ndarray, flips: int = RESAMPLES) -> float:
     """Two-sided paired sign-flip test that per-persona differences centre on 0; p in (0, 1].
 
     Exact, over all 2^k patterns of the k differences that are not 0, where those are no more than `flips`. Else over
     `flips` random ones, as (hits + 1) / (flips + 1), so that p is never 0 (Phipson and Smyth 2010).
     """
-    d = np.asarray(differences, float).ravel()
+    d = np.asarray(differences, float)
     observed = abs(d.mean())
     moved = d[d != 0]
     if 2 ** len(moved) <= flips:
         signs = 1 - 2 * (np.arange(2 ** len(moved))[:, None] >> np.arange(len(moved)) & 1)
         return float((np.abs(signs @ moved) / len(d) >= observed - 1e-12).mean())
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     hits = 0
     for block in np.array_split(np.arange(flips), max(1, flips * len(d) // 5_000_000)):
         signs = rng.integers(0, 2, size=(len(block), len(d)), dtype=np.int8) * 2 - 1

@@ -122,9 +122,7 @@ def decomposition(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
             "named": part["wrote"] == 1,
             "named and right": (part["wrote"] == 1) & right,
         }
-        people = (
-            part[stats.PERSON].assign(**{k: v.astype(float) for k, v in columns.items()}).groupby(stats.PERSON).mean()
-        )
+        people = part[stats.PERSON].assign(**columns).groupby(stats.PERSON).mean()
         table = stats.cluster_bootstrap(people[list(columns)[:6]], resamples)
         table.loc["composed given both"] = stats.ratio(people, FATES[3], "both", resamples)
         both_hops = people[[HOP_1, HOP_2]]
