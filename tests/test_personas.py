@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from xmem_utils import paths
-from xmem_utils.memorization.experiment import persona_spec
 from xmem_utils.params import PROFILES
 from xmem_utils.personas import checks, dataset
 from xmem_utils.personas.attributes import AXES, AXIS_NAMES, AXIS_SIZES, distances, sample_vectors
+from xmem_utils.personas.dataset import persona_spec
 from xmem_utils.personas.descriptions import describe
 from xmem_utils.personas.names import FACTS, sample_facts, sample_names
 from xmem_utils.personas.portraits import draw

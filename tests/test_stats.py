@@ -1,12 +1,15 @@
 """Statistics against numbers worked out by hand."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from xmem_utils.memorization.experiment import next_persona
 from xmem_utils.score import ranks
-from xmem_utils.stats import agreed, cluster_bootstrap, sign_flip, transfer_ratio
+from xmem_utils.stats import agreed, cluster_bootstrap, compare, estimate, holm, own_and_other, ratio, sign_flip
 
 
 def frame(values, seeds=1):
@@ -60,9 +63,71 @@ def test_an_effect_is_shown_when_interval_and_test_agree():
     ]
 
 
-def test_transfer_ratio_is_gain_over_gain_and_undefined_without_gain():
-    assert transfer_ratio(0.9, 0.5, 0.1, 0.1) == pytest.approx(0.5)
-    assert np.isnan(transfer_ratio(0.1, 0.5, 0.1, 0.1))
+def test_a_ratio_is_mean_over_mean_and_undefined_without_a_gain():
+    people = frame([0.8] * 10).assign(target=0.4, none=0.0)
+    assert ratio(people, "target", "a") == pytest.approx((0.5, 0.5, 0.5))
+    assert np.isnan(ratio(people, "target", "none")).all()
+
+
+def records(people=20, seeds=2):
+    """Two views a person, learned from pictures: all recalled in the source, every second person in the target."""
+    rows = [
+        {"source": "image", "seed": seed, "persona": person, "asked": asked, "view": view,
+         "exact": asked == "image" or person % 2 == 0}
+        for seed in range(seeds) for person in range(people) for asked in ("text", "image") for view in range(2)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_estimates_are_those_of_the_bootstrap_by_group():
+    made = records()
+    both = pd.concat([made.assign(source="text"), made])
+    table = estimate(both, ["source"], ["asked"], resamples=500)
+    assert table[["source", "asked"]].to_numpy().tolist() == [
+        ["text", "image"], ["text", "text"], ["image", "image"], ["image", "text"],
+    ]  # fmt: skip
+    people = made[made["asked"] == "text"].groupby(["seed", "persona"])[["exact"]].mean()
+    assert table.iloc[3, 2:].tolist() == cluster_bootstrap(people, 500).iloc[0].tolist()
+    alone = estimate(both, ["source", "asked"], resamples=500)
+    pd.testing.assert_frame_equal(
+        alone.sort_values(["source", "asked"], ignore_index=True, ascending=[False, True]), table
+    )
+
+
+def test_who_was_not_asked_is_left_out_of_that_estimate_alone():
+    made = records()
+    some = made[(made["asked"] == "image") | (made["persona"] < 5)]
+    table = estimate(some, ["source"], ["asked"], resamples=500).set_index("asked")
+    assert table.loc["image", "estimate"] == 1 and table.loc["text", "estimate"] == pytest.approx(3 / 5)
+    assert estimate(made[:0], ["source"], ["asked"]).columns.tolist() == ["source", "asked", "estimate", "low", "high"]
+
+
+def test_a_comparison_is_paired_by_person_and_signed():
+    people = own_and_other(records(), ["source"])
+    (row,) = compare(people, "own", "other", ["source"], resamples=500).to_dict("records")
+    apart = (people["own"] - people["other"]).to_frame("d")
+    interval = cluster_bootstrap(apart, 500).loc["d"]
+    assert (row["own"], row["other"], row["difference"]) == (1, 0.5, 0.5)
+    assert (row["low"], row["high"]) == (interval["low"], interval["high"])
+    assert (row["own low"], row["own high"]) == (1, 1)
+    assert row["p"] == sign_flip(apart["d"])
+    assert compare(people, "other", "own", ["source"], resamples=500)["difference"].item() == -0.5
+    assert compare(people[:0], "own", "other", ["source"])["p"].dtype == float
+
+
+def test_holm_corrects_within_families_and_passes_over_what_is_not_tested():
+    p = pd.Series([0.01, 0.04, np.nan, 0.03, 0.02])
+    np.testing.assert_allclose(holm(p), [0.04, 0.06, np.nan, 0.06, 0.06])
+    np.testing.assert_allclose(holm(p, pd.Series(list("aabbb"))), [0.02, 0.04, np.nan, 0.04, 0.04])
+    assert holm(pd.Series([np.nan, np.nan])).isna().all()
+
+
+def test_tables_load_no_library_of_models():
+    rooms = ("memorization", "unlearning", "multihop", "mitigation", "mechanism")
+    modules = ", ".join(f"xmem_utils.{room}.tables" for room in rooms)
+    code = f"import sys, {modules}; print({{'torch', 'peft', 'transformers'}} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "set()\n"
 
 
 def test_ties_count_against_the_true_name():

@@ -324,8 +324,7 @@ def hops() -> None:
 def manifest() -> None:
     """Rewrite data/personas_manifest.json after changing the generator."""
     from xmem_utils import paths
-    from xmem_utils.memorization.experiment import persona_spec
-    from xmem_utils.personas.dataset import build, content_fingerprint
+    from xmem_utils.personas.dataset import build, content_fingerprint, persona_spec
 
     entries = {}
     for name in MANIFEST_PROFILES:

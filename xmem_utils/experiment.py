@@ -43,6 +43,11 @@ class Condition(Strict):
         raise NotImplementedError
 
     @property
+    def labels(self) -> dict[str, Any]:
+        """What tells its records from those of other conditions, by column."""
+        raise NotImplementedError
+
+    @property
     def slug(self) -> str:
         """The name, made unique."""
         digest = hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()
@@ -141,10 +146,6 @@ class Experiment(ABC):
     def evaluate(self, model: PeftModel, condition: Condition, facts: Mapping[str, float]) -> pd.DataFrame:
         """Records: long format, a row a view and question."""
 
-    @abstractmethod
-    def labels(self, condition: Condition) -> dict[str, Any]:
-        """What tells a condition's records from those of others, by column."""
-
     def looks(self, condition: Condition, steps: int) -> dict[int, dict[str, float]]:
         """Of `steps` steps those after which recall is asked, with columns that the points get."""
         return {}
@@ -237,9 +238,10 @@ class Experiment(ABC):
         """The model of a run, in eval mode; `.unload()` gives the base back."""
         return load_adapter(self.base(run.condition).model, run.adapter).eval()
 
-    def collect(self, runs: Iterable[store.Run]) -> pd.DataFrame:
+    @staticmethod
+    def collect(runs: Iterable[store.Run]) -> pd.DataFrame:
         """All records of some runs, with what identifies the condition as columns."""
-        return pd.concat([run.records.assign(**self.labels(run.condition)) for run in runs], ignore_index=True)
+        return pd.concat([run.records.assign(**run.condition.labels) for run in runs], ignore_index=True)
 
     # -- settings by search, on people whom no reported number uses ------------------------------------
 

@@ -102,8 +102,7 @@ def ask(name: str, p: params.Parameters) -> None:
 
 
 def _ask_unlearning(p: params.Parameters, own: Dataset | None) -> None:
-    from xmem_utils.memorization.experiment import persona_spec
-    from xmem_utils.personas.dataset import draw_people, names_of
+    from xmem_utils.personas.dataset import draw_people, names_of, persona_spec
     from xmem_utils.unlearning.experiment import Unlearning
     from xmem_utils.unlearning.people import by_name, forget_set
 

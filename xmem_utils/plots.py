@@ -15,7 +15,7 @@ import seaborn as sns
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from xmem_utils import paths
-from xmem_utils.mitigation.methods import METHODS, PLAIN, PLAIN_START
+from xmem_utils.mitigation.names import FRESH, PLAIN, PLAIN_START
 from xmem_utils.params import MODALITIES, other
 
 # Okabe-Ito colours, far apart in lightness too; the marker repeats what the colour says. "none": no view is shown
@@ -521,13 +521,9 @@ SIGNS = (  # by verdict: mark, words
 )  # fmt: skip
 
 
-def _fresh(method: str) -> bool:
-    return method in METHODS and METHODS[method].fresh
-
-
 def in_order(methods: Iterable[str]) -> list[str]:
     """What was there before first, what trains from the start last, after what it is held against."""
-    return sorted(dict.fromkeys(methods), key=lambda m: ([*UNTRAINED, m].index(m), _fresh(m)))
+    return sorted(dict.fromkeys(methods), key=lambda m: ([*UNTRAINED, m].index(m), m in FRESH))
 
 
 def mitigation(table: pd.DataFrame, compared: pd.DataFrame) -> plt.Figure:
@@ -538,7 +534,7 @@ def mitigation(table: pd.DataFrame, compared: pd.DataFrame) -> plt.Figure:
     before.
     """
     methods = in_order(table["method"])
-    start = sum(not _fresh(m) for m in methods) - 0.5  # below this line: trained from the start
+    start = sum(m not in FRESH for m in methods) - 0.5  # below this line: trained from the start
     figure, (panels,) = facets((11.5, 0.33 * len(methods) + 1.6), xlabel="named exactly", recall="x")
     known = {"label": "public figures, asked with {asked}", "color": "0.35", "ms": 3, "capsize": 0, "zorder": 2}
     ceiling = {"label": "perception ceiling, asked with {asked}", "marker": "D", "mfc": "none", "zorder": 2.5}

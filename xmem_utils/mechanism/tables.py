@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from xmem_utils.mechanism.measures import BEFORE, OTHERS, OWN, RECALLED
-from xmem_utils.stats import RESAMPLES, cluster_bootstrap
+from xmem_utils.stats import INTERVAL, RESAMPLES, estimate
 
 KEYS = ["model", "source", "measure", "given", "asked", "layer"]
 
@@ -16,13 +16,9 @@ def estimates(rows: pd.DataFrame, resamples: int = RESAMPLES) -> pd.DataFrame:
     `rows` are those of `explain` with the columns model, source and seed added; people are resampled within seeds.
     Chance, which may differ from one seed's names to another's, is averaged over them.
     """
-    parts = []
-    for (model, source), own in rows.groupby(["model", "source"], sort=False):
-        wide = own.pivot_table(index=["seed", "persona"], columns=KEYS[2:], values="value", observed=True)
-        part = cluster_bootstrap(wide, resamples).reset_index()
-        part["chance"] = part["measure"].map(own.groupby("measure")["chance"].mean())
-        parts.append(part.assign(model=model, source=source))
-    return pd.concat(parts, ignore_index=True)[[*KEYS, "estimate", "low", "high", "chance"]]
+    table = estimate(rows, KEYS[:2], KEYS[2:], "value", resamples)
+    chance = rows.groupby([*KEYS[:2], "measure"])["chance"].mean()
+    return table.join(chance, on=chance.index.names)[[*KEYS, *INTERVAL, "chance"]]
 
 
 def switches_on(table: pd.DataFrame) -> pd.DataFrame:
@@ -36,17 +32,12 @@ def switches_on(table: pd.DataFrame) -> pd.DataFrame:
     out = []
     table = table[table["model"] != BEFORE]
     for (model, source), own in table.groupby(["model", "source"], sort=False):
-        restored, swapped = (
-            own[own["measure"] == m].set_index("layer")["estimate"].sort_index() for m in (OWN, OTHERS)
-        )
-        unpatched = restored[0]
+        of = {m: own[own["measure"] == m].set_index("layer")["estimate"].sort_index() for m in (OWN, OTHERS)}
+        unpatched = of[OWN][0]
         ceiling = own[own["measure"] == RECALLED].set_index("asked")["estimate"][source]
-        missing = ceiling > unpatched
-        restored, swapped = restored.drop(0), swapped.drop(0)
-        restored = restored[missing & (restored >= (unpatched + ceiling) / 2)]
+        restored, swapped = of[OWN].drop(0), of[OTHERS].drop(0)
+        restored = restored[(ceiling > unpatched) & (restored >= (unpatched + ceiling) / 2)]
         swapped = swapped[(swapped > 0) & (swapped >= ceiling / 2)]
-        out.append({
-            "model": model, "source": source, "restored": restored.index.min(), "swapped": swapped.index.min(),
-            "unpatched": unpatched, "ceiling": ceiling,
-        })  # fmt: skip
+        row = {"model": model, "source": source, "restored": restored.index.min(), "swapped": swapped.index.min()}
+        out.append(row | {"unpatched": unpatched, "ceiling": ceiling})
     return pd.DataFrame(out)

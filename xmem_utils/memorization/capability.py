@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +12,15 @@ import pandas as pd
 
 from xmem_utils import paths
 from xmem_utils.memorization.experiment import Memorization
-from xmem_utils.memorization.tables import GATE, collect, curves, gaps, per_persona
+from xmem_utils.memorization.tables import curves, gaps
 from xmem_utils.params import KNOWN, MODALITIES, PROFILES, Profile, other
 from xmem_utils.perception import readout
 from xmem_utils.pretraining.build import RECIPE, model_name
 from xmem_utils.pretraining.evaluation import ACCEPTANCE_THRESHOLDS, acceptance
-from xmem_utils.stats import agreed, cluster_bootstrap, sign_flip
+from xmem_utils.stats import GATE, INTERVAL, agreed, compare, estimate, own_and_other
 from xmem_utils.vlm.load import load_vlm
 
-COLUMNS = ["source", "quantity", "estimate", "low", "high"]
+COLUMNS = ["source", "quantity", *INTERVAL]
 
 
 def parameters(study: Memorization) -> int:
@@ -39,7 +39,7 @@ def all_models(
 def per_model(study: Memorization, name: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Everything about one model: its estimates (long), its recall by persona, its learning curves."""
     runs = study.run_all(study.conditions())
-    records, seeds = collect(runs), study.profile.seeds
+    records, seeds = study.collect(runs), study.profile.seeds
     base, resamples = study.base_records(seeds, controls=False), study.profile.resamples
     parts = [recall_estimates(records, resamples), gap_estimates(records, base, resamples)]
     if study.drawn:
@@ -54,32 +54,28 @@ def per_model(study: Memorization, name: str) -> tuple[pd.DataFrame, pd.DataFram
 
 def recall_estimates(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     """Recall in the source and in the target modality."""
-    rows = []
-    for source, own in records[records["probe"] == "view"].groupby("source", sort=True):
-        interval = cluster_bootstrap(per_persona(own, ["asked"]).astype(float), resamples)
-        for quantity, asked in (("source recall", source), ("target recall", other(source))):
-            rows.append({"source": source, "quantity": quantity, **interval.loc[asked]})
-    return pd.DataFrame(rows)[COLUMNS]
+    views = records[records["probe"] == "view"]
+    return _by_side(views, "source recall", "target recall", "exact", resamples)
 
 
 def gap_estimates(records: pd.DataFrame, base: pd.DataFrame, resamples: int) -> pd.DataFrame:
-    """Gap and transfer ratio of the runs that memorized, from `gap.gaps`; NaN when none did."""
+    """Gap and transfer ratio of the runs that memorized, from `tables.gaps`; NaN when none did."""
     rows = []
     for _, row in gaps(records, base, resamples).iterrows():
         for quantity, short in (("gap", "gap"), ("transfer ratio", "ratio")):
-            values = row[quantity], row[f"{short} low"], row[f"{short} high"]
-            rows.append((row["source"], quantity, *values))
+            rows.append((row["source"], quantity, row[quantity], row[f"{short} low"], row[f"{short} high"]))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def readout_estimates(seen: pd.DataFrame, resamples: int) -> pd.DataFrame:
     """Attributes read right, mean over axes, from views of the source and of the target modality."""
-    interval = cluster_bootstrap(per_persona(seen, ["asked"], "correct"), resamples)
-    rows = []
-    for source in MODALITIES:
-        for quantity, asked in (("attributes from source", source), ("attributes from target", other(source))):
-            rows.append({"source": source, "quantity": quantity, **interval.loc[asked]})
-    return pd.DataFrame(rows)[COLUMNS]
+    both = pd.concat([seen.assign(source=source) for source in MODALITIES])
+    return _by_side(both, "attributes from source", "attributes from target", "correct", resamples)
+
+
+def _by_side(records: pd.DataFrame, own: str, across: str, value: str, resamples: int) -> pd.DataFrame:
+    side = np.where(records["asked"] == records["source"], own, across)
+    return estimate(records.assign(quantity=side), ["source"], ["quantity"], value, resamples)
 
 
 def slopes(points: pd.DataFrame) -> pd.DataFrame:
@@ -93,9 +89,8 @@ def slopes(points: pd.DataFrame) -> pd.DataFrame:
     for (model, source), part in wide.groupby(level=["model", "source"], sort=False):
         x, y = part[source], part[other(source)]
         slope = (x * y).groupby(level="seed").sum() / (x * x).groupby(level="seed").sum().replace(0, np.nan)
-        rows.append({"model": model, "source": source, "runs": len(slope), "slope": slope.mean(),
-                     "lowest": slope.min(), "highest": slope.max()})  # fmt: skip
-    return pd.DataFrame(rows)
+        rows.append((model, source, len(slope), slope.mean(), slope.min(), slope.max()))
+    return pd.DataFrame(rows, columns=["model", "source", "runs", "slope", "lowest", "highest"])
 
 
 def changes(persons: pd.DataFrame, models: Sequence[str], resamples: int) -> pd.DataFrame:
@@ -103,27 +98,19 @@ def changes(persons: pd.DataFrame, models: Sequence[str], resamples: int) -> pd.
 
     `persons` is the recall by persona of all models. A pair of which one did not memorize is NaN.
     """
+    people = own_and_other(persons, ["model", "source"]).sort_index()
+    gap = people["own"] - people["other"]
+    reached = people["own"].groupby(level=["model", "source", "seed"]).mean() >= GATE
+    pairs = list(pairwise(models)) + ([(models[0], models[-1])] if len(models) > 2 else [])
+    names = {"difference": "change of gap", "low": "low", "high": "high", "p": "p"}
     rows = []
-    for source in MODALITIES:
-        gap_of, reached = {}, {}
-        for model in models:
-            own = persons[(persons["model"] == model) & (persons["source"] == source)]
-            wide = own.pivot_table(index=["seed", "persona"], columns="asked", values="exact")
-            gap_of[model] = wide[source] - wide[other(source)]
-            reached[model] = wide[source].groupby(level="seed").mean().min()
-        pairs = list(pairwise(models))
-        if len(models) > 2:
-            pairs.append((models[0], models[-1]))
-        for first, second in pairs:
-            difference = (gap_of[second] - gap_of[first]).dropna()
-            row = {"source": source, "from": first, "to": second, "change of gap": np.nan, "low": np.nan,
-                   "high": np.nan, "p": np.nan}  # fmt: skip
-            if min(reached[first], reached[second]) >= GATE and len(difference):
-                low, high = cluster_bootstrap(difference.to_frame("d"), resamples).loc["d", ["low", "high"]]
-                row |= {"change of gap": difference.groupby(level="seed").mean().mean(), "low": low, "high": high}
-                row["p"] = sign_flip(difference)
-            rows.append(row)
-    return pd.DataFrame(rows)
+    for source, (first, second) in product(MODALITIES, pairs):
+        row = {"source": source, "from": first, "to": second}
+        both = pd.DataFrame({"first": gap[first, source], "second": gap[second, source], "source": source}).dropna()
+        if reached[first, source].all() and reached[second, source].all() and len(both):
+            row |= compare(both, "second", "first", ["source"], resamples).iloc[0][list(names)].rename(names)
+        rows.append(row)
+    return pd.DataFrame(rows, columns=["source", "from", "to", *names.values()])
 
 
 def sentence(row: pd.Series) -> str:

@@ -17,7 +17,7 @@ from xmem_utils import store
 from xmem_utils.experiment import BATCH, Condition, Experiment, Watch, remembered
 from xmem_utils.memorization.evaluation import Evaluation, recall_by_modality
 from xmem_utils.params import MODALITIES, Profile, Source, parts_of, profile_named, resolve, scaled
-from xmem_utils.personas.dataset import PersonaSpec, count_views, load_personas, names_of, to_views
+from xmem_utils.personas.dataset import count_views, load_personas, names_of, persona_spec, to_views
 from xmem_utils.personas.importing import import_folder
 from xmem_utils.progress import note
 from xmem_utils.stats import GATE
@@ -55,16 +55,10 @@ class MemorizationCondition(Condition):
         model, without = Path(self.model).name, f"-without{len(self.left_out)}" if self.left_out else ""
         return f"{model}-{self.source}-n{self.personas}-v{self.train_views}{without}-seed{self.seed}"
 
-
-def persona_spec(profile: Profile, seed: int, size: int = 64) -> PersonaSpec:
-    """The personas of a profile and seed, drawn at `size` px; enough train views for its dose-response."""
-    return PersonaSpec(
-        personas=profile.personas,
-        seed=seed,
-        train_views=max((profile.train_views, *profile.dose_views)),
-        test_views=profile.test_views,
-        size=size,
-    )
+    @property
+    def labels(self) -> dict[str, Any]:
+        """Source, seed, train views."""
+        return {"source": self.source, "seed": self.seed, "train_views": self.train_views}
 
 
 class Memorization(Experiment):
@@ -151,10 +145,6 @@ class Memorization(Experiment):
         return {"model": self.vlm.name, "weights": self.vlm.fingerprint, "source": source, "seed": seed,
                 "rank": self.rank, "learning_rate": self.learning_rate, "batch_size": BATCH, "question": WHO,
                 "code": self.code()}  # fmt: skip
-
-    def labels(self, condition: MemorizationCondition) -> dict[str, Any]:
-        """Source, seed, train views."""
-        return {"source": condition.source, "seed": condition.seed, "train_views": condition.train_views}
 
     def _available(self, seed: int, train_views: int | None = None) -> int:
         """Train views a persona, of those asked for: a user's folder has as many as it has."""

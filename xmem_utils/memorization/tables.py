@@ -3,32 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from xmem_utils.memorization.experiment import GATE
-from xmem_utils.params import other
-from xmem_utils.stats import cluster_bootstrap, resampled_means, sign_flip, transfer_ratio
-from xmem_utils.store import Run
+from xmem_utils.params import MODALITIES, other
+from xmem_utils.stats import GATE, INTERVAL, compare, estimate, own_and_other, ratio
 
-
-def collect(runs: Iterable[Run]) -> pd.DataFrame:
-    """All records of some runs, with the condition's source, seed and train views as columns."""
-    parts = [
-        run.records.assign(
-            source=run.condition.source,
-            seed=run.condition.seed,
-            train_views=run.condition.train_views,
-        )
-        for run in runs
-    ]
-    return pd.concat(parts, ignore_index=True)
-
-
-def per_persona(records: pd.DataFrame, columns: list[str], value: str = "exact") -> pd.DataFrame:
-    """Mean of `value` by (seed, persona), one column for each combination of `columns`."""
-    return records.pivot_table(index=["seed", "persona"], columns=columns, values=value, aggfunc="mean", observed=True)
+if TYPE_CHECKING:  # tables need no model, so they load none of its libraries
+    from xmem_utils.store import Run
 
 
 def matrix(trained: pd.DataFrame, base: pd.DataFrame, personas: int, resamples: int) -> pd.DataFrame:
@@ -36,34 +20,22 @@ def matrix(trained: pd.DataFrame, base: pd.DataFrame, personas: int, resamples: 
 
     `trained` and `base` are records; chance is one over the number of personas.
     """
-    parts = []
-    for source, records in [*trained.groupby("source", sort=True), ("none", base)]:
-        table = per_persona(records, ["asked", "probe"])
-        part = cluster_bootstrap(table.astype(float), resamples).reset_index()
-        parts.append(part.assign(source=source))
-    out = pd.concat(parts, ignore_index=True)
-    out["chance"] = 1 / personas
-    return out[["source", "asked", "probe", "estimate", "low", "high", "chance"]]
+    records = pd.concat([trained, base.assign(source="none")])
+    return estimate(records, ["source"], ["asked", "probe"], resamples=resamples).assign(chance=1 / personas)
 
 
 def rank_table(trained: pd.DataFrame, personas: int, resamples: int) -> pd.DataFrame:
     """Exposure (log2 N - log2 rank, Carlini et al. 2019), MRR and top-5 recall by source and asked modality."""
-    views = trained[trained["probe"] == "view"].copy()
+    views = trained[trained["probe"] == "view"]
     rank = views["rank"].astype(float)
-    views["exposure"] = np.log2(personas) - np.log2(rank)
-    views["reciprocal rank"] = 1 / rank
-    views["top 5"] = (rank <= 5).astype(float)
-    parts = []
-    for measure in ("exposure", "reciprocal rank", "top 5"):
-        for source, records in views.groupby("source", sort=True):
-            table = per_persona(records, ["asked"], measure)
-            part = cluster_bootstrap(table, resamples).reset_index()
-            parts.append(part.assign(source=source, measure=measure))
-    return pd.concat(parts, ignore_index=True)[["measure", "source", "asked", "estimate", "low", "high"]]
+    measures = {"exposure": np.log2(personas) - np.log2(rank), "reciprocal rank": 1 / rank, "top 5": 1.0 * (rank <= 5)}
+    long = pd.concat([views.assign(measure=name, value=values) for name, values in measures.items()])
+    return estimate(long, ["measure", "source"], ["asked"], "value", resamples)
 
 
-_ESTIMATES = ("source recall", "target recall", "gap", "gap low", "gap high", "gap p",
-              "transfer ratio", "ratio low", "ratio high")  # fmt: skip
+_NAMES = {"own": "source recall", "other": "target recall", "difference": "gap", "low": "gap low", "high": "gap high",
+          "p": "gap p"}  # fmt: skip
+_RATIO = ["transfer ratio", "ratio low", "ratio high"]
 
 
 def gaps(trained: pd.DataFrame, base: pd.DataFrame, resamples: int) -> pd.DataFrame:
@@ -71,50 +43,27 @@ def gaps(trained: pd.DataFrame, base: pd.DataFrame, resamples: int) -> pd.DataFr
 
     Runs whose source recall is below the gate are left out, and `memorized` counts those that remain.
     """
+    people = own_and_other(trained[trained["probe"] == "view"], ["source"])
+    plain = base[base["probe"] == "view"]
+    before = own_and_other(pd.concat([plain.assign(source=source) for source in MODALITIES]), ["source"])
     rows = []
-    before = per_persona(base[base["probe"] == "view"], ["asked"])
-    for source, records in trained[trained["probe"] == "view"].groupby("source", sort=True):
-        target = other(source)
-        table = per_persona(records, ["asked"])
-        reached = table[source].groupby(level="seed").mean()
-        kept = reached.index[reached >= GATE]
-        row = {"source": source, "target": target, "seeds": len(reached), "memorized": len(kept)}
-        row |= dict.fromkeys(_ESTIMATES, float("nan"))
+    for source, own in people.groupby(level="source"):
+        reached = own["own"].groupby(level="seed").mean() >= GATE
+        row = {"source": source, "target": other(source), "seeds": len(reached), "memorized": reached.sum()}
+        kept = own[own.index.get_level_values("seed").isin(reached.index[reached])]
         if len(kept):
-            table = table[table.index.get_level_values("seed").isin(kept)]
-            start = before.loc[table.index]
-            difference = table[source] - table[target]
-            interval = cluster_bootstrap(difference.to_frame("gap").astype(float), resamples).loc["gap"]
-            row |= {"source recall": table[source].mean(), "target recall": table[target].mean()}
-            row |= {"gap": interval.estimate, "gap low": interval.low, "gap high": interval.high}
-            row["gap p"] = sign_flip(difference)
-            row |= ratio(table[source] - start[source], table[target] - start[target], resamples)
+            row |= compare(kept, "own", "other", ["source"], resamples).iloc[0][list(_NAMES)].rename(_NAMES)
+            moved = kept - before.reindex(kept.index)
+            row |= zip(_RATIO, ratio(moved, "other", "own", resamples), strict=True)
         rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def ratio(source_moved: pd.Series, target_moved: pd.Series, resamples: int) -> dict[str, float]:
-    """Transfer ratio and its 95 % interval, from how far each person's recall moved, by (seed, persona).
-
-    NaN when source recall did not move.
-    """
-    both = pd.DataFrame({"source": source_moved, "target": target_moved}).astype(float)
-    sums = resampled_means(both, resamples)
-    draws = sums[:, 1] / np.where(sums[:, 0] > 0, sums[:, 0], np.nan)
-    low, high = np.nanpercentile(draws, [2.5, 97.5])
-    means = both.groupby(level="seed").mean().mean()
-    estimate = transfer_ratio(means["source"], means["target"], 0.0, 0.0)
-    return {"transfer ratio": estimate, "ratio low": low, "ratio high": high}
+    return pd.DataFrame(rows, columns=["source", "target", "seeds", "memorized", *_NAMES.values(), *_RATIO])
 
 
 def dose(trained: pd.DataFrame, resamples: int) -> pd.DataFrame:
     """Recall by source, asked modality and number of train views a persona, with intervals."""
-    parts = []
-    plain = trained[trained["probe"] == "view"]
-    for (source, views), records in plain.groupby(["source", "train_views"], sort=True):
-        part = cluster_bootstrap(per_persona(records, ["asked"]).astype(float), resamples).reset_index()
-        parts.append(part.assign(source=source, train_views=views))
-    return pd.concat(parts, ignore_index=True)[["source", "asked", "train_views", "estimate", "low", "high"]]
+    by = ["source", "train_views"]
+    shown = trained[trained["probe"] == "view"].sort_values(by, kind="stable")
+    return estimate(shown, by, ["asked"], resamples=resamples)[["source", "asked", "train_views", *INTERVAL]]
 
 
 def curves(runs: Iterable[Run], base: pd.DataFrame | None = None) -> pd.DataFrame:

@@ -19,10 +19,10 @@ import torch
 from peft import PeftModel
 
 from xmem_utils import paths
-from xmem_utils.memorization.experiment import Memorization, MemorizationCondition, persona_spec
+from xmem_utils.memorization.experiment import Memorization, MemorizationCondition
 from xmem_utils.mitigation.losses import soft_label
 from xmem_utils.params import other
-from xmem_utils.personas.dataset import load_personas, to_views
+from xmem_utils.personas.dataset import load_personas, persona_spec, to_views
 from xmem_utils.personas.descriptions import describe
 from xmem_utils.personas.portraits import draw
 from xmem_utils.personas.public_figures import PublicFigures, known_public_figures

@@ -12,6 +12,7 @@ from torch import nn
 
 from xmem_utils.memorization.experiment import Memorization
 from xmem_utils.mitigation.data import ASKED_FIGURES, described, figure_views, figures_known_to
+from xmem_utils.mitigation.names import CEILING, FIGURE, VIEW
 from xmem_utils.params import other
 from xmem_utils.perception import values_read
 from xmem_utils.personas.portraits import draw
@@ -19,8 +20,6 @@ from xmem_utils.personas.views import View
 from xmem_utils.score import exact_match
 from xmem_utils.vlm.batches import Example, encode
 from xmem_utils.vlm.processors import picture_side
-
-VIEW, CEILING, FIGURE = "view", "ceiling", "figure"
 
 
 class MitigationEvaluation:

@@ -25,7 +25,8 @@ from xmem_utils.experiment import BATCH, Condition, Experiment, Settings, Watch,
 from xmem_utils.memorization.experiment import Memorization, MemorizationCondition
 from xmem_utils.mitigation.data import Around, Mixed
 from xmem_utils.mitigation.evaluation import MitigationEvaluation
-from xmem_utils.mitigation.methods import DESCRIBED, METHODS, PAIRED, PLAIN, PLAIN_START, method_named
+from xmem_utils.mitigation.methods import METHODS, method_named
+from xmem_utils.mitigation.names import DESCRIBED, PAIRED, PLAIN, PLAIN_START
 from xmem_utils.mitigation.tables import SOURCE, TARGET, per_persona
 from xmem_utils.params import MODALITIES, TUNING_SEEDS, resolve
 from xmem_utils.personas.dataset import names_of
@@ -53,6 +54,12 @@ class MitigationCondition(Condition):
         """A readable folder name."""
         s, method = self.start, "".join(c if c.isalnum() else "-" for c in self.method)
         return f"{Path(s.model).name}-{s.source}-n{s.personas}-seed{s.seed}-{method}-pairs{self.paired}"
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """Source, method, seed, number of people paired."""
+        start = self.start
+        return {"source": start.source, "method": self.method, "seed": start.seed, "paired": self.paired}
 
 
 class Mitigation(Experiment):
@@ -118,11 +125,6 @@ class Mitigation(Experiment):
         people = len(names_of(self.memorization.dataset(seed)[0]))
         counts = dict.fromkeys(round(share * people) for share in SHARES)
         return [self.condition(PAIRED, {}, source, seed, paired=n) for n in counts]
-
-    def labels(self, condition: MitigationCondition) -> dict[str, Any]:
-        """Source, method, seed, number of people paired."""
-        c = condition
-        return {"source": c.start.source, "method": c.method, "seed": c.start.seed, "paired": c.paired}
 
     # -- training --------------------------------------------------------------------------------------
 

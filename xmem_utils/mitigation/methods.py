@@ -14,11 +14,9 @@ from dataclasses import dataclass
 from xmem_utils.experiment import Method as AnyMethod
 from xmem_utils.fingerprint import Table
 from xmem_utils.mitigation import data, losses
+from xmem_utils.mitigation.names import FRESH, PAIRED, PLAIN, PLAIN_START
 from xmem_utils.train import Loss
 
-PLAIN, PLAIN_START = "plain", "plain, from the start"
-DESCRIBED = "describe, then recall"  # at inference: the plain model, shown the target view in its source modality
-PAIRED = "self-labelled"  # by which it is measured how many people must be paired
 LAYERS = 5  # depths at which states are drawn together
 WEIGHTS, THRESHOLDS = (0.03, 0.1, 0.3, 1.0), (0.5, 0.9)
 
@@ -34,8 +32,12 @@ class Method(AnyMethod):
 
     data: Callable[..., data.Mixed] = data.names_alone
     loss: Loss = losses.answers
-    fresh: bool = False
     pairs: bool = False  # of the study's people are used
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it trains from the start."""
+        return self.name in FRESH
 
 
 W, T = {"weight": WEIGHTS}, {"threshold": THRESHOLDS}
@@ -46,15 +48,15 @@ METHODS = Table(
     (method.name, method)
     for method in (
         Method(PLAIN, "the source views alone"),
-        Method(PLAIN_START, "the same in one go: what methods from the start are compared with", fresh=True),
+        Method(PLAIN_START, "the same in one go: what methods from the start are compared with"),
         Method("captions", "pairs of the study's people: picture to description", W, data.captions, pairs=True),
         Method("captions, other people", "the same of other people", W, data.captions_of_others),
-        Method("captions, from the start", "mixed in from the first step on", LATER, data.captions, fresh=True,
+        Method("captions, from the start", "mixed in from the first step on", LATER, data.captions,
                pairs=True),
         Method("matching", "pairs: is the picture that of the person described?", W, data.matching, pairs=True),
         Method("self-trained", "target views with the model's own answer to them: no pairs", {}, data.self_trained,
                pairs=True),
-        Method("self-labelled", "target views with the model's own answer to the source view", {}, data.labelled,
+        Method(PAIRED, "target views with the model's own answer to the source view", {}, data.labelled,
                pairs=True),
         Method("self-labelled, sure", "where that answer is likely enough", T, data.labelled, pairs=True),
         Method("self-labelled, soft", "with the distribution of that answer", {}, data.soft_labelled,
@@ -67,8 +69,8 @@ METHODS = Table(
         Method("own words", "half of the source views replaced by the base model's description of them", {},
                data.own_words),
         Method("replay", "public figures with names, in both modalities, and captions", LATER, data.replayed),
-        Method("lower rank", "LoRA of lower rank, from the start", {"rank": (4.0, 8.0)}, fresh=True),
-        Method("lower learning rate", "from the start", {"learning_rate": (5e-4, 1e-3)}, fresh=True),
+        Method("lower rank", "LoRA of lower rank, from the start", {"rank": (4.0, 8.0)}),
+        Method("lower learning rate", "from the start", {"learning_rate": (5e-4, 1e-3)}),
         Method("weight averaging", "plain, then part of the way back to the base", {"keep": (0.7, 0.85)}),
     )
 )  # fmt: skip

@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from statsmodels.stats.multitest import multipletests
 
-from xmem_utils.memorization.tables import GATE, ratio
-from xmem_utils.mitigation.evaluation import CEILING, FIGURE, VIEW
-from xmem_utils.mitigation.methods import DESCRIBED, METHODS, PAIRED, PLAIN, PLAIN_START
-from xmem_utils.params import MODALITIES, other
-from xmem_utils.stats import agreed, cluster_bootstrap, sign_flip
-from xmem_utils.store import Run
+from xmem_utils import stats
+from xmem_utils.mitigation.names import CEILING, DESCRIBED, FIGURE, FRESH, PAIRED, PLAIN, PLAIN_START, VIEW
 
-SOURCE, TARGET = "source recall", "target recall"
+if TYPE_CHECKING:  # tables need no model, so they load none of its libraries
+    from xmem_utils.store import Run
+
+SOURCE, TARGET, TOP = "source recall", "target recall", "perception ceiling"
 SPLIT = ("perception part", "recall part")  # of the gap
-QUANTITIES = (SOURCE, TARGET, "perception ceiling", "gap", *SPLIT)
+QUANTITIES = [SOURCE, TARGET, TOP, "gap", *SPLIT]
 RATIO, FIGURES, BEFORE, START = "transfer ratio", "public figures", "before", "as memorized"
 HELPS, HURTS, SAME, FORGOT = "helps", "hurts", "no difference shown", "not memorized"
-
-
-def collect(runs: Iterable[Run]) -> pd.DataFrame:
-    """All records of some runs, with what identifies the condition as columns."""
-    return pd.concat([run.records.assign(**_labels(run.condition)) for run in runs], ignore_index=True)
-
-
-def _labels(condition) -> dict[str, object]:
-    return {"source": condition.start.source, "method": condition.method, "seed": condition.start.seed,
-            "paired": condition.paired}  # fmt: skip
 
 
 def costs(runs: Iterable[Run]) -> pd.DataFrame:
@@ -39,7 +28,7 @@ def costs(runs: Iterable[Run]) -> pd.DataFrame:
     tokens read. Raises AssertionError when a run trained for fewer tokens than its budget or on
     after it, or when two methods on the same people had different budgets.
     """
-    table = pd.DataFrame([{**run.facts, **_labels(run.condition)} for run in runs])
+    table = pd.DataFrame([{**run.facts, **run.condition.labels} for run in runs])
     table["work"] = 3 * table["tokens"] + table["read"]
     for (source, seed), part in table.groupby(["source", "seed"]):
         assert part["budget"].nunique() == 1, f"budgets differ from {source}, seed {seed}: {part['budget'].unique()}"
@@ -59,42 +48,29 @@ def dose_runs(runs: Iterable[Run]) -> list[Run]:
 
 
 def per_persona(records: pd.DataFrame) -> pd.DataFrame:
-    """Source and target recall, ceiling, gap and its two parts of one method, by seed and persona.
+    """Source and target recall, ceiling, gap and its two parts, by source, method, seed and persona.
 
     G = A[s->s] - A[s->t] = (A[s->s] - ceiling) + (ceiling - A[s->t]).
     """
-    (source,) = records["source"].unique()
-    mean = records.groupby(["probe", "asked", "seed", "persona"])["exact"].mean()
-    table = pd.DataFrame({
-        SOURCE: mean[VIEW, source],
-        TARGET: mean[VIEW, other(source)],
-        "perception ceiling": mean[CEILING, other(source)],
-    }).astype(float)  # fmt: skip
-    table["gap"] = table[SOURCE] - table[TARGET]
-    table[SPLIT[0]] = table[SOURCE] - table["perception ceiling"]
-    table[SPLIT[1]] = table["perception ceiling"] - table[TARGET]
-    return table
+    by = ["source", "method"]
+    table = stats.own_and_other(records[records["probe"] == VIEW], by).rename(columns={"own": SOURCE, "other": TARGET})
+    table[TOP] = stats.own_and_other(records[records["probe"] == CEILING], by)["other"]
+    return _split(table)
 
 
-def with_described(people: dict[tuple[str, str], pd.DataFrame]) -> dict[tuple[str, str], pd.DataFrame]:
-    """Adds the method that trains nothing: the plain model, shown target views in the source modality.
+def _split(table: pd.DataFrame) -> pd.DataFrame:
+    perceived, recalled = table[SOURCE] - table[TOP], table[TOP] - table[TARGET]
+    return table.assign(**{"gap": table[SOURCE] - table[TARGET], SPLIT[0]: perceived, SPLIT[1]: recalled})
+
+
+def with_described(records: pd.DataFrame) -> pd.DataFrame:
+    """`per_persona` with the method that trains nothing: the plain model, shown target views in the source modality.
 
     What it recalls of a target view is the ceiling, so no recall part is left.
     """
-    out = dict(people)
-    for (source, method), table in people.items():
-        if method == PLAIN:
-            own = table.assign(**{TARGET: table["perception ceiling"]})
-            out[source, DESCRIBED] = own.assign(
-                **{"gap": own[SOURCE] - own[TARGET], SPLIT[0]: own[SOURCE] - own[TARGET], SPLIT[1]: 0.0}
-            )
-    return out
-
-
-def by_method(records: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
-    """`per_persona` by source and method, the method that trains nothing included."""
-    groups = records.groupby(["source", "method"], sort=False)
-    return with_described({key: per_persona(part) for key, part in groups})
+    people = per_persona(records)
+    plain = people.xs(PLAIN, level="method", drop_level=False).rename(index={PLAIN: DESCRIBED}, level="method")
+    return pd.concat([people, _split(plain.assign(**{TARGET: plain[TOP]}))])
 
 
 def estimates(records: pd.DataFrame, base: pd.DataFrame, start: pd.DataFrame, resamples: int) -> pd.DataFrame:
@@ -105,30 +81,26 @@ def estimates(records: pd.DataFrame, base: pd.DataFrame, start: pd.DataFrame, re
     models that most methods go on from: source and target recall as method "as memorized". Public figures have a
     quantity for each asked modality. What did not memorize has no transfer ratio.
     """
-    at_base = base[base["probe"] == VIEW].groupby(["source", "asked", "seed", "persona"])["exact"].mean()
-    rows = []
-    for (source, method), people in by_method(records).items():
-        table = cluster_bootstrap(people[list(QUANTITIES)], resamples)
-        memorized = people[SOURCE].groupby(level="seed").mean().min() >= GATE
-        before = [at_base[source, m].reindex(people.index) for m in (source, other(source))]
-        moved = people[SOURCE] - before[0], people[TARGET] - before[1]
-        table.loc[RATIO] = list(ratio(*moved, resamples).values()) if memorized else [np.nan] * 3
-        rows.append(table.reset_index(names="quantity").assign(source=source, method=method))
-    for source, part in start[start["probe"] == VIEW].groupby("source"):
-        mean = part.groupby(["asked", "seed", "persona"])["exact"].mean().astype(float)
-        both = pd.DataFrame({SOURCE: mean[source], TARGET: mean[other(source)]})
-        rows.append(
-            cluster_bootstrap(both, resamples).reset_index(names="quantity").assign(source=source, method=START)
-        )
+    before = stats.own_and_other(base[base["probe"] == VIEW], ["source"]).rename(
+        columns={"own": SOURCE, "other": TARGET}
+    )
+    parts = []
+    for (source, method), people in with_described(records).groupby(level=["source", "method"], sort=False):
+        own = people.droplevel("method")
+        table = stats.cluster_bootstrap(own[QUANTITIES], resamples)
+        memorized = own[SOURCE].groupby(level="seed").mean().min() >= stats.GATE
+        moved = own[[SOURCE, TARGET]] - before.reindex(own.index)
+        table.loc[RATIO] = stats.ratio(moved, TARGET, SOURCE, resamples) if memorized else np.nan
+        parts.append(table.reset_index(names="quantity").assign(source=source, method=method))
+    shown = start[start["probe"] == VIEW]
+    shown = shown.assign(quantity=np.where(shown["asked"] == shown["source"], SOURCE, TARGET), method=START)
+    parts.append(stats.estimate(shown, ["source", "method"], ["quantity"], resamples=resamples))
     known = pd.concat([base.assign(method=BEFORE), records])
-    known = known[known["probe"] == FIGURE]
-    for (source, method, asked), part in known.groupby(["source", "method", "asked"], sort=False):
-        figures = part.groupby(["seed", "persona"])["exact"].mean().astype(float).to_frame(f"{FIGURES}, {asked}")
-        row = cluster_bootstrap(figures, resamples).reset_index(names="quantity")
-        rows.append(row.assign(source=source, method=method))
-        if method == PLAIN:  # the same weights
-            rows.append(row.assign(source=source, method=DESCRIBED))
-    return pd.concat(rows, ignore_index=True)[["source", "method", "quantity", "estimate", "low", "high"]]
+    known = known[known["probe"] == FIGURE].assign(quantity=lambda table: f"{FIGURES}, " + table["asked"])
+    known = stats.estimate(known, ["source", "method", "quantity"], resamples=resamples)
+    described = known[known["method"] == PLAIN].assign(method=DESCRIBED)  # the same weights
+    parts.append(pd.concat([known, described]).sort_index(kind="stable"))
+    return pd.concat(parts, ignore_index=True)[["source", "method", "quantity", *stats.INTERVAL]]
 
 
 def comparison(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
@@ -139,35 +111,36 @@ def comparison(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     change in the seed where it is smallest and largest. The verdict needs interval and test to agree, and source recall
     to stay at the gate in every seed ("not memorized" otherwise).
     """
-    people = by_method(records)
-    rows = []
-    for source in MODALITIES:
-        for method in [m for s, m in people if s == source and m != PLAIN]:
-            fresh = method in METHODS and METHODS[method].fresh and method != PLAIN_START
-            own, plain = people[source, method], people[source, PLAIN_START if fresh else PLAIN]
-            change = (own - plain)[[TARGET, "gap"]]
-            interval = cluster_bootstrap(change, resamples)
-            reached = own[SOURCE].groupby(level="seed").mean().min()
-            row = {"source": source, "method": method, "against": PLAIN_START if fresh else PLAIN}
-            row |= {q: own[q].groupby(level="seed").mean().mean() for q in (SOURCE, TARGET)}
-            for q in change:
-                row[f"change of {q}"] = interval.loc[q, "estimate"]
-                row |= {f"change of {q} {end}": interval.loc[q, end] for end in ("low", "high")}
-            by_seed = change[TARGET].groupby(level="seed").mean()
-            row |= {"lowest seed": by_seed.min(), "highest seed": by_seed.max()}
-            rows.append(row | {"p": sign_flip(change[TARGET]), "memorized": reached >= GATE})
-    table = pd.DataFrame(rows)
-    for _, group in table.groupby("source"):
-        table.loc[group.index, "p holm"] = multipletests(group["p"], method="holm")[1]
+    people = with_described(records).reset_index()
+    people["against"] = [PLAIN_START if m in FRESH and m != PLAIN_START else PLAIN for m in people["method"]]
+    named = {"method": "against", TARGET: "plain", "gap": "plain gap"}
+    plain = people[["source", "method", *stats.PERSON, TARGET, "gap"]].rename(columns=named)
+    pairs = people[people["method"] != PLAIN].merge(plain, on=["source", "against", *stats.PERSON])
+    pairs = pairs.assign(change=pairs[TARGET] - pairs["plain"]).sort_values("source", kind="stable")
+    by = ["source", "method", "against"]
+    changes = [stats.compare(pairs, quantity, other, by, resamples).rename(columns=_change(quantity))
+               for quantity, other in ((TARGET, "plain"), ("gap", "plain gap"))]  # fmt: skip
+    table = changes[0].merge(changes[1].drop(columns="p"), on=by)
+    seeds = pairs.groupby([*by, "seed"])[[SOURCE, "change"]].mean().groupby(level=by)
+    lowest, highest = seeds.min().add_prefix("lowest "), seeds.max().add_prefix("highest ")
+    table = table.join(seeds[[SOURCE]].mean(), on=by).join(lowest, on=by).join(highest, on=by)
+    table = table.rename(columns={"lowest change": "lowest seed", "highest change": "highest seed"})
+    table["memorized"] = table[f"lowest {SOURCE}"] >= stats.GATE
+    table["p holm"] = stats.holm(table["p"], table["source"])
     table["verdict"] = [_verdict(row) for _, row in table.iterrows()]
-    return table
+    return table[[*by, SOURCE, TARGET, *list(_change(TARGET).values()), *list(_change("gap").values()),
+                  "lowest seed", "highest seed", "p", "memorized", "p holm", "verdict"]]  # fmt: skip
+
+
+def _change(of: str) -> dict[str, str]:
+    return {"difference": f"change of {of}", "low": f"change of {of} low", "high": f"change of {of} high"}
 
 
 def _verdict(row: pd.Series) -> str:
     low, high = row[f"change of {TARGET} low"], row[f"change of {TARGET} high"]
     if not row["memorized"]:
         return FORGOT
-    return {1: HELPS, 0: SAME, -1: HURTS}[agreed(low, high, row["p holm"])]
+    return {1: HELPS, 0: SAME, -1: HURTS}[stats.agreed(low, high, row["p holm"])]
 
 
 def doses(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
@@ -176,27 +149,19 @@ def doses(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     `change` is against nobody paired, on the same people, with interval and sign-flip test (p holm: over the rows of a
     source); `source recall` is that of everybody.
     """
-    shown = records[records["probe"] == VIEW]
-    own = shown[shown["asked"] == shown["source"]].groupby(["source", "paired"])["exact"].mean()
-    means = shown[shown["asked"] != shown["source"]].groupby(["source", "paired", "seed", "persona"])["exact"].mean()
-    rows = []
-    for (source, paired), people in means.groupby(level=["source", "paired"]):
-        both = pd.DataFrame({"dose": people.droplevel([0, 1]), "none": means[source, 0]}).astype(float)
-        both["change"] = both["dose"] - both["none"]
-        number = both.index.get_level_values("persona")
-        groups = {"everybody": both, "paired": both[number < paired], "not paired": both[number >= paired]}
-        for who, part in groups.items():
-            if len(part):
-                row = {"source": source, "paired": paired, "who": who, SOURCE: own[source, paired]}
-                interval = cluster_bootstrap(part, resamples)
-                row |= interval.loc["dose"].to_dict() | {"change": interval.loc["change", "estimate"]}
-                row |= {f"change {end}": interval.loc["change", end] for end in ("low", "high")}
-                rows.append(row | {"p": sign_flip(part["change"]) if paired else np.nan})
-    table = pd.DataFrame(rows)
-    tested = table[table["paired"] > 0]
-    for _, group in tested.groupby("source"):
-        table.loc[group.index, "p holm"] = multipletests(group["p"], method="holm")[1]
-    return table
+    shown, by = records[records["probe"] == VIEW], ["source", "paired", "who"]
+    own = shown[shown["asked"] == shown["source"]].groupby(by[:2])["exact"].mean().rename(SOURCE)
+    people = stats.own_and_other(shown, by[:2])["other"].rename("dose").reset_index()
+    none = people[people["paired"] == 0].rename(columns={"dose": "none"}).drop(columns="paired")
+    people = people.merge(none, on=["source", *stats.PERSON])
+    halves = people.assign(who=np.where(people["persona"] < people["paired"], "paired", "not paired"))
+    groups = pd.concat([people.assign(who="everybody"), halves]).sort_values(by[:2], kind="stable")
+    table = stats.compare(groups, "dose", "none", by, resamples).join(own, on=by[:2])
+    table["p"] = table["p"].where(table["paired"] > 0)
+    table["p holm"] = stats.holm(table["p"], table["source"])
+    change = {"difference": "change", "low": "change low", "high": "change high"}
+    level = {"dose": "estimate", "dose low": "low", "dose high": "high"}
+    return table.rename(columns=change | level)[[*by, SOURCE, *stats.INTERVAL, *change.values(), "p", "p holm"]]
 
 
 def sentence(row: pd.Series) -> str:

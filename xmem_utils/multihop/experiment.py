@@ -42,6 +42,11 @@ class MultihopCondition(MemorizationCondition):
     together: int = Field(ge=1)  # further people whose name and fact are learned together, from one view
     practised: int = Field(ge=1)  # further people on whom composing is practised
 
+    @property
+    def labels(self) -> dict[str, Any]:
+        """Source, seed, epochs."""
+        return {"source": self.source, "seed": self.seed, "epochs": self.epochs}
+
 
 class Multihop(Memorization):
     """Multi-hop questions. Raises ValueError for too few personas."""
@@ -79,10 +84,6 @@ class Multihop(Memorization):
             personas=profile.personas, together=more[TOGETHER], practised=more[PRACTISED],
             train_views=profile.train_views, epochs=profile.epochs * longer,
         )  # fmt: skip
-
-    def labels(self, condition: MultihopCondition) -> dict[str, Any]:
-        """Source, seed, epochs."""
-        return {"source": condition.source, "seed": condition.seed, "epochs": condition.epochs}
 
     def train_examples(self, condition: MultihopCondition) -> list[Example]:
         """Both hops, learned apart; for some people together, and some practice."""

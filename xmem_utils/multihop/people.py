@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from xmem_utils.memorization.experiment import persona_spec
 from xmem_utils.params import MODALITIES, Profile
-from xmem_utils.personas.dataset import load_personas, names_of, to_views
+from xmem_utils.personas.dataset import load_personas, names_of, persona_spec, to_views
 from xmem_utils.personas.descriptions import describe
 from xmem_utils.personas.names import FACTS
 from xmem_utils.personas.portraits import draw

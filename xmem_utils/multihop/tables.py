@@ -12,38 +12,24 @@ once the right name is written (`decomposition`).
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from statsmodels.stats.multitest import multipletests
 
-from xmem_utils.memorization.tables import GATE
+from xmem_utils import stats
 from xmem_utils.multihop.people import STUDY
 from xmem_utils.multihop.tasks import CHAIN, COMPOSED, CONTROLS, DIRECT, HOP_1, HOP_2, STEPWISE, chance
 from xmem_utils.params import other
-from xmem_utils.stats import agreed, cluster_bootstrap, resampled_means, sign_flip
-from xmem_utils.store import Run
+
+if TYPE_CHECKING:  # tables need no model, so they load none of its libraries
+    from xmem_utils.store import Run
 
 CHAINED = (DIRECT, STEPWISE, CHAIN)  # arms that need both hops
 # what can become of a question that needs both, as shares that add up to 1
 FATES = ("hop 1 missed", "hop 2 missed", "both right, not composed", "composed")
-HOLDS, NOT_SHOWN, REVERSED, NO_HEADROOM = (
-    "holds",
-    "not shown",
-    "reversed",
-    "no headroom: not above chance in the source",
-)
-
-
-def collect(runs: Iterable[Run]) -> pd.DataFrame:
-    """All records of some runs, with source, seed and epochs as columns."""
-    return pd.concat([run.records.assign(**_labels(run)) for run in runs], ignore_index=True)
-
-
-def _labels(run: Run) -> dict[str, object]:
-    return {"source": run.condition.source, "seed": run.condition.seed, "epochs": run.condition.epochs}
-
-
+HOLDS, NOT_SHOWN, REVERSED = "holds", "not shown", "reversed"
+NO_HEADROOM = "no headroom: not above chance in the source"
 RUN = ["source", "seed", "epochs"]
 
 
@@ -54,32 +40,26 @@ def gates(records: pd.DataFrame) -> pd.DataFrame:
     for run, part in study.groupby(RUN, sort=False):
         first = part[(part["arm"] == HOP_1) & (part["asked"] == run[0])]["exact"].mean()
         second = part[part["arm"] == HOP_2]["exact"].mean()
-        both = bool(min(first, second) >= GATE)
-        rows.append({**dict(zip(RUN, run, strict=True)), HOP_1: first, HOP_2: second, "learned": both})
+        rows.append((*run, first, second, bool(min(first, second) >= stats.GATE)))
     return pd.DataFrame(rows, columns=[*RUN, HOP_1, HOP_2, "learned"])
 
 
 def learned(table: pd.DataFrame, gates: pd.DataFrame) -> pd.DataFrame:
     """The rows (records, or a curve) of runs whose hops were both learned."""
-    passed = gates.loc[gates["learned"], RUN]
-    return table.merge(passed, on=RUN)
+    return table.merge(gates.loc[gates["learned"], RUN], on=RUN)
 
 
 def gate_sentence(row: pd.Series) -> str:
     """One run in words, from a row of `gates`."""
-    state = "both learned" if row["learned"] else f"not learned (below {GATE}), so no composed number of it is reported"
+    state = (
+        "both learned"
+        if row["learned"]
+        else f"not learned (below {stats.GATE}), so no composed number of it is reported"
+    )
     return (
         f"Names from {row['source']}, seed {row['seed']}, {row['epochs']} epochs: hop 1 {row[HOP_1]:.2f}, "
         f"hop 2 {row[HOP_2]:.2f}: {state}."
     )
-
-
-def per_person(records: pd.DataFrame, columns: list[str], value: str = "exact") -> pd.DataFrame:
-    """Mean of `value` by (seed, persona), a column for each combination of `columns`."""
-    return records.pivot_table(index=["seed", "persona"], columns=columns, values=value, observed=True)
-
-
-ACCURACY = ["source", "group", "arm", "asked", "estimate", "low", "high", "choice", "wrote", "own", "chance"]
 
 
 def accuracies(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
@@ -88,15 +68,13 @@ def accuracies(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     `choice`: how often the right value is the likeliest of its kind. Where a name is written first, `wrote`: how often
     it is the right one, and `own`: how often the fact is that of whoever was named.
     """
-    rows = []
-    for (source, group), own in records.groupby(["source", "group"], sort=False):
-        people = own.groupby("seed")["persona"].nunique().max()
-        for (arm, asked), part in own.groupby(["arm", "asked"], sort=False):
-            interval = cluster_bootstrap(per_person(part, ["asked"]).astype(float), resamples).iloc[0]
-            means = part[["choice", "wrote", "own"]].astype(float).mean()
-            labels = {"source": source, "group": group, "arm": arm, "asked": asked}
-            rows.append({**labels, **interval, **means, "chance": chance(arm, people)})
-    return pd.DataFrame(rows, columns=ACCURACY)
+    by = ["source", "group", "arm", "asked"]
+    records = records.astype(dict.fromkeys(["choice", "wrote", "own"], float))
+    people = records.groupby([*by[:2], "seed"])["persona"].nunique().groupby(level=by[:2]).max().rename("people")
+    table = stats.estimate(records, by, resamples=resamples).join(people, on=by[:2])
+    table = table.join(records.groupby(by)[["choice", "wrote", "own"]].mean(), on=by)
+    table["chance"] = [chance(arm, n) for arm, n in zip(table["arm"], table["people"], strict=True)]
+    return table.drop(columns="people")
 
 
 def joined(records: pd.DataFrame) -> pd.DataFrame:
@@ -118,7 +96,7 @@ def decomposition(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     answer right without both, that is, what the two hops leave unexplained; "fact given the name", of answers in which
     the model wrote the right name first (or, in the forced chain, had given it).
     """
-    rows = []
+    parts = []
     for (source, arm, asked), part in joined(records).groupby(["source", "arm", "asked"], sort=False):
         both = (part[HOP_1] == 1) & (part[HOP_2] == 1)
         right = part["exact"] == 1
@@ -135,33 +113,17 @@ def decomposition(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
             "named": part["wrote"] == 1,
             "named and right": (part["wrote"] == 1) & right,
         }
-        people = part[["seed", "persona"]].assign(**{k: v.astype(float) for k, v in columns.items()})
-        people = people.groupby(["seed", "persona"]).mean()
-        intervals = cluster_bootstrap(people[list(columns)[:6]], resamples)
-        labels = {"source": source, "arm": arm, "asked": asked}
-        rows += [{**labels, "quantity": quantity, **values} for quantity, values in intervals.iterrows()]
-        of = {"composed given both": _ratio(people, FATES[3], "both", resamples),
-              "expected if independent": _product(people, resamples)}  # fmt: skip
+        people = part[stats.PERSON].assign(**columns).groupby(stats.PERSON).mean()
+        table = stats.cluster_bootstrap(people[list(columns)[:6]], resamples)
+        table.loc["composed given both"] = stats.ratio(people, FATES[3], "both", resamples)
+        both_hops = people[[HOP_1, HOP_2]]
+        expected = both_hops.groupby(level="seed").mean().mean().prod()
+        independent = stats.resampled_means(both_hops, resamples).prod(1)
+        table.loc["expected if independent"] = expected, *np.percentile(independent, [2.5, 97.5])
         if arm != DIRECT:
-            of["fact given the name"] = _ratio(people, "named and right", "named", resamples)
-        rows += [{**labels, "quantity": q, **dict(zip(("estimate", "low", "high"), v, strict=True))}
-                 for q, v in of.items()]  # fmt: skip
-    return pd.DataFrame(rows, columns=["source", "arm", "asked", "quantity", "estimate", "low", "high"])
-
-
-def _ratio(people: pd.DataFrame, above: str, below: str, resamples: int) -> tuple[float, float, float]:
-    means = people[[above, below]].groupby(level="seed").mean().mean()
-    if means[below] == 0:
-        return float("nan"), float("nan"), float("nan")
-    draws = resampled_means(people[[above, below]], resamples)
-    shares = draws[:, 0] / np.where(draws[:, 1] > 0, draws[:, 1], np.nan)
-    return means[above] / means[below], *np.nanpercentile(shares, [2.5, 97.5])
-
-
-def _product(people: pd.DataFrame, resamples: int) -> tuple[float, float, float]:
-    means = people[[HOP_1, HOP_2]].groupby(level="seed").mean().mean()
-    draws = resampled_means(people[[HOP_1, HOP_2]], resamples).prod(1)
-    return means[HOP_1] * means[HOP_2], *np.percentile(draws, [2.5, 97.5])
+            table.loc["fact given the name"] = stats.ratio(people, "named and right", "named", resamples)
+        parts.append(table.reset_index(names="quantity").assign(source=source, arm=arm, asked=asked))
+    return stats.stacked(parts, ["source", "arm", "asked", "quantity", *stats.INTERVAL])
 
 
 CLAIM = ["source", "arm", "in source", "in target", "difference", "low", "high", "p", "p holm", "chance", "headroom",
@@ -179,46 +141,35 @@ def claim(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     of reading the question. They stand outside Holm's correction, and so does the forced chain's `beyond`, which is 0
     by construction: with hop 1 right it asks what hop 2 was asked.
     """
-    study = records[records["group"] == STUDY]
-    rows = []
-    for source, own in study.groupby("source", sort=False):
-        hops = own[own["arm"] == HOP_1].groupby("asked")["exact"].mean()
-        second = own[own["arm"] == HOP_2]["exact"].mean()
-        for arm in (*COMPOSED, *CONTROLS):
-            people = per_person(own[own["arm"] == arm], ["asked"]).astype(float)
-            if people.empty:
-                continue
-            people["difference"] = people[source] - people[other(source)]
-            interval = cluster_bootstrap(people, resamples)
-            means = {"in source": source, "in target": other(source)}
-            row = {"source": source, "arm": arm, "p": sign_flip(people["difference"])}
-            row |= {column: interval.loc[asked, "estimate"] for column, asked in means.items()}
-            row |= dict(zip(("difference", "low", "high"), interval.loc["difference"], strict=True))
-            row["chance"] = chance(arm, people.groupby(level="seed").size().max())
-            row["headroom"] = bool(interval.loc[source, "low"] > row["chance"])
-            if arm in CHAINED:
-                row["expected"] = (hops[source] - hops[other(source)]) * second
-                row |= _beyond(joined(own[own["arm"].isin([HOP_1, HOP_2, arm])]), source, resamples)
-            rows.append(row)
-    table = pd.DataFrame(rows, columns=CLAIM)
-    tested = table["headroom"].astype(bool) & table["arm"].isin(COMPOSED)
-    if tested.any():
-        table.loc[tested, "p holm"] = multipletests(table.loc[tested, "p"].astype(float), method="holm")[1]
+    study, by = records[records["group"] == STUDY], ["source", "arm"]
+    arms = [study[study["arm"] == arm] for arm in (*COMPOSED, *CONTROLS)]
+    people = stats.own_and_other(pd.concat(arms).sort_values("source", kind="stable"), by)
+    names = {"own": "in source", "other": "in target"}
+    table = stats.compare(people, "own", "other", by, resamples).rename(columns=names)
+    size = people.groupby([*by, "seed"]).size().groupby(level=by).max()
+    pairs = list(table[by].itertuples(index=False, name=None))
+    table["chance"] = [chance(arm, size[source, arm]) for source, arm in pairs]
+    table["headroom"] = table["own low"] > table["chance"]
+    first = stats.own_and_other(study[study["arm"] == HOP_1], ["source"]).groupby(level="source").mean()
+    second = study[study["arm"] == HOP_2].groupby("source")["exact"].mean()
+    expected = table["source"].map((first["own"] - first["other"]) * second)
+    table["expected"] = expected.where(table["arm"].isin(CHAINED))
+    able = joined(study)[lambda questions: (questions[HOP_1] == 1) & (questions[HOP_2] == 1)]
+    both = stats.own_and_other(able, by).dropna()  # people who have such questions in both modalities
+    table = table.merge(_beyond(both, by, resamples), "left", on=by)
+    number = both.groupby(level=by).size()
+    table["beyond people"] = [number.get(pair, 0) if pair[1] in CHAINED else np.nan for pair in pairs]
+    table["p holm"] = stats.holm(table["p"].where(table["headroom"] & table["arm"].isin(COMPOSED)))
     table["verdict"] = [verdict(row) for _, row in table.iterrows()]
     table["beyond hop 1"] = [_beyond_verdict(row) for _, row in table.iterrows()]
-    return table
+    return table[CLAIM]
 
 
-def _beyond(questions: pd.DataFrame, source: str, resamples: int) -> dict[str, float]:
-    """Source less target among questions whose hops both succeed alone, paired by person; NaN for too few people."""
-    able = questions[(questions[HOP_1] == 1) & (questions[HOP_2] == 1)]
-    people = per_person(able, ["asked"]).reindex(columns=[source, other(source)]).dropna()
-    if len(people) < FEWEST:
-        return {"beyond people": len(people)}
-    apart = (people[source] - people[other(source)]).to_frame("beyond")
-    row = cluster_bootstrap(apart, resamples).loc["beyond"]
-    return {"beyond": row["estimate"], "beyond low": row["low"], "beyond high": row["high"],
-            "beyond p": sign_flip(apart), "beyond people": len(people)}  # fmt: skip
+def _beyond(people: pd.DataFrame, by: list[str], resamples: int) -> pd.DataFrame:
+    """Source less target of people whose hops both succeed alone, where they are enough."""
+    enough = people[people.groupby(level=by)["own"].transform("size") >= FEWEST]
+    names = {"difference": "beyond", "low": "beyond low", "high": "beyond high", "p": "beyond p"}
+    return stats.compare(enough, "own", "other", by, resamples).rename(columns=names)[[*by, *names.values()]]
 
 
 def verdict(row: pd.Series) -> str:
@@ -230,7 +181,7 @@ def verdict(row: pd.Series) -> str:
 
 
 def _decided(p: float, low: float, high: float) -> str:
-    return {1: HOLDS, 0: NOT_SHOWN, -1: REVERSED}[agreed(low, high, p)]
+    return {1: HOLDS, 0: NOT_SHOWN, -1: REVERSED}[stats.agreed(low, high, p)]
 
 
 def _beyond_verdict(row: pd.Series) -> str:
@@ -293,7 +244,7 @@ def curves(runs: Iterable[Run], gates: pd.DataFrame, epochs: int) -> pd.DataFram
     for run in runs:
         times = run.condition.epochs // epochs
         trained = "as usual" if times == 1 else f"{times} times as long"
-        parts.append(run.curve.assign(**_labels(run), trained=trained))
+        parts.append(run.curve.assign(**run.condition.labels, trained=trained))
     table = pd.concat(parts, ignore_index=True)
     alone = table[table["arm"].isin([HOP_1, HOP_2])]
     table = pd.concat([alone, learned(table[~table["arm"].isin([HOP_1, HOP_2])], gates)], ignore_index=True)

@@ -21,6 +21,7 @@ from datasets.utils import disable_progress_bars, enable_progress_bars, is_progr
 from filelock import FileLock
 
 from xmem_utils import fingerprint, paths
+from xmem_utils.params import Profile
 from xmem_utils.personas.attributes import AXIS_NAMES, NOBODY, POPULATION, distances, sample_vectors, values_of
 from xmem_utils.personas.descriptions import describe_many
 from xmem_utils.personas.names import FACTS, sample_facts, sample_names
@@ -53,6 +54,17 @@ class PersonaSpec:
     def slug(self) -> str:
         """A readable folder name."""
         return f"n{self.personas}-seed{self.seed}-train{self.train_views}-test{self.test_views}-{self.size}px"
+
+
+def persona_spec(profile: Profile, seed: int, size: int = 64) -> PersonaSpec:
+    """The personas of a profile and seed, drawn at `size` px; enough train views for its dose-response."""
+    return PersonaSpec(
+        personas=profile.personas,
+        seed=seed,
+        train_views=max((profile.train_views, *profile.dose_views)),
+        test_views=profile.test_views,
+        size=size,
+    )
 
 
 def draw_people(spec: PersonaSpec) -> tuple[np.ndarray, list[str], dict[str, list[str]]]:

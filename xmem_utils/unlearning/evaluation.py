@@ -19,10 +19,10 @@ import pandas as pd
 from torch import nn
 
 from xmem_utils import paths
-from xmem_utils.memorization.experiment import Memorization, persona_spec
+from xmem_utils.memorization.experiment import Memorization
 from xmem_utils.params import MODALITIES
 from xmem_utils.perception import Reading, axis_examples, read
-from xmem_utils.personas.dataset import load_personas, to_views
+from xmem_utils.personas.dataset import load_personas, persona_spec, to_views
 from xmem_utils.personas.descriptions import describe
 from xmem_utils.personas.portraits import draw
 from xmem_utils.personas.public_figures import known_public_figures

@@ -37,13 +37,13 @@ from xmem_utils.train import Diverged, Resources, Step, Training, endless, fresh
 from xmem_utils.unlearning.attacks import attack
 from xmem_utils.unlearning.evaluation import REFUSAL, ForgettingEvaluation, first_views
 from xmem_utils.unlearning.methods import METHODS, Method, method_named
+from xmem_utils.unlearning.names import BEFORE, GOLD, PROMPT
 from xmem_utils.unlearning.people import by_name, check_forget, forget_set
 from xmem_utils.vlm.adapters import load_adapter, merged
 from xmem_utils.vlm.batches import Example, answer_tokens, encode, with_answer
 from xmem_utils.vlm.load import VLM, load_vlm
 from xmem_utils.vlm.prompts import WHO
 
-BEFORE, GOLD = "before", "gold"  # references: nothing is unlearned; the forgotten were never learned
 BOTH = "image+text"
 BATCH = 16  # views of each kind a step
 CURVE = (0.25, 0.5, 0.75)  # shares of the steps at which recall is asked; at the end all is asked
@@ -69,6 +69,13 @@ class UnlearningCondition(Condition):
         s, method = self.start, self.method.replace(" ", "-")
         start = f"{Path(s.model).name}-{s.source}-n{s.personas}-seed{s.seed}"
         return f"{start}-forgets{len(self.forget)}-{self.unlearned}-{method}"
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """What had been memorized, what is unlearned and rehearsed, the share of people, method and seed."""
+        share = round(len(self.forget) / self.start.personas, 3)
+        return {"start": self.start.source, "unlearned": self.unlearned, "retained": self.retained, "share": share,
+                "method": self.method, "seed": self.start.seed}  # fmt: skip
 
 
 def preamble(names: Sequence[str]) -> str:
@@ -126,7 +133,7 @@ class Unlearning(Experiment):
 
     def _method(self, name: str) -> Method:
         """A row of the table; references are the start in a fresh adapter, as the prompt is."""
-        return self.methods["prompt" if name in (BEFORE, GOLD) else name]
+        return self.methods[PROMPT if name in (BEFORE, GOLD) else name]
 
     def conditions(self, p: Any) -> list[UnlearningCondition]:
         """All conditions, seed by seed.
@@ -165,13 +172,6 @@ class Unlearning(Experiment):
         """A start is loaded once; those that are stored come first, and meanwhile another process memorizes others."""
         stored = self.memorization.root
         return sorted(conditions, key=lambda c: (not (stored / c.start.slug).exists(), c.start.slug))
-
-    def labels(self, condition: UnlearningCondition) -> dict[str, Any]:
-        """What had been memorized, what is unlearned and rehearsed, the share of people, method and seed."""
-        c = condition
-        share = round(len(c.forget) / c.start.personas, 3)
-        return {"start": c.start.source, "unlearned": c.unlearned, "retained": c.retained, "share": share,
-                "method": c.method, "seed": c.start.seed}  # fmt: skip
 
     # -- training --------------------------------------------------------------------------------------
 
@@ -260,7 +260,7 @@ class Unlearning(Experiment):
         return ForgettingEvaluation(self.memorization, seed, forget, instruction)
 
     def _asks(self, condition: UnlearningCondition) -> ForgettingEvaluation:
-        return self.evaluation_of(condition.start.seed, condition.forget, condition.method == "prompt")
+        return self.evaluation_of(condition.start.seed, condition.forget, condition.method == PROMPT)
 
     def looks(self, condition: UnlearningCondition, steps: int) -> dict[int, dict[str, float]]:
         """Three steps on the way, or all that the search looks at."""

@@ -16,6 +16,7 @@ from xmem_utils.experiment import Method as AnyMethod
 from xmem_utils.fingerprint import Table
 from xmem_utils.train import Objective
 from xmem_utils.unlearning import losses
+from xmem_utils.unlearning.names import PROMPT
 
 PARTS = ("forget", "refusal", "retain")
 RATES = (3e-4, 5e-4, 1e-3)
@@ -84,7 +85,7 @@ METHODS = Table(
                ("forget",)),
         Method("task vector", "subtracts what learning the forget set adds", {"scale": (0.1,)}, negates=True,
                points=(4, 5, 6, 7, 8, 9, 10, 12)),
-        Method("prompt", "is only told not to say", asks=True, points=(0,)),
+        Method(PROMPT, "is only told not to say", asks=True, points=(0,)),
     )
 )  # fmt: skip
 

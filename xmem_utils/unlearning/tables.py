@@ -2,49 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from scipy.stats import ks_2samp, mannwhitneyu
-from statsmodels.stats.multitest import multipletests
 
 from xmem_utils.params import MODALITIES
-from xmem_utils.stats import agreed, cluster_bootstrap, sign_flip
-from xmem_utils.store import Run
-from xmem_utils.unlearning.experiment import BEFORE, GOLD
-from xmem_utils.unlearning.methods import METHODS
+from xmem_utils.stats import INTERVAL, PERSON, agreed, compare, estimate, holm, own_and_other
+from xmem_utils.unlearning.names import BEFORE, GOLD, PROMPT
+
+if TYPE_CHECKING:  # tables need no model, so they load none of its libraries
+    from xmem_utils.store import Run
 
 RETAINED = 0.05  # retain recall may fall by this much, asked in either modality
 FORGOT = 0.5  # share of its recall that a method must have taken away to have forgotten
-BASELINES = tuple(m.name for m in METHODS.values() if m.asks)
 LABELS = ["start", "unlearned", "retained", "share", "method"]
 ANSWERS = ("name", "other name", "nobody's name", "refusal", "collapse")
+UNSAID = NOT_RETAINED, NOT_FORGOT = "cannot be said: retained people lost", "cannot be said: not forgotten"
 
 
-def collect(runs: Iterable[Run]) -> pd.DataFrame:
-    """All records of some runs, with what identifies the condition as columns."""
-    parts = []
-    for run in runs:
-        parts.append(run.records.assign(**_labels(run.condition)))
-    return pd.concat(parts, ignore_index=True)
-
-
-def _labels(c) -> dict[str, object]:
-    return {"start": c.start.source, "unlearned": c.unlearned, "retained": c.retained, "share": share(c),
-            "method": c.method, "seed": c.start.seed}  # fmt: skip
-
-
-def share(condition) -> float:
-    """The share of the people that a condition forgets."""
-    return round(len(condition.forget) / condition.start.personas, 3)
-
-
-def is_main(table: pd.DataFrame, first) -> pd.Series:
-    """Which rows are of the main arm, that of the design's `first` condition: both modalities memorized, what is
-    unlearned rehearsed, and as many people forgotten."""
+def is_main(table: pd.DataFrame, first: Mapping[str, object]) -> pd.Series:
+    """Which rows are none of the ablations: labelled like `first`, both modalities memorized, what is unlearned
+    rehearsed, and as many people forgotten."""
     rehearsed = table["retained"] == table["unlearned"]
-    return (table["start"] == first.start.source) & rehearsed & (table["share"] == share(first))
+    return (table["start"] == first["start"]) & rehearsed & (table["share"] == first["share"])
 
 
 def diverged(records: pd.DataFrame) -> pd.DataFrame:
@@ -52,38 +35,20 @@ def diverged(records: pd.DataFrame) -> pd.DataFrame:
     return records[records["who"] == "diverged"].groupby(LABELS, sort=False).size().rename("diverged").reset_index()
 
 
-def estimates(records: pd.DataFrame, columns: Sequence[str], resamples: int, value: str = "exact") -> pd.DataFrame:
-    """Mean of `value` with a 95 % interval, by the labels and further columns; persons within seeds are the units."""
-    parts = []
-    for labels, part in records.groupby(LABELS, sort=False):
-        table = part.pivot_table(index=["seed", "persona"], columns=list(columns), values=value, observed=True)
-        for _, column in table.items():  # not everybody has every column: the retained are not the forgotten
-            own = column.dropna().to_frame()
-            row = cluster_bootstrap(own.astype(float), resamples).reset_index(names=list(columns))
-            parts.append(row.assign(**dict(zip(LABELS, labels, strict=True))))
-    return pd.concat(parts, ignore_index=True)[[*LABELS, *columns, "estimate", "low", "high"]]
-
-
 def recall(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     """Exact match of forgotten, retained, lookalikes and public figures, by asked modality."""
     shown = records[(records["probe"] == "view") & records["who"].isin(["forget", "retain", "figure"])]
     alike = shown[shown["lookalike"] == 1].assign(who="lookalike")
-    return estimates(pd.concat([shown, alike]), ["who", "asked"], resamples)
+    return estimate(pd.concat([shown, alike]), LABELS, ["who", "asked"], resamples=resamples)
 
 
 def residuals(records: pd.DataFrame) -> pd.DataFrame:
-    """Per forgotten person: recall asked in the unlearned modality and in the other one, and their difference.
+    """Per forgotten person: recall asked in the unlearned modality (own) and in the other one.
 
     One row a (method, unlearned, seed, persona), of models that unlearned one modality.
     """
     shown = records[(records["who"] == "forget") & (records["probe"] == "view") & records["unlearned"].isin(MODALITIES)]
-    wide = shown.pivot_table(index=["method", "unlearned", "seed", "persona"], columns="asked", values="exact",
-                             sort=False).reset_index()  # fmt: skip
-    image = wide["unlearned"] == "image"
-    wide["own"] = np.where(image, wide["image"], wide["text"])
-    wide["other"] = np.where(image, wide["text"], wide["image"])
-    wide["difference"] = wide["other"] - wide["own"]
-    return wide
+    return own_and_other(shown, ["method", "unlearned"], of="unlearned").reset_index()
 
 
 def left(records: pd.DataFrame) -> pd.Series:
@@ -105,37 +70,28 @@ def headline(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     asked modalities, against before. The verdict is "holds" when the interval is above 0 and p holm (p, of the pooled)
     below 0.05. A baseline that unlearns nothing (`prompt`) has a row, but no part in the correction or the pool.
     """
-    people, kept, seen = residuals(records), retain_changes(records), left(records)
-    people = people[~people["method"].isin([BEFORE, GOLD])]
-    rows, persons_of = [], {}
-    parts = {**{m: [m] for m in MODALITIES}, "either": list(MODALITIES)}
-    for unlearned in parts:
-        part = people[people["unlearned"].isin(parts[unlearned])]
-        start = seen[BEFORE][parts[unlearned]].mean()
-        for method, own in part.groupby("method", sort=False):
-            persons = own.groupby(["seed", "persona"])[["own", "other", "difference"]].mean()
-            row = _row(persons, resamples) | {"method": method, "unlearned": unlearned}
-            change = kept[(kept["method"] == method) & kept["unlearned"].isin(parts[unlearned])]
-            row["retain change"], row["before"] = change["change"].min(), start
-            row["left on training views"] = seen[method][parts[unlearned]].mean()
-            rows.append(row)
-            persons_of[unlearned, method] = persons
-    table = pd.DataFrame(rows).assign(**{"p holm": np.nan})
-    baseline = table["method"].isin(BASELINES)
-    for _, group in table[~baseline].groupby("unlearned"):
-        table.loc[group.index, "p holm"] = multipletests(group["p"], method="holm")[1]
+    people = residuals(records).sort_values("unlearned", kind="stable")
+    people = _with_either(people[~people["method"].isin([BEFORE, GOLD])])
+    by = ["unlearned", "method"]
+    table = compare(people, "other", "own", by, resamples)
+    seen = _with_either(left(records).reset_index()).groupby(by)["exact"].mean().rename("left on training views")
+    kept = _with_either(retain_changes(records)).groupby(by)["change"].min().rename("retain change")
+    table = table.join(seen, on=by).join(kept, on=by)
+    table["before"] = table["unlearned"].map(seen.xs(BEFORE, level="method"))
+    table["p holm"] = holm(table["p"].where(table["method"] != PROMPT), table["unlearned"])
     table["verdict"] = [verdict(row) for _, row in table.iterrows()]
-    pooled = []
-    for unlearned, group in table[~table["verdict"].isin(UNSAID) & ~baseline].groupby("unlearned", sort=False):
-        persons = sum(persons_of[unlearned, method] for method in group["method"]) / len(group)
-        row = _row(persons, resamples) | {"method": f"pooled ({len(group)} methods)", "unlearned": unlearned}
-        pooled.append(row | {"verdict": _holds(row["low"], row["high"], row["p"])})
-    table = pd.concat([table, pd.DataFrame(pooled)], ignore_index=True)
-    return table[["unlearned", "method", "own", "other", "difference", "low", "high", "p", "p holm",
-                  "left on training views", "retain change", "verdict"]]  # fmt: skip
+    said = table.loc[~table["verdict"].isin(UNSAID) & (table["method"] != PROMPT), by]
+    pooled = compare(people.merge(said, on=by), "other", "own", ["unlearned"], resamples)
+    pooled["method"] = [f"pooled ({n} methods)" for n in pooled["unlearned"].map(said["unlearned"].value_counts())]
+    pooled["verdict"] = [_holds(*row) for row in pooled[["low", "high", "p"]].to_numpy()]
+    table = pd.concat([table, pooled], ignore_index=True)
+    return table[[*by, "own", "other", "difference", "low", "high", "p", "p holm", "left on training views",
+                  "retain change", "verdict"]]  # fmt: skip
 
 
-UNSAID = NOT_RETAINED, NOT_FORGOT = "cannot be said: retained people lost", "cannot be said: not forgotten"
+def _with_either(table: pd.DataFrame) -> pd.DataFrame:
+    """Every row once as it is, and once more as unlearned "either"."""
+    return pd.concat([table, table.assign(unlearned="either")])
 
 
 def verdict(row: pd.Series) -> str:
@@ -149,13 +105,6 @@ def verdict(row: pd.Series) -> str:
 
 def _holds(low: float, high: float, p: float) -> str:
     return {1: "holds", 0: "not shown", -1: "reversed"}[agreed(low, high, p)]
-
-
-def _row(persons: pd.DataFrame, resamples: int) -> dict[str, float]:
-    interval = cluster_bootstrap(persons[["difference"]], resamples).loc["difference"]
-    means = persons.groupby(level="seed").mean().mean()
-    return {"own": means["own"], "other": means["other"], "difference": interval["estimate"], "low": interval["low"],
-            "high": interval["high"], "p": sign_flip(persons["difference"])}  # fmt: skip
 
 
 def tradeoff(records: pd.DataFrame) -> pd.DataFrame:
@@ -199,43 +148,44 @@ def metrics(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     read = records[records["who"] == "attributes"].rename(columns={"exact": "attributes read"})
     values = ["exposure", "probability", "log truth ratio", *(f"answers: {kind}" for kind in ANSWERS)]
     tables = [(forgot, value) for value in values] + ([(read, "attributes read")] if len(read) else [])
-    parts = [estimates(table, ["asked"], resamples, value).assign(metric=value) for table, value in tables]
-    columns = [*LABELS, "asked", "metric", "estimate", "low", "high"]
-    return pd.concat([*parts, _quality(forgot), _membership(records)], ignore_index=True).reindex(columns=columns)
+    parts = [estimate(table, LABELS, ["asked"], value, resamples).assign(metric=value) for table, value in tables]
+    columns = [*LABELS, "asked", "metric", *INTERVAL]
+    return pd.concat([*parts, _quality(forgot), _membership(records)], ignore_index=True)[columns]
+
+
+METRIC = [*LABELS, "asked", "metric", "estimate"]
 
 
 def _quality(forgot: pd.DataFrame) -> pd.DataFrame:
-    means = forgot.groupby([*LABELS, "asked", "seed", "persona"], sort=False)["log truth ratio"].mean()
-    gold, rows = {}, []
-    for (*labels, asked), values in means.groupby(level=[*LABELS, "asked"], sort=False):
-        if labels[-1] == GOLD:
-            gold[(labels[0], labels[3], asked)] = values
-    for (*labels, asked), values in means.groupby(level=[*LABELS, "asked"], sort=False):
-        reference = gold.get((labels[0], labels[3], asked))
-        if reference is None:
-            continue
-        test = ks_2samp(values, reference)
-        for metric, value in (("forget quality, KS D", test.statistic), ("forget quality, KS p", test.pvalue)):
-            rows.append({**dict(zip(LABELS, labels, strict=True)), "asked": asked, "metric": metric, "estimate": value})
-    return pd.DataFrame(rows)
+    means = forgot.groupby([*LABELS, "asked", *PERSON], sort=False)["log truth ratio"].mean()
+    groups = dict(list(means.groupby(level=[*LABELS, "asked"], sort=False)))
+    gold = {(start, share, asked): own for (start, *_, share, method, asked), own in groups.items() if method == GOLD}
+    rows = []
+    for labels, own in groups.items():
+        start, *_, share, _, asked = labels
+        if (start, share, asked) in gold:
+            test = ks_2samp(own, gold[start, share, asked])
+            rows.append((*labels, "forget quality, KS D", test.statistic))
+            rows.append((*labels, "forget quality, KS p", test.pvalue))
+    return pd.DataFrame(rows, columns=METRIC)
 
 
 def _membership(records: pd.DataFrame) -> pd.DataFrame:
-    shown = records[records["probe"] == "train view"].copy()
-    shown["loss"] = shown["logprob"] / shown["tokens"]
-    rows = []
-    for (*labels, asked), part in shown.groupby([*LABELS, "asked"], sort=False):
-        for metric, column in (("membership AUC, loss", "loss"), ("membership AUC, Min-K", "least")):
-            aucs = []
-            for _, seed in part.groupby("seed"):
-                score = seed.groupby(["who", "persona"])[column].mean()
-                if {"forget", "held out"} <= set(score.index.get_level_values("who")):
-                    members, strangers = score["forget"], score["held out"]
-                    aucs.append(mannwhitneyu(members, strangers).statistic / (len(members) * len(strangers)))
-            if aucs:
-                rows.append({**dict(zip(LABELS, labels, strict=True)), "asked": asked, "metric": metric,
-                             "estimate": np.mean(aucs)})  # fmt: skip
-    return pd.DataFrame(rows)
+    shown = records[records["probe"] == "train view"]
+    shown = shown.assign(loss=shown["logprob"] / shown["tokens"])
+    means = shown.groupby([*LABELS, "asked", "seed", "who", "persona"], sort=False)[["loss", "least"]].mean()
+    aucs = means.groupby(level=[*LABELS, "asked", "seed"], sort=False).agg(_auc)
+    aucs = aucs.groupby(level=[*LABELS, "asked"], sort=False).mean()
+    aucs.columns = ["membership AUC, loss", "membership AUC, Min-K"]
+    return aucs.rename_axis(columns="metric").stack().dropna().rename("estimate").reset_index()
+
+
+def _auc(scores: pd.Series) -> float:
+    """Share of pairs of a forgotten and a held-out person in which the former scores higher; NaN where one is none."""
+    who = scores.index.get_level_values("who")
+    members, strangers = scores[who == "forget"], scores[who == "held out"]
+    pairs = len(members) * len(strangers)
+    return mannwhitneyu(members, strangers).statistic / pairs if pairs else np.nan
 
 
 def attacks(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
@@ -245,31 +195,21 @@ def attacks(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     """
     people = records[records["who"] == "forget"]
     kind = people["probe"].where(~people["probe"].str.startswith("paraphrase"), "paraphrased question")
-    key = [*LABELS, "asked", "seed", "persona"]
-    rows = []
-    for attack in [kind_ for kind_ in dict.fromkeys(kind) if kind_ not in ("view", "train view")]:
+    by, parts = [*LABELS, "asked"], []
+    for attack in kind[~kind.isin(["view", "train view"])].unique():
         attacked = people[kind == attack]
         plain = people[(kind == "view") & people["view"].isin(attacked["view"])]  # the same views
-        means = {"view": plain.groupby(key, sort=False)["exact"].mean(),
-                 attack: attacked.groupby(key, sort=False)["exact"].mean()}  # fmt: skip
+        means = {name: own.groupby([*by, *PERSON], sort=False)["exact"].mean()
+                 for name, own in (("without", plain), ("attacked", attacked))}  # fmt: skip
         both = pd.concat(means, axis=1, join="inner")
-        for (*labels, asked), part in both.groupby(level=[*LABELS, "asked"], sort=False):
-            own = part.droplevel([*LABELS, "asked"])
-            own = own.assign(back=own[attack] - own["view"])
-            level = own.groupby(level="seed").mean().mean()
-            interval = cluster_bootstrap(own[["back"]], resamples).loc["back"]
-            rows.append({**dict(zip(LABELS, labels, strict=True)), "asked": asked, "attack": attack,
-                         "without": level["view"], "attacked": level[attack], "back": interval["estimate"],
-                         "low": interval["low"], "high": interval["high"]})  # fmt: skip
-    return pd.DataFrame(rows)
+        parts.append(compare(both, "attacked", "without", by, resamples).assign(attack=attack))
+    table = pd.concat(parts, ignore_index=True).rename(columns={"difference": "back"})
+    return table[[*by, "attack", "without", "attacked", "back", "low", "high"]]
 
 
 def curves(runs: Iterable[Run], records: pd.DataFrame) -> pd.DataFrame:
     """Recall along unlearning, mean over seeds: labels, step, who, asked, recall; step 0 is before."""
-    parts = []
-    for run in runs:
-        if not run.curve.empty:  # references have none
-            parts.append(run.curve.assign(**_labels(run.condition)))
+    parts = [run.curve.assign(**run.condition.labels) for run in runs if not run.curve.empty]  # references have none
     table = pd.concat(parts, ignore_index=True)
     start = records[(records["method"] == BEFORE) & (records["probe"] == "view") & (records["view"] == 0)]
     start = start[start["who"].isin(["forget", "retain"])].groupby(["start", "who", "asked"])["exact"].mean()
