@@ -5,7 +5,10 @@ import pandas as pd
 import pytest
 
 from xmem_utils.params import PROFILES, TUNING_SEEDS
-from xmem_utils.unlearning import search, tables
+from xmem_utils.unlearning import tables
+from xmem_utils.unlearning.experiment import Unlearning
+from xmem_utils.unlearning.losses import gradient_ascent
+from xmem_utils.unlearning.methods import Method
 
 PEOPLE = 12
 
@@ -130,10 +133,12 @@ def test_diverged_runs_are_counted_and_enter_nothing(all_records):
 
 
 def tried(method, settings, steps, forget, retain):
-    return [{"method": method, "settings": settings, "steps": steps, "unlearned": unlearned, "seed": 900, "who": who,
-             "asked": asked, "recall": value}
-            for unlearned in ("image", "text") for asked in ("image", "text")
-            for who, value in (("forget", forget if asked == unlearned else 1.0), ("retain", retain))]  # fmt: skip
+    kept = {f"retain asked in {m}": retain for m in ("image", "text")}
+    return [
+        {"method": method, "settings": settings, "steps": steps, "unlearned": unlearned, "seed": 900, **kept,
+         **{f"forget asked in {m}": forget if m == unlearned else 1.0 for m in ("image", "text")}}
+        for unlearned in ("image", "text")
+    ]  # fmt: skip
 
 
 def test_the_rule_takes_what_forgets_most_among_what_keeps():
@@ -144,7 +149,7 @@ def test_the_rule_takes_what_forgets_most_among_what_keeps():
     rows += tried("GA", '{"a": 3}', 5, 0.205, 0.98)  # ties, and keeps more
     rows += tried("NPO", '{"a": 1}', 5, 0.0, 0.2)
     rows += tried("NPO", '{"a": 1}', 10, 0.1, 0.4)  # nothing keeps enough: what keeps most
-    chosen = search.choose(pd.DataFrame(rows)).set_index("method")
+    chosen = Unlearning.choose(pd.DataFrame(rows)).set_index("method")
     assert chosen.loc["GA", "settings"] == '{"a": 3}' and chosen.loc["GA", "kept"]
     assert chosen.loc["NPO", "steps"] == 10 and not chosen.loc["NPO", "kept"]
 
@@ -156,26 +161,34 @@ def test_the_last_tie_goes_to_the_gentler_setting():
     rows += tried("GA", '{"learning_rate": 0.001}', 10, 0.0, 1.0)
     rows += tried("GA", '{"learning_rate": 0.0007}', 10, 0.005, 1.0)
     rows += tried("GA", '{"learning_rate": 0.001}', 30, 0.0, 1.0)
-    chosen = search.choose(pd.DataFrame(rows)).set_index("method").loc["GA"]
+    chosen = Unlearning.choose(pd.DataFrame(rows)).set_index("method").loc["GA"]
     assert (chosen["settings"], chosen["steps"]) == ('{"learning_rate": 0.0007}', 10)
     assert "rate" not in chosen.index
 
 
 def test_the_search_has_people_of_its_own():
-    assert search.SEEDS == TUNING_SEEDS
-    assert not set(search.SEEDS) & {seed for profile in PROFILES.values() for seed in profile.seeds}
+    assert not set(TUNING_SEEDS) & {seed for profile in PROFILES.values() for seed in profile.seeds}
+
+
+def test_the_committed_settings_are_those_that_the_committed_search_chose():
+    again = Unlearning.choose(Unlearning.table("xmem-tiny-s", "search")).set_index("method")
+    committed = Unlearning.table("xmem-tiny-s").set_index("method")
+    assert list(committed.index) == list(again.index)
+    for column in ("settings", "steps", "kept"):
+        assert (again[column] == committed[column]).all(), column
 
 
 def test_a_setting_that_diverged_somewhere_is_not_chosen():
     rows = tried("before", "{}", 0, 1.0, 1.0) + tried("GA", '{"a": 1}', 5, 0.5, 1.0)
     rows += [row for row in tried("GA", '{"a": 2}', 5, 0.0, 1.0) if row["unlearned"] == "image"]
-    assert search.choose(pd.DataFrame(rows)).set_index("method").loc["GA", "settings"] == '{"a": 1}'
+    assert Unlearning.choose(pd.DataFrame(rows)).set_index("method").loc["GA", "settings"] == '{"a": 1}'
 
 
-def test_a_method_nobody_searched_for_is_refused_with_the_command():
-    command = "python -m xmem_utils search 05_unlearning --model xmem-tiny-s"
+def test_a_method_nobody_searched_for_is_refused_with_the_command(monkeypatch):
+    monkeypatch.setitem(Unlearning.methods, "mine", Method("mine", losses=(gradient_ascent,)))
+    command = "python -m xmem_utils search 05_unlearning --model xmem-tiny-s --method 'mine'"
     with pytest.raises(ValueError, match=f"no settings for mine: run `{command}`"):
-        search.chosen_settings("xmem-tiny-s", ["NPO", "mine"])
+        Unlearning.settings_of("xmem-tiny-s", ["NPO", "mine"])
 
 
 def test_a_paraphrase_is_compared_on_its_own_views(all_records):
