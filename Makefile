@@ -10,6 +10,9 @@ SNAKEMAKE := $(BIN)/python -m snakemake --cores $(CORES) --quiet host reason rul
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export XMEM_PROFILE := $(PROFILE)
 
+# One worker a core, and one thread a worker: two of each on two cores are many times slower.
+SIDE_BY_SIDE = XMEM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES)
+
 # The study never asks the Hub for anything.
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
@@ -45,8 +48,8 @@ quick: $(VENV)/.installed
 	$(SNAKEMAKE)
 
 test: $(VENV)/.installed lint
-	$(BIN)/python -m pytest
-	XMEM_HOME="$$PWD/build/nbval" $(BIN)/python -m pytest --nbval-lax --nbval-cell-timeout=900 notebooks/0*.ipynb
+	$(SIDE_BY_SIDE) --dist loadgroup
+	XMEM_HOME="$$PWD/build/nbval" $(SIDE_BY_SIDE) --dist loadfile --nbval-lax --nbval-cell-timeout=900 notebooks/0*.ipynb
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow

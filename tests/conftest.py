@@ -21,3 +21,11 @@ def vlm():
 def five():
     """Five personas whom nothing else uses, four training and two test views each."""
     return build(PersonaSpec(personas=5, seed=991, train_views=4, test_views=2))
+
+
+def pytest_collection_modifyitems(items):
+    """Side by side, what shares a fixture stays together: a module, a family of models; and the corpus, for its report."""
+    for item in items:
+        folder = item.path.parent.name
+        family = item.callspec.params.get("family", "") if hasattr(item, "callspec") else ""
+        item.add_marker(pytest.mark.xdist_group("hostile" if folder == "hostile" else f"{item.path.stem}{family}"))

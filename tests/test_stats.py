@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from xmem_utils.memorization.experiment import next_persona
+from xmem_utils.memorization.evaluation import next_persona
 from xmem_utils.score import ranks
 from xmem_utils.stats import agreed, cluster_bootstrap, compare, estimate, holm, own_and_other, ratio, sign_flip
 
