@@ -22,8 +22,9 @@ from xmem_utils.personas.importing import import_folder
 from xmem_utils.personas.views import View
 from xmem_utils.processes import is_main
 from xmem_utils.progress import note, progress
-from xmem_utils.score import Recall, exact_match, ranks, recall_of_all
+from xmem_utils.score import exact_match, ranked, ranks, recall_of_all
 from xmem_utils.train import Training, memorize, steps_an_epoch, steps_of
+from xmem_utils.vlm.adapters import for_evaluation
 from xmem_utils.vlm.batches import Example, encode
 from xmem_utils.vlm.load import VLM
 from xmem_utils.vlm.processors import picture_side
@@ -60,53 +61,45 @@ class Exam:
         self.blank = encode(vlm, [blank], question)
 
     def curve_point(self, model: PeftModel | None = None) -> dict[str, float]:
-        """Exact match by asked modality."""
-        return {m: float(exact_match(self.vlm, ex, model).exact.mean()) for m, ex in self.examples.items()}
+        """Exact match by asked modality, on one view a person."""
+        recall = {}
+        with for_evaluation(model):
+            for modality, examples in self.examples.items():
+                first = [e for e, view in zip(examples, self.views[modality], strict=True) if view.index == 0]
+                recall[modality] = float(exact_match(self.vlm, first, model).exact.mean())
+        return recall
 
     def records(self, model: PeftModel | None = None) -> pd.DataFrame:
         """One row a view and probe: persona, asked, probe, view, exact, logprob, rank among all names.
 
-        Probe "shuffled views" asks for each name with the same view of the next persona, so what it
-        leaves is not read off the view; "blank image" asks with a grey picture.
+        Probe "shuffled views" asks for the name of the persona before with the same view, so what it
+        leaves is not read off the view (it has no rank); "blank image" asks for every name with a grey picture.
         """
         parts = []
-        for modality, examples in self.examples.items():
-            asked = np.array([v.persona for v in self.views[modality]])
-            recall = recall_of_all(self.vlm, examples, self.names, model)
-            parts.append(self._frame(modality, "view", asked, recall, np.arange(len(asked))))
-            parts.append(self._frame(modality, "shuffled views", asked, recall, next_persona(asked)))
-        nothing = recall_of_all(self.vlm, self.blank, self.names, model)
-        asked = np.array([v.persona for v in self.views["image"]])
-        parts.append(self._frame("image", "blank image", asked, nothing, np.zeros(len(asked), int)))
-        return pd.concat(parts, ignore_index=True)
-
-    def _frame(self, modality: str, probe: str, asked: np.ndarray, recall: Recall, shown: np.ndarray) -> pd.DataFrame:
-        """Rows for the names of personas `asked`, when the rows `shown` of `recall` are what the model saw."""
-        return pd.DataFrame(
-            {
-                "persona": asked,
-                "asked": modality,
-                "probe": probe,
-                "view": [v.index for v in self.views[modality]],
-                "exact": recall.exact[shown, asked],
-                "logprob": recall.logprob[shown, asked],
-                "rank": ranks(recall.logprob[shown], asked),
-            }
-        )
+        with for_evaluation(model):
+            for modality, examples in self.examples.items():
+                views = pd.DataFrame({"persona": v.persona, "view": v.index} for v in self.views[modality])
+                asked = views["persona"].to_numpy()
+                before = previous_persona(asked)
+                found = ranked(self.vlm, examples, self.names, np.stack([asked, before], 1), model)
+                own = {"probe": "view", "exact": found.exact[:, 0], "logprob": found.logprob[:, 0], "rank": found.rank}
+                other = {"probe": "shuffled views", "exact": found.exact[:, 1], "logprob": found.logprob[:, 1]}
+                parts.append(views.assign(asked=modality, **own))
+                parts.append(views.assign(persona=before, asked=modality, **other).sort_values(["persona", "view"]))
+            nothing = recall_of_all(self.vlm, self.blank, self.names, model)
+            asked = np.array([v.persona for v in self.views["image"]])
+            blank = {"persona": asked, "asked": "image", "probe": "blank image"}
+            blank |= {"view": [v.index for v in self.views["image"]], "exact": nothing.exact[0, asked]}
+            blank |= {"logprob": nothing.logprob[0, asked], "rank": ranks(nothing.logprob.repeat(len(asked), 0), asked)}
+            parts.append(pd.DataFrame(blank))
+        columns = ["persona", "asked", "probe", "view", "exact", "logprob", "rank"]
+        return pd.concat(parts, ignore_index=True)[columns]
 
 
-def next_persona(asked: np.ndarray) -> np.ndarray:
-    """For each view, of persona `asked[i]` `[views]`, the row of a view of the next persona."""
+def previous_persona(asked: np.ndarray) -> np.ndarray:
+    """For each view, of persona `asked[i]` `[views]`, the persona before, in a circle."""
     people = np.unique(asked)
-    rows = {person: np.flatnonzero(asked == person) for person in people}
-    following = dict(zip(people, np.roll(people, -1), strict=True))
-    seen = dict.fromkeys(people, 0)
-    out = np.empty(len(asked), int)
-    for i, person in enumerate(asked):
-        theirs = rows[following[person]]
-        out[i] = theirs[seen[person] % len(theirs)]
-        seen[person] += 1
-    return out
+    return np.roll(people, 1)[np.searchsorted(people, asked)]
 
 
 def plain_recall(records: pd.DataFrame) -> dict[str, float]:
