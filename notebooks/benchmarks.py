@@ -42,10 +42,11 @@ from xmem_utils.params import MODALITIES, Profile
 from xmem_utils.personas.checks import portrait_rate
 from xmem_utils.personas.dataset import PersonaSpec, load_personas, names_of, to_views
 from xmem_utils.progress import note
-from xmem_utils.score import answer_logits, exact_match, greedy_answers, recall_of_all
+from xmem_utils.score import exact_match, greedy_answers, recall_of_all
 from xmem_utils.train import Training, memorize, memorizing_steps
 from xmem_utils.vlm.adapters import adapt
 from xmem_utils.vlm.batches import Example, answer_tokens, collate, encode, with_answer
+from xmem_utils.vlm.forward import forward
 from xmem_utils.vlm.load import VLM, resolve_model
 from xmem_utils.vlm.precision import bf16_pays, mixed_precision
 
@@ -219,8 +220,8 @@ def training_step(vlm: VLM, dataset) -> Iterator[Callable[[], None]]:
 
     def step() -> None:
         with mixed_precision(vlm.device, bf16_pays(vlm.device)):
-            logits, labels = answer_logits(model, batch, keep=4)
-        F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten()).backward()
+            said = forward(model, batch, keep=4)
+        F.cross_entropy(said.logits.flatten(0, 1).float(), said.labels.flatten()).backward()
 
     try:
         yield step

@@ -24,7 +24,7 @@ def five():
 
 
 def pytest_collection_modifyitems(items):
-    """Side by side, what shares a fixture stays together: a module, a family of models; and the corpus, for its report."""
+    """Side by side, what shares a fixture stays together: a module, a family of models; the corpus, for its report."""
     for item in items:
         folder = item.path.parent.name
         family = item.callspec.params.get("family", "") if hasattr(item, "callspec") else ""

@@ -16,7 +16,7 @@ from xmem_utils.multihop.people import STUDY, Population
 from xmem_utils.personas.dataset import PersonaSpec, build, names_of, to_views
 from xmem_utils.personas.names import FACTS
 from xmem_utils.personas.views import View
-from xmem_utils.score import exact_match, greedy_answers, recall_of_all
+from xmem_utils.score import exact_match, greedy_answers, ranked, ranks, recall_of_all
 from xmem_utils.train import Training, fresh, memorize, train
 from xmem_utils.unlearning.experiment import unlearning_steps
 from xmem_utils.unlearning.methods import METHODS
@@ -141,6 +141,23 @@ def test_all_names_are_scored_as_one_pass_a_name_scores_them(family, people, exa
         np.testing.assert_array_equal(shared.exact, np.stack([p.exact for p in plain], 1))
 
 
+def test_ranks_by_pruning_are_those_of_the_whole_tree(family, people, examples, reloaded):
+    """Names of different lengths, one that begins like another, and one that stands there twice and so ties."""
+    vlm, _ = family
+    _, model = reloaded
+    names = [*names_of(people), names_of(people)[0][:4] + "zu", names_of(people)[1] + "zuzu", names_of(people)[2]]
+    given = np.array([[i, (i + 3) % 5] for i in range(5)])
+    for some in (examples["test", "image"], examples["test", "text"], encode(vlm, mixed(people, vlm))):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # pruning serves all of these classes
+            pruned = ranked(vlm, some, names, given, model)
+        every, rows = recall_of_all(vlm, some, names, model), np.arange(5)[:, None]
+        np.testing.assert_array_equal(pruned.rank, ranks(every.logprob, given[:, 0]))
+        assert pruned.rank[2] > 1  # the tie counts against the model
+        np.testing.assert_allclose(pruned.logprob, every.logprob[rows, given], rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(pruned.exact, every.exact[rows, given])
+
+
 def test_batches_of_different_lengths_and_tiles_score_as_single_examples(family, people, examples):
     vlm, _ = family
     for some in (encode(vlm, mixed(people, vlm)), examples["test", "text"]):
@@ -190,6 +207,9 @@ def test_a_cache_shorter_than_the_prompt_falls_back_to_plain_passes(people, text
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         recall_of_all(vlm, some, names)  # found out once, said once
+    given = np.arange(5)[:, None]
+    with pytest.warns(UserWarning, match="cannot score all names in one pass"):
+        np.testing.assert_array_equal(ranked(vlm, some, names, given).rank, ranks(fallen.logprob, given[:, 0]))
     decoded = greedy_answers(vlm, some)
     forced = exact_match(vlm, some).exact
     assert [d == v.name for d, v in zip(decoded, to_views(people, "test", "text"), strict=True)] == forced.tolist()

@@ -51,7 +51,7 @@ def test_what_code_means_is_what_it_does():
 
 
 def test_a_changed_metric_changes_what_evaluates_and_trains_nothing(changed):
-    found = changed(evaluation, "next_persona")
+    found = changed(evaluation, "previous_persona")
     assert "memorization evaluation" in found and not any(key.endswith("code") for key in found)
     assert not any(key.startswith(("method", "mitigation ")) and key != "mitigation evaluation" for key in found)
     deeper = changed(score, "_batches")

@@ -10,9 +10,9 @@ from transformers import AutoModelForImageTextToText
 
 from xmem_utils import paths
 from xmem_utils.personas.dataset import names_of, to_views
-from xmem_utils.score import exact_match, greedy_answers, recall_of_all
-from xmem_utils.train import OneModalityBatches, Training, memorize, memorizing_steps
-from xmem_utils.vlm.adapters import adapt, language_linears
+from xmem_utils.score import _Prompts, exact_match, greedy_answers, ranked, ranks, recall_of_all
+from xmem_utils.train import OneModalityBatches, Training, memorize, memorizing_steps, rate
+from xmem_utils.vlm.adapters import adapt, for_evaluation, language_linears
 from xmem_utils.vlm.batches import FEATURES, answer_tokens, collate, encode, messages, model_inputs, with_answer
 from xmem_utils.vlm.load import load_vlm
 from xmem_utils.vlm.prompts import WHO
@@ -59,6 +59,53 @@ def test_the_tree_of_names_equals_one_pass_a_name(vlm, five, examples, memorized
             alone = exact_match(vlm, [with_answer(e, answer) for e in examples["test", modality]], model)
             np.testing.assert_allclose(shared.logprob[:, i], alone.logprob, rtol=1e-4, atol=1e-4)
             np.testing.assert_array_equal(shared.exact[:, i], alone.exact)
+
+
+def test_pruned_ranks_equal_the_whole_tree_and_run_little_of_it(vlm, five, examples, memorized, monkeypatch):
+    source, model, _ = memorized
+    rng = np.random.default_rng(0)
+    parts = ["ba", "zu", "mi", "ke", "lo", "ra", "ti", "no"]
+    more = ["".join(rng.choice(parts, rng.integers(1, 5))).capitalize() for _ in range(80)]  # some stand twice
+    names = [*names_of(five), *more]
+    run, nodes = _Prompts.run, []
+    monkeypatch.setattr(_Prompts, "run", lambda self, rows, *a: nodes.append(a[0].numel()) or run(self, rows, *a))
+    for modality in ("image", "text"):
+        shown = examples["test", modality]
+        every = recall_of_all(vlm, shown, names, model).logprob
+        for true in (every.argmax(1), every.argsort(1)[:, 40], every.argmin(1)):
+            np.testing.assert_array_equal(ranked(vlm, shown, names, true[:, None], model).rank, ranks(every, true))
+    shown, true = examples["train", source], np.repeat(np.arange(5), 4)[:, None]
+    ranked(vlm, shown[:2], names, true[:2], model)  # tries the tree
+    nodes.clear()
+    assert (ranked(vlm, shown, names, true, model).rank == 1).all()
+    pruned = sum(nodes)
+    nodes.clear()
+    recall_of_all(vlm, shown, names, model)
+    assert pruned < sum(nodes) / 10, "a recalled name needs little more than its own path"
+
+
+def test_names_that_all_tie_come_last(vlm, five, examples, monkeypatch):
+    forward = type(vlm.model).forward
+
+    def indifferent(self, *args, **kwargs):
+        out = forward(self, *args, **kwargs)
+        out.logits = torch.zeros_like(out.logits)
+        return out
+
+    monkeypatch.setattr(type(vlm.model), "forward", indifferent)
+    given = np.array([v.persona for v in to_views(five, "test", "text")])[:, None]
+    assert (ranked(vlm, examples["test", "text"], names_of(five), given).rank == 5).all()
+
+
+def test_evaluation_with_the_adapter_merged_leaves_every_weight_as_it_was(vlm, examples, memorized):
+    _, model, _ = memorized
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    plain = exact_match(vlm, examples["test", "text"], model)
+    with for_evaluation(model):
+        merged = exact_match(vlm, examples["test", "text"], model)
+    np.testing.assert_allclose(merged.logprob, plain.logprob, rtol=1e-4, atol=1e-4)
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    np.testing.assert_array_equal(exact_match(vlm, examples["test", "text"], model).logprob, plain.logprob)
 
 
 def test_a_picture_seen_once_gives_the_logits_of_its_pixels(vlm, five, examples):
@@ -135,20 +182,11 @@ def test_batches_hold_one_modality_and_every_example_once(examples):
     assert kinds not in (sorted(kinds), sorted(kinds, reverse=True)), "modalities take turns"
 
 
-def test_examples_of_one_modality_come_in_the_order_of_a_plain_data_loader(examples):
-    """What the stored results were trained with."""
-    texts = examples["train", "text"]
-    generator = torch.Generator().manual_seed(7)
-    plain = torch.utils.data.DataLoader(texts, batch_size=8, shuffle=True, generator=generator, collate_fn=list)
-    ours = memorizing_steps(texts, Training(2, batch_size=8, seed=7))
-    expected = [[id(e) for e in b] for _ in range(2) for b in plain]
-    assert [[id(e) for e in step.batch["names"]] for step in ours] == expected
-
-
 def test_the_learning_rate_warms_up_and_ends_at_a_tenth(examples):
-    rates = [step.learning_rate for step in memorizing_steps(examples["train", "text"], Training(50, 5, 1.0))]
-    assert rates[0] == pytest.approx(0.1) and max(rates) == pytest.approx(1.0, abs=1e-3)
-    assert rates.index(max(rates)) == len(rates) // 20 and rates[-1] == pytest.approx(0.1, abs=1e-3)
+    assert (rate(0.0), rate(0.05), rate(1.0)) == pytest.approx((0.1, 1.0, 0.1))
+    rates = [step.learning_rate for step in memorizing_steps(examples["train", "text"], Training(50, 5, 2.0))]
+    assert rates[0] == pytest.approx(0.2) and max(rates) == pytest.approx(2.0, abs=1e-3) and rates[-1] < 0.21
+    assert rates.index(max(rates)) == len(rates) // 20
 
 
 def test_the_least_likely_fifth_of_four_tokens_is_the_least_likely_one(vlm, examples):

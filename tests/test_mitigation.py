@@ -14,7 +14,7 @@ from xmem_utils.experiment import summary
 from xmem_utils.memorization.experiment import Memorization
 from xmem_utils.mitigation import data, losses, tables
 from xmem_utils.mitigation.evaluation import CEILING, FIGURE, VIEW
-from xmem_utils.mitigation.experiment import Mitigation, rate, shrink
+from xmem_utils.mitigation.experiment import Mitigation, shrink
 from xmem_utils.mitigation.methods import DESCRIBED, METHODS, PAIRED, PLAIN, Method, method_named
 from xmem_utils.params import Profile, other
 from xmem_utils.personas.dataset import names_of
@@ -214,12 +214,6 @@ def test_alignment_is_relative_and_pulls_the_target_alone():
     loss.backward()
     assert source.grad is None and target.grad is not None
     assert losses.alignment(there, there).item() == 0
-
-
-def test_the_learning_rate_warms_up_and_ends_at_a_tenth():
-    assert rate(0.0) == pytest.approx(0.1)
-    assert rate(0.05) == pytest.approx(1.0)
-    assert rate(1.0) == pytest.approx(0.1)
 
 
 # -- runs ----------------------------------------------------------------------------------------------

@@ -12,10 +12,10 @@ from xmem_utils import paths
 from xmem_utils.params import PROFILES
 from xmem_utils.personas.dataset import to_views
 from xmem_utils.plan import activation_bytes, config_of, on_meta, plan, sequence_length
-from xmem_utils.score import answer_logits
 from xmem_utils.train import Training, memorize
 from xmem_utils.vlm.adapters import adapt
 from xmem_utils.vlm.batches import collate, encode
+from xmem_utils.vlm.forward import forward
 from xmem_utils.vlm.load import load_vlm
 from xmem_utils.vlm.precision import mixed_precision
 
@@ -59,7 +59,7 @@ def kept_for_backward(model: nn.Module, batch: dict[str, torch.Tensor], keep: in
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
         mixed_precision(torch.device("cpu"), True),
     ):
-        answer_logits(model, batch, keep)
+        forward(model, batch, keep)
     return sum(size for size, _ in kept.values())
 
 

@@ -13,7 +13,6 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -23,11 +22,12 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, RandomSampler, Sampler
+from torch.utils.data import RandomSampler, Sampler
 
 from xmem_utils import checkpoint as checkpoints
 from xmem_utils.vlm.adapters import adapt
-from xmem_utils.vlm.batches import Example, collate, model_inputs
+from xmem_utils.vlm.batches import Example, collate
+from xmem_utils.vlm.forward import Answered, forward
 from xmem_utils.vlm.load import VLM
 from xmem_utils.vlm.precision import bf16_pays, mixed_precision
 
@@ -81,7 +81,6 @@ class Objective:
     read: tuple[str, ...] = ()  # parts that pass without gradients
     depth: float | None = None  # hidden states of the layer at this share of the depth; 0: of all; None: none
     settings: Mapping[str, object] = field(default_factory=dict)
-    apart: bool = False  # parts never pass together
 
     def loss(self, step: int) -> Loss:
         """The loss of a step, counted from 1."""
@@ -166,9 +165,9 @@ class OneModalityBatches(Sampler[list[int]]):
         yield from batches
 
 
-def endless(examples: Sequence[Example], size: int, seed: int) -> Iterator[list[int]]:
+def endless(examples: Sequence[Example], size: int, seed: int, bucket: int = 0) -> Iterator[list[int]]:
     """Batches of indices, epoch after epoch."""
-    batches = OneModalityBatches(examples, size, torch.Generator().manual_seed(seed))
+    batches = OneModalityBatches(examples, size, torch.Generator().manual_seed(seed), bucket)
     while True:
         yield from batches
 
@@ -178,34 +177,23 @@ def steps_of(epochs: float, an_epoch: int) -> int:
     return max(1, round(epochs * an_epoch))
 
 
-def warmup_cosine(steps: int, peak: float) -> list[float]:
-    """Learning rates that warm up for 5 % of the steps, then follow a cosine to a tenth of the peak."""
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=peak)
-    warmup = max(1, steps // 20)
-    schedule = torch.optim.lr_scheduler.SequentialLR(
-        optimizer,
-        [
-            torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, 1.0, warmup),
-            torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps - warmup), 0.1 * peak),
-        ],
-        [warmup],
-    )
-    rates = []
-    for _ in range(steps):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        schedule.step()
-    return rates
+def rate(done: float) -> float:
+    """The learning rate, as a share of its peak, when a share `done` of the training is behind.
+
+    It warms up from a tenth for 5 %, then follows a cosine back to a tenth.
+    """
+    if done < 0.05:
+        return 0.1 + 0.9 * done / 0.05
+    return 0.1 + 0.9 * (1 + math.cos(math.pi * min(1.0, (done - 0.05) / 0.95))) / 2
 
 
 def memorizing_steps(examples: Sequence[Example], training: Training) -> list[Step]:
     """Epoch after epoch of the examples as part "names", in an order that the seed determines."""
-    generator = torch.Generator().manual_seed(training.seed)
-    batches = OneModalityBatches(examples, training.batch_size, generator, training.bucket)
-    loader = DataLoader(examples, batch_sampler=batches, collate_fn=list, generator=generator)
-    rates = warmup_cosine(steps_of(training.epochs, len(loader)), training.learning_rate)
-    epochs = (batch for _ in range(math.ceil(training.epochs) + 1) for batch in loader)
-    return [Step({"names": batch}, rate) for batch, rate in zip(islice(epochs, len(rates)), rates, strict=True)]
+    size, bucket = training.batch_size, training.bucket
+    count = steps_of(training.epochs, len(OneModalityBatches(examples, size, torch.Generator(), bucket)))
+    order = endless(examples, size, training.seed, bucket)
+    rates = [training.learning_rate * rate(k / count) for k in range(count)]
+    return [Step({"names": [examples[i] for i in next(order)]}, own) for own in rates]
 
 
 # -- the loop --------------------------------------------------------------------------------------
@@ -356,40 +344,28 @@ class _Passes:
 
     def _forward(self, parts: Mapping[str, Piece]) -> dict[str, Outputs]:
         """Parts of one modality go through the model together: one pass costs less than two of half the size."""
-        groups: dict[object, list[str]] = {}
+        groups: dict[tuple[str, ...], list[str]] = {}
         for name, piece in parts.items():
-            kind = name if self.objective.apart else tuple(sorted(piece.examples[0].inputs))
-            groups.setdefault(kind, []).append(name)
+            groups.setdefault(tuple(sorted(piece.examples[0].inputs)), []).append(name)
         out = {}
         for names in groups.values():
             sizes = [len(parts[name].examples) for name in names]
-            answered = self._answers([e for name in names for e in parts[name].examples])
-            logits, labels = (part.split(sizes) for part in answered[:2])
-            states = answered[2].split(sizes, 1) if answered[2] is not None else [None] * len(names)
+            said = self._answers([e for name in names for e in parts[name].examples])
+            logits, labels = said.logits.split(sizes), said.labels.split(sizes)
+            states = said.states.split(sizes, 1) if said.states is not None else [None] * len(names)
             for k, name in enumerate(names):
                 p = parts[name]
                 out[name] = Outputs(logits[k], labels[k], None, states[k], None, p.examples, p.tokens, p.rows)
         return out
 
-    def _answers(self, examples: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Logits, labels and hidden states at the positions that predict the answers; without any, at the last."""
-        device, depth = self.accelerator.device, self.objective.depth
+    def _answers(self, examples: Sequence[Example]) -> Answered:
+        device = self.accelerator.device
         batch = collate(examples, self.vlm.processor.tokenizer.pad_token_id, side="left")
-        batch = {k: v.to(device) for k, v in batch.items()}
-        keep = max(len(e.answer) for e in examples)
         # `accelerate launch --mixed_precision no` trains in float32
         bf16 = bf16_pays(device) and os.environ.get("ACCELERATE_MIXED_PRECISION") != "no"
         with mixed_precision(device, bf16):
-            out = self.wrapped(
-                **model_inputs(batch), logits_to_keep=keep + 1, use_cache=False, output_hidden_states=depth is not None
-            )
-        states = None
-        if depth is not None:
-            layers = out.hidden_states[1:]  # the first are the embeddings
-            layers = layers[max(1, round(depth * len(layers))) - 1 :][:1] if depth else layers
-            shown = slice(-keep - 1, -1) if keep else slice(-1, None)
-            states = torch.stack([layer[:, shown].float() for layer in layers])
-        return out.logits[:, -keep - 1 : -1], batch["labels"][:, batch["labels"].shape[1] - keep :], states
+            batch = {k: v.to(device) for k, v in batch.items()}
+            return forward(self.wrapped, batch, max(len(e.answer) for e in examples), self.objective.depth)
 
 
 def _whole(value: Tensor) -> Tensor:

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from xmem_utils.mechanism.states import evaluating, in_batches, layers_of, name_columns, recorded, repeated, replaced
-from xmem_utils.score import answer_logits
 from xmem_utils.vlm.batches import Example
+from xmem_utils.vlm.forward import Answered, forward
 from xmem_utils.vlm.load import VLM
 
 
@@ -56,15 +56,16 @@ def patched_recall(
         for rows, batch in in_batches(vlm, examples):
             keep = max(len(examples[i].answer) for i in rows)
             with recorded(layers) as outputs:
-                _note(found[0], rows, *answer_logits(vlm.model, batch, keep))
+                _note(found[0], rows, forward(vlm.model, batch, keep))
             for own, (layer, states) in zip(found[1:], patches, strict=True):
                 patch = replaced(layers[layer - 1], name_columns(batch, states.shape[1]), states[rows].to(vlm.device))
                 with patch, repeated(layers[:layer], outputs[:layer]):
-                    _note(own, rows, *answer_logits(vlm.model, batch, keep))
+                    _note(own, rows, forward(vlm.model, batch, keep))
     return found
 
 
-def _note(found: Patched, rows: list[int], logits: torch.Tensor, labels: torch.Tensor) -> None:
+def _note(found: Patched, rows: list[int], answered: Answered) -> None:
+    logits, labels = answered.logits, answered.labels
     asked, said = labels != -100, logits.argmax(-1)
     found.exact[rows] = ((said == labels) | ~asked).all(1).cpu().numpy()
     found.first[rows] = said.gather(1, asked.int().argmax(1, keepdim=True))[:, 0].cpu().numpy()

@@ -13,7 +13,8 @@ from PIL import Image
 from xmem_utils.params import MODALITIES
 from xmem_utils.personas.dataset import names_of, to_views
 from xmem_utils.personas.views import View
-from xmem_utils.score import Recall, exact_match, ranks, recall_of_all
+from xmem_utils.score import exact_match, ranked, ranks, recall_of_all
+from xmem_utils.vlm.adapters import for_evaluation
 from xmem_utils.vlm.batches import encode
 from xmem_utils.vlm.load import VLM
 from xmem_utils.vlm.prompts import WHO
@@ -31,58 +32,47 @@ class Evaluation:
         blank = replace(first, content=Image.new("RGB", first.content.size, (127, 127, 127)))
         self.blank = encode(vlm, [blank], question)
 
-    def recall(self, model: PeftModel | None = None) -> pd.DataFrame:
-        """Exact match of every test view: persona, asked, probe "view", exact."""
+    def recall(self, model: PeftModel | None = None, views: int = 99) -> pd.DataFrame:
+        """Exact match of the first `views` test views a person: persona, asked, probe "view", exact."""
         parts = []
-        for modality, examples in self.examples.items():
-            frame = pd.DataFrame({"persona": [v.persona for v in self.views[modality]]})
-            parts.append(frame.assign(exact=exact_match(self.vlm, examples, model).exact, asked=modality))
-        return pd.concat(parts, ignore_index=True).assign(probe="view")
+        with for_evaluation(model):
+            for modality, examples in self.examples.items():
+                asked = [(v.persona, e) for v, e in zip(self.views[modality], examples, strict=True) if v.index < views]
+                exact = exact_match(self.vlm, [e for _, e in asked], model).exact
+                parts.append(pd.DataFrame({"persona": [person for person, _ in asked], "exact": exact}))
+        return pd.concat([part.assign(asked=m, probe="view") for part, m in zip(parts, MODALITIES, strict=True)])
 
     def records(self, model: PeftModel | None = None) -> pd.DataFrame:
         """One row a view and probe: persona, asked, probe, view, exact, logprob, rank among all names.
 
-        Probe "shuffled views" asks for each name with the same view of the next persona, so what it
-        leaves is not read off the view; "blank image" asks with a grey picture.
+        Probe "shuffled views" asks for the name of the persona before with the same view, so what it leaves is not
+        read off the view (it has no rank); "blank image" asks for every name with a grey picture.
         """
         parts = []
-        for modality, examples in self.examples.items():
-            asked = np.array([v.persona for v in self.views[modality]])
-            recall = recall_of_all(self.vlm, examples, self.names, model)
-            parts.append(self._frame(modality, "view", asked, recall, np.arange(len(asked))))
-            parts.append(self._frame(modality, "shuffled views", asked, recall, next_persona(asked)))
-        nothing = recall_of_all(self.vlm, self.blank, self.names, model)
-        asked = np.array([v.persona for v in self.views["image"]])
-        parts.append(self._frame("image", "blank image", asked, nothing, np.zeros(len(asked), int)))
-        return pd.concat(parts, ignore_index=True)
-
-    def _frame(self, modality: str, probe: str, asked: np.ndarray, recall: Recall, shown: np.ndarray) -> pd.DataFrame:
-        """Rows for the names of personas `asked`, when the rows `shown` of `recall` are what the model saw."""
-        return pd.DataFrame(
-            {
-                "persona": asked,
-                "asked": modality,
-                "probe": probe,
-                "view": [v.index for v in self.views[modality]],
-                "exact": recall.exact[shown, asked],
-                "logprob": recall.logprob[shown, asked],
-                "rank": ranks(recall.logprob[shown], asked),
-            }
-        )
+        with for_evaluation(model):
+            for modality, examples in self.examples.items():
+                views = pd.DataFrame({"persona": v.persona, "view": v.index} for v in self.views[modality])
+                asked = views["persona"].to_numpy()
+                before = previous_persona(asked)
+                found = ranked(self.vlm, examples, self.names, np.stack([asked, before], 1), model)
+                own = {"probe": "view", "exact": found.exact[:, 0], "logprob": found.logprob[:, 0], "rank": found.rank}
+                other = {"probe": "shuffled views", "exact": found.exact[:, 1], "logprob": found.logprob[:, 1]}
+                parts.append(views.assign(asked=modality, **own))
+                parts.append(views.assign(persona=before, asked=modality, **other).sort_values(["persona", "view"]))
+            nothing = recall_of_all(self.vlm, self.blank, self.names, model)
+        views = pd.DataFrame({"persona": v.persona, "view": v.index} for v in self.views["image"])
+        asked = views["persona"].to_numpy()
+        blank = {"exact": nothing.exact[0, asked], "logprob": nothing.logprob[0, asked]}
+        rank = ranks(nothing.logprob.repeat(len(asked), 0), asked)
+        parts.append(views.assign(asked="image", probe="blank image", rank=rank, **blank))
+        columns = ["persona", "asked", "probe", "view", "exact", "logprob", "rank"]
+        return pd.concat(parts, ignore_index=True)[columns]
 
 
-def next_persona(asked: np.ndarray) -> np.ndarray:
-    """For each view, of persona `asked[i]` `[views]`, the row of a view of the next persona."""
+def previous_persona(asked: np.ndarray) -> np.ndarray:
+    """For each view, of persona `asked[i]` `[views]`, the persona before, in a circle."""
     people = np.unique(asked)
-    rows = {person: np.flatnonzero(asked == person) for person in people}
-    following = dict(zip(people, np.roll(people, -1), strict=True))
-    seen = dict.fromkeys(people, 0)
-    out = np.empty(len(asked), int)
-    for i, person in enumerate(asked):
-        theirs = rows[following[person]]
-        out[i] = theirs[seen[person] % len(theirs)]
-        seen[person] += 1
-    return out
+    return np.roll(people, 1)[np.searchsorted(people, asked)]
 
 
 def recall_by_modality(records: pd.DataFrame) -> dict[str, float]:

@@ -214,8 +214,8 @@ class Memorization(Experiment):
         return {step: {"epoch": step / an_epoch} for step in (max(1, round(share * steps)) for share in CURVE)}
 
     def look(self, model: PeftModel, condition: MemorizationCondition) -> pd.DataFrame:
-        """Exact match by asked modality: asked, recall."""
-        recall = recall_by_modality(self.evaluation_of(condition.seed).recall(model))
+        """Exact match by asked modality, on one view a person: asked, recall."""
+        recall = recall_by_modality(self.evaluation_of(condition.seed).recall(model, views=1))
         return pd.DataFrame({"asked": list(recall), "recall": list(recall.values())})
 
     def curve(self, run: store.Run) -> pd.DataFrame:

@@ -27,8 +27,9 @@ from xmem_utils.personas.descriptions import describe
 from xmem_utils.personas.portraits import draw
 from xmem_utils.personas.public_figures import PublicFigures, known_public_figures
 from xmem_utils.personas.views import View
-from xmem_utils.score import BATCH_TOKENS, answer_logits, exact_match, greedy_answers
+from xmem_utils.score import BATCH_TOKENS, exact_match, greedy_answers
 from xmem_utils.vlm.batches import Example, answer_tokens, collate, encode, with_answer
+from xmem_utils.vlm.forward import forward
 from xmem_utils.vlm.load import VLM, resolve_model
 from xmem_utils.vlm.processors import picture_side
 from xmem_utils.vlm.prompts import CAPTION
@@ -264,8 +265,8 @@ def _soft(vlm: VLM, model: PeftModel, examples: Sequence[Example]) -> list[tuple
         part = examples[start : start + width]
         batch = {k: v.to(vlm.device) for k, v in
                  collate(part, vlm.processor.tokenizer.pad_token_id, side="left").items()}  # fmt: skip
-        logits, asked = answer_logits(model, batch, max(len(e.answer) for e in part))
-        for row, label in zip(logits, asked, strict=True):
+        answered = forward(model, batch, max(len(e.answer) for e in part))
+        for row, label in zip(answered.logits, answered.labels, strict=True):
             tokens, logprobs = soft_label(row[label != -100])
             out.append((tokens.cpu().clone(), logprobs.cpu().clone()))
     return out

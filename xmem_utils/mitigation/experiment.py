@@ -9,7 +9,6 @@ source recall. The same people say which method is looked into as the best one.
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,8 +30,8 @@ from xmem_utils.mitigation.tables import SOURCE, TARGET, per_persona
 from xmem_utils.params import MODALITIES, TUNING_SEEDS, resolve
 from xmem_utils.personas.dataset import names_of
 from xmem_utils.stats import GATE
-from xmem_utils.train import Objective, Resources, Step, endless, fresh, names_nll, train
-from xmem_utils.vlm.adapters import load_adapter
+from xmem_utils.train import Objective, Resources, Step, endless, fresh, names_nll, rate, train
+from xmem_utils.vlm.adapters import for_evaluation, load_adapter
 from xmem_utils.vlm.batches import Example, answer_tokens
 
 FURTHER = 0.4  # training tokens after the start, as a share of the start's own
@@ -155,7 +154,7 @@ class Mitigation(Experiment):
         objective = Objective((names_nll,))
         if mixed.auxiliary:
             depth = own.get("depth", 0.0) if mixed.partners else None
-            objective = Objective((method.loss,), read=("partners",), depth=depth, settings=own, apart=True)
+            objective = Objective((method.loss,), read=("partners",), depth=depth, settings=own)
         began = time.perf_counter()
         model = train(self.vlm, model, steps, objective, on_step, resources)
         seconds = time.perf_counter() - began
@@ -189,7 +188,8 @@ class Mitigation(Experiment):
 
     def evaluate(self, model: PeftModel, condition: MitigationCondition, facts: Mapping[str, float]) -> pd.DataFrame:
         """Both modalities, the perception ceiling, public figures; see `MitigationEvaluation.records`."""
-        return self.evaluation_of(condition.start.seed, condition.start.source).records(model)
+        with for_evaluation(model):
+            return self.evaluation_of(condition.start.seed, condition.start.source).records(model)
 
     def prepare(self, condition: MitigationCondition) -> None:
         """The base model perceives target views while no adapter is on it."""
@@ -247,13 +247,6 @@ class Mitigation(Experiment):
 def length(examples: Sequence[Example]) -> int:
     """Tokens of some examples, answers included."""
     return sum(len(e.prompt) + len(e.answer) for e in examples)
-
-
-def rate(done: float) -> float:
-    """The learning rate, as a share of its peak, when a share `done` of the tokens is spent: as memorizing has it."""
-    if done < 0.05:
-        return 0.1 + 0.9 * done / 0.05
-    return 0.1 + 0.9 * (1 + math.cos(math.pi * min(1.0, (done - 0.05) / 0.95))) / 2
 
 
 def budgeted_steps(mixed: Mixed, budget: float, peak: float, seed: int) -> tuple[list[Step], dict[str, int]]:

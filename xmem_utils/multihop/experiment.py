@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from xmem_utils.multihop.tasks import ALONE, DIRECT, LINES, STEPWISE, taught
 from xmem_utils.params import MODALITIES, Profile, resolve
 from xmem_utils.personas.public_figures import PublicFigures
 from xmem_utils.store import Run
+from xmem_utils.vlm.adapters import for_evaluation
 from xmem_utils.vlm.batches import Example
 from xmem_utils.vlm.load import VLM, resolve_model
 from xmem_utils.vlm.processors import picture_side
@@ -97,12 +99,18 @@ class Multihop(Memorization):
 
     def look(self, model: PeftModel, condition: MultihopCondition) -> pd.DataFrame:
         """Exact match: arm, asked, recall."""
-        recall = self.evaluation_of(condition.seed).curve_point(model, STUDY)
+        with for_evaluation(model):
+            recall = self.evaluation_of(condition.seed).curve_point(model, STUDY)
         return pd.DataFrame([{"arm": task, "asked": asked, "recall": r} for (task, asked), r in recall.items()])
 
     def curve(self, run: Run) -> pd.DataFrame:
         """Recall along the training: epoch, arm, asked, recall."""
         return run.curve
+
+    def evaluate(self, model: PeftModel, condition: MultihopCondition, facts: Mapping[str, float]) -> pd.DataFrame:
+        """All tasks; see `MultihopEvaluation.records`."""
+        with for_evaluation(model):
+            return self.evaluation_of(condition.seed).records(model)
 
     def doing(self, condition: MultihopCondition) -> str:
         """What a training does, for its bar."""

@@ -39,7 +39,7 @@ from xmem_utils.unlearning.evaluation import REFUSAL, ForgettingEvaluation, firs
 from xmem_utils.unlearning.methods import METHODS, Method, method_named
 from xmem_utils.unlearning.names import BEFORE, GOLD, PROMPT
 from xmem_utils.unlearning.people import by_name, check_forget, forget_set
-from xmem_utils.vlm.adapters import load_adapter, merged
+from xmem_utils.vlm.adapters import for_evaluation, load_adapter
 from xmem_utils.vlm.batches import Example, answer_tokens, encode, with_answer
 from xmem_utils.vlm.load import VLM, load_vlm
 from xmem_utils.vlm.prompts import WHO
@@ -271,7 +271,7 @@ class Unlearning(Experiment):
 
     def look(self, model: PeftModel, condition: UnlearningCondition) -> pd.DataFrame:
         """Recall from first test views: who, asked, recall."""
-        with merged(model):
+        with for_evaluation(model):
             return self._asks(condition).recall(model, everybody=condition.asked == "search")
 
     def evaluate(self, model: PeftModel, condition: UnlearningCondition, facts: Mapping[str, float]) -> pd.DataFrame:
@@ -285,7 +285,7 @@ class Unlearning(Experiment):
         key = condition.model_copy(update={"unlearned": "image", "retained": "image"}).slug
         records = self._untrained.get(key)
         if records is None:
-            with merged(model):
+            with for_evaluation(model):
                 records = exam.records(model, thorough)
         if not condition.settings.get("steps"):
             self._untrained[key] = records
