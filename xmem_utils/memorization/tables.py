@@ -53,6 +53,7 @@ def gaps(trained: pd.DataFrame, base: pd.DataFrame, resamples: int) -> pd.DataFr
         kept = own[own.index.get_level_values("seed").isin(reached.index[reached])]
         if len(kept):
             row |= compare(kept, "own", "other", ["source"], resamples).iloc[0][list(_NAMES)].rename(_NAMES)
+            row |= kept.mean().rename(_NAMES)
             moved = kept - before.reindex(kept.index)
             row |= zip(_RATIO, ratio(moved, "other", "own", resamples), strict=True)
         rows.append(row)

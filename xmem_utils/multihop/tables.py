@@ -142,8 +142,9 @@ def claim(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     by construction: with hop 1 right it asks what hop 2 was asked.
     """
     study, by = records[records["group"] == STUDY], ["source", "arm"]
-    arms = [study[study["arm"] == arm] for arm in (*COMPOSED, *CONTROLS)]
-    people = stats.own_and_other(pd.concat(arms).sort_values("source", kind="stable"), by)
+    arms = dict(list(study.groupby(by)))
+    order = [(source, arm) for source in study["source"].unique() for arm in (*COMPOSED, *CONTROLS)]
+    people = stats.own_and_other(pd.concat([study[:0], *(arms[key] for key in order if key in arms)]), by)
     names = {"own": "in source", "other": "in target"}
     table = stats.compare(people, "own", "other", by, resamples).rename(columns=names)
     size = people.groupby([*by, "seed"]).size().groupby(level=by).max()

@@ -175,7 +175,7 @@ def _membership(records: pd.DataFrame) -> pd.DataFrame:
     shown = shown.assign(loss=shown["logprob"] / shown["tokens"])
     means = shown.groupby([*LABELS, "asked", "seed", "who", "persona"], sort=False)[["loss", "least"]].mean()
     aucs = means.groupby(level=[*LABELS, "asked", "seed"], sort=False).agg(_auc)
-    aucs = aucs.groupby(level=[*LABELS, "asked"], sort=False).mean()
+    aucs = aucs.groupby(level=[*LABELS, "asked"], sort=False).agg(pd.Series.mean)
     aucs.columns = ["membership AUC, loss", "membership AUC, Min-K"]
     return aucs.rename_axis(columns="metric").stack().dropna().rename("estimate").reset_index()
 
