@@ -100,7 +100,7 @@ def test_a_rung_takes_up_the_shared_phase_and_trains_only_what_follows(tmp_path,
 
 def test_a_slope_is_the_one_the_points_were_made_with():
     rows = [
-        {"model": "a", "source": "text", "seed": seed, "epoch": epoch, "asked": asked,
+        {"model": "a", "source": "text", "seed": seed, "epoch": epoch, "query": asked,
          "recall": 0.2 * epoch * (1.0 if asked == "text" else 0.5 + 0.1 * seed)}
         for seed in (0, 1, 2) for epoch in (1, 2, 3) for asked in ("image", "text")
     ]  # fmt: skip
@@ -114,9 +114,9 @@ def people(model, gap, source_recall=1.0, n=40):
     for source, target in (("image", "text"), ("text", "image")):
         for persona in range(n):
             jitter = 0.1 * rng.standard_normal()
-            rows.append({"model": model, "source": source, "seed": 0, "persona": persona, "asked": source,
+            rows.append({"model": model, "source": source, "seed": 0, "persona": persona, "query": source,
                          "exact": source_recall})  # fmt: skip
-            rows.append({"model": model, "source": source, "seed": 0, "persona": persona, "asked": target,
+            rows.append({"model": model, "source": source, "seed": 0, "persona": persona, "query": target,
                          "exact": source_recall - gap + jitter})  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -144,7 +144,7 @@ def test_a_model_that_did_not_memorize_enters_no_comparison():
 def test_the_committed_evaluation_is_that_of_the_committed_weights(folder):
     committed = pd.read_csv(folder / "exam.csv").fillna("")
     fresh = evaluation.evaluate_base(load_vlm(folder.name), people=60)
-    keys = ["ability", "asked", "detail"]
+    keys = ["ability", "query", "detail"]
     both = committed.merge(fresh, on=keys, suffixes=("", " now"))
     assert len(both) == len(committed)
     assert (both["accuracy"] - both["accuracy now"]).abs().mean() < 0.05

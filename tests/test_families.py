@@ -251,7 +251,7 @@ def test_every_family_goes_through_the_multi_hop_arms(family, people):
     population = Population(names, {"city": cities, "job": jobs}, {STUDY: range(5)}, views, views, "", 0)
     exam = MultihopEvaluation(vlm, population, {STUDY: tasks.ALONE})
     records = exam.records()
-    assert set(records["arm"]) == {*tasks.ALONE, tasks.CHAIN, tasks.REVERSE_NAME, tasks.REVERSE_FACT}
+    assert set(records["task"]) == {*tasks.ALONE, tasks.CHAIN, tasks.REVERSE_NAME, tasks.REVERSE_FACT}
     assert records["exact"].isin([0, 1]).all()
     for key in ((STUDY, tasks.STEPWISE, "image"), (STUDY, tasks.FOUR_STEPWISE, "text")):
         forced = exact_match(vlm, exam.examples[key]).exact

@@ -63,7 +63,7 @@ def hooks_of(model) -> int:
 
 
 def mean(rows: pd.DataFrame, measure: str, given: str, asked: str) -> pd.Series:
-    own = rows[(rows["measure"] == measure) & (rows["given"] == given) & (rows["asked"] == asked)]
+    own = rows[(rows["measure"] == measure) & (rows["given"] == given) & (rows["query"] == asked)]
     return own.groupby("layer")["value"].mean()
 
 
@@ -351,11 +351,11 @@ def test_the_other_person_begins_with_another_token_if_anybody_does():
 
 def test_every_question_is_answered_for_every_layer_and_person(memorized, people, rows):
     assert not rows.drop(columns="chance").isna().any().any()
-    assert not rows.duplicated(["measure", "given", "asked", "layer", "persona"]).any()
+    assert not rows.duplicated(["measure", "given", "query", "layer", "persona"]).any()
     assert set(rows["persona"]) == set(people.numbers)
-    counts = rows[rows["layer"] > 0].groupby(["measure", "given", "asked"])["layer"].nunique()
+    counts = rows[rows["layer"] > 0].groupby(["measure", "given", "query"])["layer"].nunique()
     assert (counts[counts.index.get_level_values("measure") != measures.RECALLED] == 5).all()
-    recalled = rows[(rows["measure"] == measures.RECALLED) & (rows["asked"] == "image")]
+    recalled = rows[(rows["measure"] == measures.RECALLED) & (rows["query"] == "image")]
     np.testing.assert_array_equal(recalled["value"], exact_match(memorized, people.first("test", "image")).exact)
 
 
@@ -385,7 +385,7 @@ def test_models_side_by_side_are_each_explained_and_the_base_as_before(memorized
         ("one", "image"), ("two", "text"),
         *((name, m) for name in (measures.BEFORE, measures.PUBLIC_FIGURES) for m in MODALITIES),
     ]  # fmt: skip
-    keys = ["measure", "given", "asked", "layer", "persona"]
+    keys = ["measure", "given", "query", "layer", "persona"]
     mine, expected = (part.set_index(keys)["value"] for part in (table[table["model"] == "one"], rows))
     np.testing.assert_allclose(mine, expected[mine.index], rtol=1e-3, atol=1e-3)  # merged, and not
 
@@ -458,7 +458,7 @@ def made(own: dict[int, float], others: dict[int, float], ceiling: float) -> pd.
     points = [(measures.OWN, "image", "text", layer, value) for layer, value in own.items()]
     points += [(measures.OTHERS, "image", "text", layer, value) for layer, value in others.items()]
     points += [(measures.RECALLED, "", "image", 0, ceiling), (measures.RECALLED, "", "text", 0, own[0])]
-    table = pd.DataFrame(points, columns=["measure", "given", "asked", "layer", "estimate"])
+    table = pd.DataFrame(points, columns=["measure", "given", "query", "layer", "estimate"])
     return table.assign(model="plain", source="image")
 
 
@@ -479,7 +479,7 @@ def test_estimates_are_means_over_people_with_intervals_and_the_figure_draws_the
     table = tables.estimates(pd.concat(both), resamples=200)
     assert set(tables.switches_on(table)["model"]) == {"plain", "mitigated"}
     assert (table["low"] <= table["estimate"] + 1e-9).all() and (table["estimate"] <= table["high"] + 1e-9).all()
-    lens = table[(table["measure"] == measures.LENS) & (table["asked"] == "image") & (table["model"] == "plain")]
+    lens = table[(table["measure"] == measures.LENS) & (table["query"] == "image") & (table["model"] == "plain")]
     np.testing.assert_allclose(lens["estimate"], mean(rows, measures.LENS, "", "image"))
     chance = table.groupby("measure")["chance"].first()
     assert chance[measures.PROBE] == 1 / 5 and chance[measures.RETRIEVED_RANK] == pytest.approx(137 / 300)

@@ -13,9 +13,9 @@ from xmem_utils import paths, store
 from xmem_utils.experiment import summary
 from xmem_utils.memorization.experiment import Memorization
 from xmem_utils.mitigation import data, losses, tables
-from xmem_utils.mitigation.evaluation import CEILING, FIGURE, VIEW
 from xmem_utils.mitigation.experiment import Mitigation, shrink
-from xmem_utils.mitigation.methods import DESCRIBED, METHODS, PAIRED, PLAIN, Method, method_named
+from xmem_utils.mitigation.methods import BASELINE, DESCRIBED, METHODS, PAIRED, Method, method_named
+from xmem_utils.mitigation.names import CEILING, PUBLIC, STUDY, VIEW
 from xmem_utils.params import Profile, other
 from xmem_utils.personas.dataset import names_of
 from xmem_utils.score import exact_match, greedy_answers
@@ -39,7 +39,7 @@ def study(vlm, tmp_path_factory):
 @pytest.fixture(scope="module")
 def runs(study):
     """A method of each kind, in both directions."""
-    chosen = (PLAIN, "captions", "self-labelled", "aligned, all layers")
+    chosen = (BASELINE, "captions", "self-labelled", "aligned, all layers")
     return study.run_all([study.condition(m, METHODS[m].settings()[0], s, 0) for s in SOURCES for m in chosen])
 
 
@@ -166,7 +166,7 @@ def test_replay_is_refused_for_a_model_whose_figures_are_not_known(study, monkey
 def test_half_of_the_source_views_come_in_the_models_own_words(study, fed):
     for source in SOURCES:
         mixed = fed["own words", source]
-        named, plain = mixed.named, fed[PLAIN, source].named
+        named, plain = mixed.named, fed[BASELINE, source].named
         assert [e.answer.tolist() for e in named] == [e.answer.tolist() for e in plain]  # the names stay
         changed = [not torch.equal(a.prompt, b.prompt) for a, b in zip(named, plain, strict=True)]
         assert changed == [bool(v.index % 2) for v in study.around(study.memorization.condition(source, 0)).views]
@@ -221,13 +221,13 @@ def test_alignment_is_relative_and_pulls_the_target_alone():
 
 def test_every_method_trains_for_the_same_tokens(runs):
     costs = tables.costs(runs)
-    assert set(costs["method"]) == {PLAIN, "captions", "self-labelled", "aligned, all layers"}
+    assert set(costs["method"]) == {BASELINE, "captions", "self-labelled", "aligned, all layers"}
     assert costs.groupby("source")["budget"].nunique().eq(1).all()
     over = costs["tokens"] - costs["budget"]
     assert (over >= 0).all() and (over < costs["last step"]).all()
     assert (costs["work"] >= 3 * (costs["budget"] - costs["of the start"])).all()
     reads = costs.groupby("method")["read"].sum()
-    assert (reads[["self-labelled", "aligned, all layers"]] > 0).all() and (reads[[PLAIN, "captions"]] == 0).all()
+    assert (reads[["self-labelled", "aligned, all layers"]] > 0).all() and (reads[[BASELINE, "captions"]] == 0).all()
 
 
 def test_a_run_off_its_budget_is_refused(runs):
@@ -242,7 +242,7 @@ def test_a_run_off_its_budget_is_refused(runs):
 
 def test_labels_are_held_against_the_names_for_the_record_alone(study, runs):
     by = {(r.condition.method, r.condition.start.source): r.facts["labels right"] for r in runs}
-    assert np.isnan(by[PLAIN, "image"]) and 0 <= by["self-labelled", "image"] <= 1
+    assert np.isnan(by[BASELINE, "image"]) and 0 <= by["self-labelled", "image"] <= 1
     start = study.memorization.condition("image", 0)
     names = answer_tokens(study.vlm, names_of(study.memorization.dataset(0)[0]))
     bare = study.around(start).asked.target[0]
@@ -252,7 +252,7 @@ def test_labels_are_held_against_the_names_for_the_record_alone(study, runs):
 
 def test_what_is_perceived_does_not_depend_on_an_adapter(study):
     vlm = study.vlm
-    kept = study.evaluation_of.__wrapped__(study, 0, "text")._further[0][3]
+    kept = study.evaluation_of.__wrapped__(study, 0, "text")._further[0][4]
     model = adapt(vlm.model, 8)
     try:
         for name, p in model.named_parameters():
@@ -262,13 +262,13 @@ def test_what_is_perceived_does_not_depend_on_an_adapter(study):
             study.evaluation_of.__wrapped__(study, 0, "text")
     finally:
         model.unload()
-    again = study.evaluation_of.__wrapped__(study, 0, "text")._further[0][3]
+    again = study.evaluation_of.__wrapped__(study, 0, "text")._further[0][4]
     assert [e.prompt.tolist() for e in kept] == [e.prompt.tolist() for e in again]
 
 
 def test_training_from_the_start_has_the_same_budget_in_all(study):
     run = study.run(study.condition("lower rank", {"rank": 4.0}, "image", 0))
-    plain = study.run(study.condition(PLAIN, {}, "image", 0))
+    plain = study.run(study.condition(BASELINE, {}, "image", 0))
     assert run.facts["budget"] == plain.facts["budget"]
     assert run.facts["steps"] > 2 * plain.facts["steps"]
     model = study.model_of(run)
@@ -292,7 +292,9 @@ def test_a_stored_run_gives_the_model_that_was_examined(study, runs):
         logprob = exact_match(study.vlm, examples, model).logprob
     finally:
         model.unload()
-    shown = run.records[(run.records["probe"] == VIEW) & (run.records["asked"] == "image")]
+    shown = run.records[
+        (run.records["group"] == STUDY) & (run.records["task"] == VIEW) & (run.records["query"] == "image")
+    ]
     assert np.allclose(logprob, shown["logprob"], atol=1e-4)
     found = store.listing(paths.RUNS, frozenset(), summary)
     assert found["run"].str.startswith("mitigation/").sum() >= len(runs)
@@ -310,10 +312,10 @@ def test_shrinking_keeps_a_share_of_the_change(vlm):
         model.unload()
 
 
-def test_nobody_paired_is_plain(study):
+def test_nobody_paired_is_the_baseline(study):
     for source in SOURCES:
         doses = study.doses(source, 0)
-        assert doses[0] == study.condition(PLAIN, {}, source, 0)
+        assert doses[0] == study.condition(BASELINE, {}, source, 0)
         assert doses[-1] == study.condition(PAIRED, {}, source, 0)
         assert [c.paired for c in doses] == sorted({c.paired for c in doses})
 
@@ -329,22 +331,22 @@ def test_the_ceiling_asks_in_the_source_modality(study):
 
 def test_unknown_methods_are_refused_with_the_known_ones():
     with pytest.raises(
-        ValueError, match="unknown mitigation 'caption': expected some of plain; plain, from the start; captions;"
+        ValueError, match="unknown mitigation 'caption': expected some of baseline; baseline, from the start; captions;"
     ):
         method_named("caption")
     asked = SimpleNamespace(methods="replay; captions")
-    assert Mitigation.methods_of(asked) == [PLAIN, "replay", "captions"]
-    assert Mitigation.methods_of(SimpleNamespace(methods=f"captions; {DESCRIBED}")) == [PLAIN, "captions"]
+    assert Mitigation.methods_of(asked) == [BASELINE, "replay", "captions"]
+    assert Mitigation.methods_of(SimpleNamespace(methods=f"captions; {DESCRIBED}")) == [BASELINE, "captions"]
     fresh = SimpleNamespace(methods="lower rank")
-    assert Mitigation.methods_of(fresh) == [PLAIN, "plain, from the start", "lower rank"]
+    assert Mitigation.methods_of(fresh) == [BASELINE, "baseline, from the start", "lower rank"]
 
 
 def test_a_method_that_no_search_has_tried_needs_one_only_if_it_has_settings(study, monkeypatch):
     monkeypatch.setitem(study.methods, "new", Method("new"))
     monkeypatch.setitem(study.methods, "newer", Method("newer", grid={"weight": (1.0,)}))
-    assert study.settings_of("xmem-tiny-s", ["new", PLAIN]) == {"new": {}, PLAIN: {}}
+    assert study.settings_of("xmem-tiny-s", ["new", BASELINE]) == {"new": {}, BASELINE: {}}
     with pytest.raises(ValueError, match="no settings for newer: run `python -m xmem_utils search 07_mitigation"):
-        study.settings_of("xmem-tiny-s", [PLAIN, "newer"])
+        study.settings_of("xmem-tiny-s", [BASELINE, "newer"])
 
 
 # -- tables --------------------------------------------------------------------------------------------
@@ -354,16 +356,16 @@ def made_up(recalls, people=40, source="image"):
     """Records of methods whose source, target and ceiling recall are given shares of people."""
     rows = []
     for method, (own, target, ceiling) in recalls.items():
-        shares = {(VIEW, source): own, (VIEW, other(source)): target, (CEILING, other(source)): ceiling,
-                  (FIGURE, source): 0.5}  # fmt: skip
-        for (probe, asked), share in shares.items():
+        shares = {(STUDY, VIEW, source): own, (STUDY, VIEW, other(source)): target,
+                  (STUDY, CEILING, other(source)): ceiling, (PUBLIC, VIEW, source): 0.5}  # fmt: skip
+        for (group, task, query), share in shares.items():
             for person in range(people):
-                rows.append({"source": source, "method": method, "seed": 0, "paired": 0, "probe": probe, "asked": asked,
+                rows.append({"source": source, "method": method, "seed": 0, "paired": 0, "group": group, "task": task, "query": query,
                              "persona": person, "view": 0, "exact": person < share * people})  # fmt: skip
     return pd.DataFrame(rows)
 
 
-RECORDS = made_up({PLAIN: (1.0, 0.5, 0.9), "good": (1.0, 0.9, 0.95), "bad": (1.0, 0.1, 0.9), "same": (1.0, 0.5, 0.9),
+RECORDS = made_up({BASELINE: (1.0, 0.5, 0.9), "good": (1.0, 0.9, 0.95), "bad": (1.0, 0.1, 0.9), "same": (1.0, 0.5, 0.9),
                    "forgets": (0.5, 0.9, 0.5)})  # fmt: skip
 
 
@@ -371,7 +373,7 @@ def test_the_parts_add_up_to_the_gap():
     for method, part in RECORDS.groupby("method"):
         table = tables.per_persona(part)
         assert np.allclose(table["perception part"] + table["recall part"], table["gap"]), method
-    plain = tables.per_persona(RECORDS[RECORDS["method"] == PLAIN]).mean()
+    plain = tables.per_persona(RECORDS[RECORDS["method"] == BASELINE]).mean()
     assert plain["perception part"] == pytest.approx(0.1) and plain["recall part"] == pytest.approx(0.4)
 
 
@@ -385,9 +387,9 @@ def test_verdicts_need_a_difference_and_a_memory():
 
 
 def test_describing_recalls_what_the_ceiling_says_and_leaves_no_recall_part():
-    base = RECORDS[RECORDS["method"] == PLAIN].assign(exact=False)
-    base.loc[base["probe"] == FIGURE, "exact"] = True
-    memorized = made_up({PLAIN: (1.0, 0.25, 0.9)})
+    base = RECORDS[RECORDS["method"] == BASELINE].assign(exact=False)
+    base.loc[base["group"] == PUBLIC, "exact"] = True
+    memorized = made_up({BASELINE: (1.0, 0.25, 0.9)})
     table = tables.estimates(RECORDS, base, memorized, 200)
     start = table[table["method"] == tables.START].set_index("quantity")["estimate"]
     assert start.to_dict() == {tables.SOURCE: 1.0, tables.TARGET: 0.25}
@@ -403,14 +405,14 @@ def test_describing_recalls_what_the_ceiling_says_and_leaves_no_recall_part():
 
 def test_doses_tell_paired_from_unpaired_people():
     records = pd.concat([
-        made_up({PLAIN: (1.0, 0.5, 1.0)}), made_up({PAIRED: (1.0, 0.25, 1.0)}).assign(paired=10),
+        made_up({BASELINE: (1.0, 0.5, 1.0)}), made_up({PAIRED: (1.0, 0.25, 1.0)}).assign(paired=10),
     ])  # fmt: skip
-    tested = tables.doses(records, 200).set_index(["paired", "who"])[["p", "p holm"]]
+    tested = tables.doses(records, 200).set_index(["paired", "group"])[["p", "p holm"]]
     assert tested.loc[0].isna().all(axis=None) and (tested.loc[10, "p holm"] >= tested.loc[10, "p"]).all()
-    table = tables.doses(records, 200).set_index(["paired", "who"])["estimate"]
+    table = tables.doses(records, 200).set_index(["paired", "group"])["estimate"]
     assert table[10, "paired"] == 1.0 and table[10, "not paired"] == 0.0 and table[10, "everybody"] == 0.25
     assert (0, "paired") not in table.index
-    moved = tables.doses(records, 200).set_index(["paired", "who"])["change"]
+    moved = tables.doses(records, 200).set_index(["paired", "group"])["change"]
     # of the thirty unpaired ten were recalled before, none is now; the ten paired were all recalled before
     assert moved[10, "not paired"] == pytest.approx(-1 / 3) and moved[10, "paired"] == 0
 
@@ -442,5 +444,5 @@ def test_the_committed_settings_are_those_that_the_committed_search_chose(study)
     chosen = Mitigation.settings_of("xmem-tiny-s", list(METHODS))
     assert all(chosen[name] in METHODS[name].settings() for name in METHODS)
     for source in SOURCES:
-        assert study.best(source, list(METHODS)) not in (PLAIN, "plain, from the start")
-        assert study.best(source, [PLAIN, "captions"]) == "captions"
+        assert study.best(source, list(METHODS)) not in (BASELINE, "baseline, from the start")
+        assert study.best(source, [BASELINE, "captions"]) == "captions"

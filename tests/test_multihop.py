@@ -53,13 +53,13 @@ def runs(study):
 # -- what is asked -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arm", tasks.ALONE)
+@pytest.mark.parametrize("task", tasks.ALONE)
 @pytest.mark.parametrize("group", [STUDY, TOGETHER, PRACTISED])
 @pytest.mark.parametrize("modality", MODALITIES)
-def test_a_prompt_tells_what_its_arm_claims_and_nothing_else(cast, vlm, arm, group, modality):
-    tells_name, tells_fact = tasks.TELLS[arm]
-    asked = tasks.exam_questions(cast, arm, group, modality)
-    assert {a.fact for a in asked} == ({""} if arm == tasks.HOP_1 else set(FACTS))
+def test_a_prompt_tells_what_its_arm_claims_and_nothing_else(cast, vlm, task, group, modality):
+    tells_name, tells_fact = tasks.TELLS[task]
+    asked = tasks.test_questions(cast, task, group, modality)
+    assert {a.fact for a in asked} == ({""} if task == tasks.HOP_1 else set(FACTS))
     for a, example in zip(asked, encoded(vlm, asked), strict=True):
         person = a.view.persona
         shown = a.question if a.view.modality == "image" else prompts.view_text(a.view.content, a.question)
@@ -68,12 +68,12 @@ def test_a_prompt_tells_what_its_arm_claims_and_nothing_else(cast, vlm, arm, gro
         assert (cast.names[person] in shown) == tells_name
         told = {fact for fact in FACTS if cast.facts[fact][person] in shown}
         assert told == ({a.fact} if tells_fact else set())
-        assert bool(a.view.content) == (arm != tasks.HOP_2)
+        assert bool(a.view.content) == (task != tasks.HOP_2)
 
 
 def test_four_lines_tell_of_four_people_with_four_values(cast):
     places = []
-    for a in tasks.exam_questions(cast, tasks.FOUR, STUDY, "text"):
+    for a in tasks.test_questions(cast, tasks.FOUR, STUDY, "text"):
         values = [v for v in FACTS[a.fact] if f" {v}." in a.question]
         assert len(values) == tasks.LINES and a.answer in values
         names = [name for name in cast.names if name in a.question]
@@ -91,8 +91,8 @@ def test_nobody_of_the_study_is_taught_what_composing_would_give(cast, vlm, sour
         viewed = bool(a.view.content)
         assert not viewed or (a.view.modality == source and a.view.split == "train")
         if cast.group_of()[a.view.persona] == STUDY:
-            assert a.arm in hops and viewed == (a.arm == tasks.HOP_1)
-            hops[a.arm].add(a.view.persona)
+            assert a.task in hops and viewed == (a.task == tasks.HOP_1)
+            hops[a.task].add(a.view.persona)
             if viewed:  # hop 1: the name, and no fact
                 assert a.answer == cast.names[a.view.persona] and a.question == prompts.WHO
         else:  # other people's questions and answers are silent about the study's
@@ -106,14 +106,14 @@ def test_nobody_of_the_study_is_taught_what_composing_would_give(cast, vlm, sour
         return any(tokens[k : k + len(name)] == name for k in range(len(tokens)))
 
     for a, example in zip(asked, encoded(vlm, asked), strict=True):
-        if a.view.content and a.arm != tasks.HOP_1:
+        if a.view.content and a.task != tasks.HOP_1:
             tokens = [*example.prompt.tolist(), *example.answer.tolist()]
             assert not any(holds(tokens, name) for both in names.values() for name in both)
 
 
 def test_hop_2_is_asked_in_words_that_were_not_taught(cast):
-    taught = {a.question for a in tasks.taught(cast, "text") if a.arm == tasks.HOP_2}
-    asked = {a.question for group in cast.groups for a in tasks.exam_questions(cast, tasks.HOP_2, group, "image")}
+    taught = {a.question for a in tasks.taught(cast, "text") if a.task == tasks.HOP_2}
+    asked = {a.question for group in cast.groups for a in tasks.test_questions(cast, tasks.HOP_2, group, "image")}
     assert asked and not asked & taught
 
 
@@ -138,10 +138,12 @@ def test_fewer_people_than_a_prompt_tells_of_are_refused_before_anything_is_trai
 def test_composing_is_practised_on_others_from_the_source_alone_and_learned_together_in_both_forms(cast):
     asked = [a for a in tasks.taught(cast, "image") if cast.group_of()[a.view.persona] != STUDY and a.view.content]
     assert {a.view.modality for a in asked} == {"image"}
-    practised = {a.arm for a in asked if cast.group_of()[a.view.persona] == PRACTISED}
+    practised = {a.task for a in asked if cast.group_of()[a.view.persona] == PRACTISED}
     assert practised == set(tasks.ALONE) - {tasks.HOP_2}
-    together = [(a.view.persona, a.fact, a.arm) for a in asked if cast.group_of()[a.view.persona] == TOGETHER]
-    forms = {(i, fact, arm) for i in cast.groups[TOGETHER] for fact in FACTS for arm in (tasks.DIRECT, tasks.STEPWISE)}
+    together = [(a.view.persona, a.fact, a.task) for a in asked if cast.group_of()[a.view.persona] == TOGETHER]
+    forms = {
+        (i, fact, task) for i in cast.groups[TOGETHER] for fact in FACTS for task in (tasks.DIRECT, tasks.STEPWISE)
+    }
     assert set(together) == forms
 
 
@@ -153,7 +155,7 @@ def test_too_few_people_are_refused_with_a_sentence(cast):
 def test_public_figures_are_asked_about_new_views_of_both_modalities():
     found = public_population(known_public_figures(), 64)
     figures = known_public_figures()
-    for group, practised in (("figures, withheld", False), ("figures, practised", True)):
+    for group, practised in (("public figures, withheld", False), ("public figures, practised", True)):
         people = list(found.groups[group])
         assert (figures.group[people] == "both").all() and (figures.composed[people] == practised).all()
         assert {v.persona for v in found.views("test", "image", group)} == set(people)
@@ -169,13 +171,13 @@ def test_the_study_asks_token_by_token_as_pretraining_did(model_of_the_study):
     figures = PublicFigures.load(paths.BASE_MODELS / vlm.name / "figures.parquet")
     found, nobody = public_population(figures, 64), np.empty((0, 0), np.int64)
     curriculum = Curriculum(vlm.processor.tokenizer, figures, nobody, nobody, seed=0)
-    for arm in tasks.ALONE:
+    for task in tasks.ALONE:
         for modality in MODALITIES:
-            asked = tasks.exam_questions(found, arm, "figures, withheld", modality)[:4]
+            asked = tasks.test_questions(found, task, "public figures, withheld", modality)[:4]
             for a, example in zip(asked, encoded(vlm, asked), strict=True):
                 shown = None if a.view.modality == "image" else a.view.content
                 pretrained, _ = curriculum.tokens(shown, [(a.question, a.answer)])
-                assert [*example.prompt.tolist(), *example.answer.tolist()] == pretrained, arm
+                assert [*example.prompt.tolist(), *example.answer.tolist()] == pretrained, task
 
 
 def test_the_model_of_the_study_is_of_the_committed_recipe_and_base(model_of_the_study, vlm):
@@ -187,10 +189,10 @@ def test_the_model_of_the_study_is_of_the_committed_recipe_and_base(model_of_the
 
 def test_the_model_of_the_study_finds_facts_by_the_name_and_knows_its_figures(model_of_the_study):
     records = Multihop(model_of_the_study, PROFILE, rank=4, learning_rate=1e-3).public_figures()
-    recall = records[records["group"] == "figures, withheld"].groupby(["arm", "asked"])["exact"].mean()
+    recall = records[records["group"] == "public figures, withheld"].groupby(["task", "query"])["exact"].mean()
     for modality in MODALITIES:
-        for arm in (tasks.HOP_1, tasks.NAMED, tasks.TOLD):
-            assert recall[arm, modality] >= 0.85, (arm, modality)
+        for task in (tasks.HOP_1, tasks.NAMED, tasks.TOLD):
+            assert recall[task, modality] >= 0.85, (task, modality)
     assert recall[tasks.HOP_2, "none"] >= 0.95
 
 
@@ -222,18 +224,18 @@ def test_the_true_view_wins_the_reverse_question_when_its_name_is_likelier(exam,
 # -- tables --------------------------------------------------------------------------------------------
 
 
-def records(source, first, second, composed, arm=tasks.DIRECT, seeds=(0, 1), people=10):
-    """Records made by hand: shares (asked in source, in target) of hop 1 and of one arm, and of hop 2."""
+def records(source, first, second, composed, task=tasks.DIRECT, seeds=(0, 1), people=10):
+    """Records made by hand: shares (asked in source, in target) of hop 1 and of one task, and of hop 2."""
     rows = []
     for seed in seeds:
         for person in range(people):
             labels = {"group": STUDY, "persona": person, "source": source, "seed": seed, "epochs": 5, "choice": np.nan,
                       "wrote": np.nan, "own": np.nan}  # fmt: skip
-            rows.append({**labels, "arm": tasks.HOP_2, "asked": "none", "view": 0, "fact": "city",
+            rows.append({**labels, "task": tasks.HOP_2, "query": "none", "view": 0, "fact": "city",
                          "exact": float(person < second * people)})  # fmt: skip
             for asked, one, both in zip((source, other(source)), first, composed, strict=True):
-                for name, fact, share in ((tasks.HOP_1, "", one), (arm, "city", both)):
-                    rows.append({**labels, "arm": name, "asked": asked, "view": 0, "fact": fact,
+                for name, fact, share in ((tasks.HOP_1, "", one), (task, "city", both)):
+                    rows.append({**labels, "task": name, "query": asked, "view": 0, "fact": fact,
                                  "exact": float(person < share * people)})  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -242,17 +244,17 @@ def test_the_fates_of_a_question_add_up(study, runs):
     made = study.collect(runs)
     for found in (made, records("image", (1.0, 0.6), 0.9, (0.8, 0.3))):
         table = tables.decomposition(found, 200)
-        shares = table[table["quantity"].isin(tables.FATES)].groupby(["source", "arm", "asked"])["estimate"].sum()
+        shares = table[table["quantity"].isin(tables.FATES)].groupby(["source", "task", "query"])["estimate"].sum()
         np.testing.assert_allclose(shares, 1.0)
-        means = found[found["group"] == STUDY].groupby(["source", "arm", "asked"])["exact"].mean()
-        wide = table.pivot_table(index=["source", "arm", "asked"], columns="quantity", values="estimate", dropna=False)
+        means = found[found["group"] == STUDY].groupby(["source", "task", "query"])["exact"].mean()
+        wide = table.pivot_table(index=["source", "task", "query"], columns="quantity", values="estimate", dropna=False)
         right = wide["composed"] + wide["composed all the same"]
         np.testing.assert_allclose(right, means.reindex(right.index), atol=1e-9)
 
 
 def test_a_decomposition_made_by_hand():
     table = tables.decomposition(records("image", (1.0, 0.6), 0.9, (0.8, 0.3)), 500)
-    found = table.set_index(["asked", "quantity"])["estimate"]
+    found = table.set_index(["query", "quantity"])["estimate"]
     expected = {"hop 1 missed": 0.4, "hop 2 missed": 0.0, "both right, not composed": 0.3, "composed": 0.3,
                 "composed all the same": 0.0, "composed given both": 0.5, "expected if independent": 0.54,
                 "composition gap": 0.3}  # fmt: skip
@@ -263,12 +265,12 @@ def test_a_decomposition_made_by_hand():
 
 
 def test_the_fact_is_also_counted_among_answers_that_name_the_right_person():
-    made = records("text", (1.0, 0.5), 1.0, (0.8, 0.4), arm=tasks.STEPWISE)
-    asked_source = made["asked"] == "text"
-    made.loc[made["arm"] == tasks.STEPWISE, "wrote"] = np.where(asked_source, 1.0, made["persona"] < 5)[
-        made["arm"] == tasks.STEPWISE
+    made = records("text", (1.0, 0.5), 1.0, (0.8, 0.4), task=tasks.STEPWISE)
+    asked_source = made["query"] == "text"
+    made.loc[made["task"] == tasks.STEPWISE, "wrote"] = np.where(asked_source, 1.0, made["persona"] < 5)[
+        made["task"] == tasks.STEPWISE
     ]
-    found = tables.decomposition(made, 200).set_index(["asked", "quantity"])["estimate"]
+    found = tables.decomposition(made, 200).set_index(["query", "quantity"])["estimate"]
     assert found["text", "fact given the name"] == pytest.approx(0.8)
     assert found["image", "fact given the name"] == pytest.approx(0.8)
 
@@ -295,8 +297,8 @@ def test_tables_and_figures_stand_when_not_every_run_learned(study, runs, source
     claim, accuracy = tables.claim(kept, 200), tables.accuracies(kept, 200)
     broken, curves = tables.decomposition(kept, 200), tables.curves(runs, gates, PROFILE.epochs)
     assert set(claim["source"]) == set(sources) == set(broken["source"]) == set(accuracy["source"])
-    assert set(curves.loc[curves["arm"] == tasks.DIRECT, "source"]) == set(sources)
-    assert set(curves.loc[curves["arm"] == tasks.HOP_1, "source"]) == set(MODALITIES)
+    assert set(curves.loc[curves["task"] == tasks.DIRECT, "source"]) == set(sources)
+    assert set(curves.loc[curves["task"] == tasks.HOP_1, "source"]) == set(MODALITIES)
     for figure in (plots.multihop(accuracy, claim), plots.multihop_decomposition(broken),
                    plots.multihop_curves(curves, 0.1)):  # fmt: skip
         figure.canvas.draw()
@@ -311,7 +313,7 @@ def test_tables_and_figures_stand_when_not_every_run_learned(study, runs, source
 )  # fmt: skip
 def test_a_verdict_for_each_case(composed, verdict):
     table = tables.claim(records("text", (1.0, 0.9), 1.0, composed, people=20), 500)
-    row = table.set_index("arm").loc[tasks.DIRECT]
+    row = table.set_index("task").loc[tasks.DIRECT]
     assert row["verdict"] == verdict
     assert row["difference"] == pytest.approx(composed[0] - composed[1])
     assert row["expected"] == pytest.approx(0.1)
@@ -321,28 +323,28 @@ def test_a_verdict_for_each_case(composed, verdict):
 
 def test_a_gap_beyond_hop_1_is_one_among_questions_whose_hops_both_succeed():
     wider = records("image", (1.0, 0.6), 1.0, (1.0, 0.2), people=20)
-    row = tables.claim(wider, 500).set_index("arm").loc[tasks.DIRECT]
+    row = tables.claim(wider, 500).set_index("task").loc[tasks.DIRECT]
     assert row["beyond people"] == 2 * 12 and row["beyond"] == pytest.approx(1 - 4 / 12)
     assert row["beyond hop 1"] == tables.HOLDS
-    as_hop_1 = tables.claim(records("image", (1.0, 0.6), 1.0, (1.0, 0.6), people=20), 500).set_index("arm")
+    as_hop_1 = tables.claim(records("image", (1.0, 0.6), 1.0, (1.0, 0.6), people=20), 500).set_index("task")
     assert as_hop_1.loc[tasks.DIRECT, "verdict"] == tables.HOLDS
     assert as_hop_1.loc[tasks.DIRECT, "beyond hop 1"] == tables.NOT_SHOWN
-    few = tables.claim(records("image", (1.0, 0.2), 1.0, (1.0, 0.2)), 200).set_index("arm")
+    few = tables.claim(records("image", (1.0, 0.2), 1.0, (1.0, 0.2)), 200).set_index("task")
     assert few.loc[tasks.DIRECT, "beyond hop 1"] == "cannot be said: fewer than 8 people"
-    chain = tables.claim(records("image", (1.0, 0.6), 1.0, (1.0, 0.2), arm=tasks.CHAIN), 200)
+    chain = tables.claim(records("image", (1.0, 0.6), 1.0, (1.0, 0.2), task=tasks.CHAIN), 200)
     assert chain["beyond hop 1"].iloc[0] == "by construction none"
 
 
 def test_holm_runs_over_the_arms_of_both_sources_and_not_over_controls():
-    parts = [records(source, (1.0, 0.6), 1.0, (0.9, 0.5), arm=arm, people=20)
-             for source in MODALITIES for arm in (tasks.DIRECT, tasks.STEPWISE, tasks.NAMED)]  # fmt: skip
-    hops = [part[~part["arm"].isin([tasks.HOP_1, tasks.HOP_2])] for part in parts[1:3] + parts[4:]]
+    parts = [records(source, (1.0, 0.6), 1.0, (0.9, 0.5), task=task, people=20)
+             for source in MODALITIES for task in (tasks.DIRECT, tasks.STEPWISE, tasks.NAMED)]  # fmt: skip
+    hops = [part[~part["task"].isin([tasks.HOP_1, tasks.HOP_2])] for part in parts[1:3] + parts[4:]]
     table = tables.claim(pd.concat([parts[0], parts[3], *hops], ignore_index=True), 200)
-    tested = table[table["arm"].isin(tasks.COMPOSED)]
+    tested = table[table["task"].isin(tasks.COMPOSED)]
     assert len(tested) == 4 and tested["p holm"].min() == pytest.approx(4 * tested["p"].min())
-    assert table.loc[table["arm"] == tasks.NAMED, "p holm"].isna().all()
+    assert table.loc[table["task"] == tasks.NAMED, "p holm"].isna().all()
     assert (table["verdict"] == tables.HOLDS).all()
-    assert tables.overall(table) == "The gap is there in 4 of 4 arms and directions that have headroom."
+    assert tables.overall(table) == "The gap is there in 4 of 4 tasks and directions that have headroom."
 
 
 def test_chance_is_what_guessing_gives():
@@ -362,14 +364,14 @@ def test_a_study_trains_asks_every_arm_and_is_stored(study, runs):
     for run in runs:
         asked = {*tasks.ALONE, tasks.CHAIN, tasks.REVERSE_NAME, tasks.REVERSE_FACT}
         study_rows = run.records[run.records["group"] == STUDY]
-        assert set(study_rows["arm"]) == asked
+        assert set(study_rows["task"]) == asked
         assert set(run.records["group"]) == {STUDY, TOGETHER, PRACTISED}
-        counts = study_rows.groupby("arm").size()
+        counts = study_rows.groupby("task").size()
         assert (
             counts[tasks.HOP_1] == 6 * 2 * 2 and counts[tasks.HOP_2] == 6 * 2 and counts[tasks.CHAIN] == 6 * 2 * 2 * 2
         )
         assert counts[tasks.FOUR] == 6 * 2 * 2
-        assert set(run.curve["arm"]) == {tasks.HOP_1, tasks.HOP_2, tasks.DIRECT, tasks.STEPWISE}
+        assert set(run.curve["task"]) == {tasks.HOP_1, tasks.HOP_2, tasks.DIRECT, tasks.STEPWISE}
     table = store.listing(paths.RUNS, frozenset([study.code()]), summary, verify=True).set_index("run")
     assert (table["state"] == "whole").all() and len(table) == len(runs)
 

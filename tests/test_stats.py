@@ -72,7 +72,7 @@ def test_a_ratio_is_mean_over_mean_and_undefined_without_a_gain():
 def records(people=20, seeds=2):
     """Two views a person, learned from pictures: all recalled in the source, every second person in the target."""
     rows = [
-        {"source": "image", "seed": seed, "persona": person, "asked": asked, "view": view,
+        {"source": "image", "seed": seed, "persona": person, "query": asked, "view": view,
          "exact": asked == "image" or person % 2 == 0}
         for seed in range(seeds) for person in range(people) for asked in ("text", "image") for view in range(2)
     ]  # fmt: skip
@@ -82,24 +82,24 @@ def records(people=20, seeds=2):
 def test_estimates_are_those_of_the_bootstrap_by_group():
     made = records()
     both = pd.concat([made.assign(source="text"), made])
-    table = estimate(both, ["source"], ["asked"], resamples=500)
-    assert table[["source", "asked"]].to_numpy().tolist() == [
+    table = estimate(both, ["source"], ["query"], resamples=500)
+    assert table[["source", "query"]].to_numpy().tolist() == [
         ["text", "image"], ["text", "text"], ["image", "image"], ["image", "text"],
     ]  # fmt: skip
-    people = made[made["asked"] == "text"].groupby(["seed", "persona"])[["exact"]].mean()
+    people = made[made["query"] == "text"].groupby(["seed", "persona"])[["exact"]].mean()
     assert table.iloc[3, 2:].tolist() == cluster_bootstrap(people, 500).iloc[0].tolist()
-    alone = estimate(both, ["source", "asked"], resamples=500)
+    alone = estimate(both, ["source", "query"], resamples=500)
     pd.testing.assert_frame_equal(
-        alone.sort_values(["source", "asked"], ignore_index=True, ascending=[False, True]), table
+        alone.sort_values(["source", "query"], ignore_index=True, ascending=[False, True]), table
     )
 
 
 def test_who_was_not_asked_is_left_out_of_that_estimate_alone():
     made = records()
-    some = made[(made["asked"] == "image") | (made["persona"] < 5)]
-    table = estimate(some, ["source"], ["asked"], resamples=500).set_index("asked")
+    some = made[(made["query"] == "image") | (made["persona"] < 5)]
+    table = estimate(some, ["source"], ["query"], resamples=500).set_index("query")
     assert table.loc["image", "estimate"] == 1 and table.loc["text", "estimate"] == pytest.approx(3 / 5)
-    assert estimate(made[:0], ["source"], ["asked"]).columns.tolist() == ["source", "asked", "estimate", "low", "high"]
+    assert estimate(made[:0], ["source"], ["query"]).columns.tolist() == ["source", "query", "estimate", "low", "high"]
 
 
 def test_a_comparison_is_paired_by_person_and_signed():

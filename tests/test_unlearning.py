@@ -16,7 +16,7 @@ from xmem_utils.score import exact_match
 from xmem_utils.train import Resources
 from xmem_utils.unlearning import attacks, experiment, people
 from xmem_utils.unlearning.evaluation import RANKED_VIEWS, kind_of
-from xmem_utils.unlearning.experiment import BEFORE, GOLD, Unlearning, preamble
+from xmem_utils.unlearning.experiment import BEFORE, RETAIN_ONLY, Unlearning, preamble
 from xmem_utils.unlearning.methods import METHODS, Method, method_named
 from xmem_utils.vlm.adapters import merged
 
@@ -145,38 +145,38 @@ def test_a_prompt_changes_the_question_and_no_weight(study):
 @pytest.fixture(scope="module")
 def runs(study):
     return {
-        name: study.run(condition(study, name, settings=settings, asked="thorough"))
-        for name, settings in ((BEFORE, {}), (GOLD, {}), ("GradDiff", {"learning_rate": 1e-3, "steps": 8.0}))
+        name: study.run(condition(study, name, settings=settings, measures="thorough"))
+        for name, settings in ((BEFORE, {}), (RETAIN_ONLY, {}), ("GradDiff", {"learning_rate": 1e-3, "steps": 8.0}))
     }
 
 
 def recall(run, who, probe="view"):
-    shown = run.records[(run.records["who"] == who) & (run.records["probe"] == probe)]
-    return shown.groupby("asked")["exact"].mean()
+    shown = run.records[(run.records["group"] == who) & (run.records["task"] == probe)]
+    return shown.groupby("query")["exact"].mean()
 
 
 def test_references_know_and_do_not_know_the_forgotten(runs):
     assert (recall(runs[BEFORE], "forget") == 1).all()
-    assert (recall(runs[GOLD], "forget") == 0).all()
-    assert (recall(runs[GOLD], "retain") >= 0.9).all()
+    assert (recall(runs[RETAIN_ONLY], "forget") == 0).all()
+    assert (recall(runs[RETAIN_ONLY], "retain") >= 0.9).all()
     for run in runs.values():
         assert (recall(run, "held out", "train view") == 0).all()
 
 
 def test_the_exam_has_every_measure_of_the_forgotten(runs):
-    forgot = runs["GradDiff"].records.query("who == 'forget' and probe == 'view'")
+    forgot = runs["GradDiff"].records.query("group == 'forget' and task == 'view'")
     assert len(forgot) == 2 * PROFILE.test_views
     assert forgot[["least", "logprob"]].notna().all().all()
     ranked = forgot[forgot["view"] < RANKED_VIEWS]
     assert ranked[["rank", "truth_ratio", "answer"]].notna().all().all()
-    before = runs[BEFORE].records.query("who == 'forget' and probe == 'view'")
+    before = runs[BEFORE].records.query("group == 'forget' and task == 'view'")
     assert (before["rank"] == 1).all() and (before["answer"] == "name").all()
     assert (ranked["answer"].eq("name") == ranked["exact"].eq(1)).all(), (
         "an exact match is the name, and nothing else is"
     )
     assert before["truth_ratio"].mean() < forgot["truth_ratio"].mean()
     assert (before["least"] <= before["logprob"] / before["tokens"] + 1e-6).all()
-    assert set(runs[BEFORE].records["probe"]) >= {"int8", "int4"}
+    assert set(runs[BEFORE].records["task"]) >= {"int8", "int4"}
     assert runs[BEFORE].records["lookalike"].sum() > 0
 
 
@@ -185,7 +185,7 @@ def test_all_probes_together_score_as_each_alone(study, runs):
     records, exam = runs[BEFORE].records, study.evaluation_of(0, FORGET, False)
     start = study.start(runs[BEFORE].condition.start)
     for (who, probe, modality), (views, examples) in exam._others.items():
-        rows = records[(records["who"] == who) & (records["probe"] == probe) & (records["asked"] == modality)]
+        rows = records[(records["group"] == who) & (records["task"] == probe) & (records["query"] == modality)]
         assert list(rows["persona"]) == [v.persona for v in views] and list(rows["view"]) == [v.index for v in views]
         alone = exact_match(study.vlm, examples, start.model)
         np.testing.assert_allclose(rows["logprob"], alone.logprob, atol=1e-3)
@@ -203,19 +203,19 @@ def test_whether_it_forgot_is_judged_on_views_the_headline_does_not_ask(study):
 
 
 def test_what_trains_nothing_is_examined_once_for_both_modalities(study, runs, monkeypatch):
-    other = condition(study, BEFORE, "text", {}, asked="thorough")
+    other = condition(study, BEFORE, "text", {}, measures="thorough")
     monkeypatch.setattr(type(study.evaluation_of(0, FORGET, False)), "records", None)
     records = study.run(other).records
     first = runs[BEFORE].records
-    exam_only = ~first["probe"].isin(["int8", "int4", "relearned"])
-    assert records[~records["probe"].isin(["int8", "int4", "relearned"])].equals(first[exam_only])
+    exam_only = ~first["task"].isin(["int8", "int4", "relearned"])
+    assert records[~records["task"].isin(["int8", "int4", "relearned"])].equals(first[exam_only])
 
 
 def test_the_curve_ends_with_the_exam(runs):
     run = runs["GradDiff"]
     assert sorted(run.curve["step"].unique()) == [2, 4, 6, 8]
-    end = run.curve[run.curve["step"] == 8].set_index(["who", "asked"])["recall"]
-    first = run.records.query("probe == 'view' and view == 0").groupby(["who", "asked"])["exact"].mean()
+    end = run.curve[run.curve["step"] == 8].set_index(["group", "query"])["recall"]
+    first = run.records.query("task == 'view' and view == 0").groupby(["group", "query"])["exact"].mean()
     for key, value in end.items():
         assert value == first[key]
 
@@ -229,7 +229,7 @@ def test_the_stored_adapter_is_the_one_before_the_attacks(study, runs):
     exam = study.evaluation_of(0, FORGET, False)
     again = exact_match(study.vlm, exam.examples["forget"]["text"], model).logprob
     model.unload()
-    stored = run.records.query("who == 'forget' and probe == 'view' and asked == 'text'")["logprob"]
+    stored = run.records.query("group == 'forget' and task == 'view' and query == 'text'")["logprob"]
     np.testing.assert_allclose(again, stored, atol=1e-4)
 
 
@@ -279,8 +279,8 @@ def test_relearning_teaches_some_and_asks_the_others(study):
     model = unlearned(study, study.condition("GradDiff", SETTINGS, "text", 0, forget=(1, 2, 4, 5)))
     rows = attacks.attack(exam, model, "text", 0)
     model.unload()
-    assert set(rows["who"]) == {"forget"} and set(rows["probe"]) == {"int8", "int4", "relearned"}
-    asked = rows[rows["probe"] == "relearned"]
+    assert set(rows["group"]) == {"forget"} and set(rows["task"]) == {"int8", "int4", "relearned"}
+    asked = rows[rows["task"] == "relearned"]
     assert sorted(asked["persona"].unique()) == [2, 4, 5]  # a third of four, the first, was taught
 
 
@@ -335,7 +335,7 @@ def test_a_loss_that_stops_being_finite_is_recorded_as_diverged(study, monkeypat
     calls = []
     monkeypatch.setitem(METHODS, "bursting", Method("bursting", losses=(bursting,)))
     run = study.run(condition(study, "bursting", settings={"learning_rate": 1e-4, "steps": 5.0}))
-    assert list(run.records["who"]) == ["diverged"]
+    assert list(run.records["group"]) == ["diverged"]
     assert len(calls) == 2
 
 
@@ -356,8 +356,8 @@ def test_a_design_has_all_arms_once(study):
     assert len({c.slug for c in planned}) == len(planned)
     main = [c for c in planned if c.start.source == "image+text" and c.retained == c.unlearned and len(c.forget) == 3]
     assert len(main) == 2 * (len(METHODS) + 2) + len(METHODS)
-    gold = [c for c in planned if c.method == GOLD]
-    assert all(c.start.left_out == c.forget for c in gold)
+    retain_only = [c for c in planned if c.method == RETAIN_ONLY]
+    assert all(c.start.left_out == c.forget for c in retain_only)
     assert {c.unlearned for c in planned if c.start.source == "text"} == {"text"}
     assert len(planned) == len(main) + 2 * (2 + 3 + 2)  # a twentieth of six people is nobody
 
@@ -392,7 +392,7 @@ def test_every_field_of_an_unlearning_condition_is_in_its_identity(study):
     made_of = condition(study, "NPO")
     others = {
         "start": made_of.start.model_copy(update={"seed": 5}), "forget": (1,), "unlearned": "text", "retained": "text",
-        "method": "GA", "settings": {"steps": 1.0}, "asked": "thorough", "code": "x",
+        "method": "GA", "settings": {"steps": 1.0}, "measures": "thorough", "code": "x",
     }  # fmt: skip
     assert set(others) == set(type(made_of).model_fields)
     slugs = {made_of.model_copy(update={field: value}).slug for field, value in others.items()}

@@ -24,13 +24,13 @@ def records(method, own, other, retain=1.0, unlearned="image", truth=0.0, traine
             level = own if asked == unlearned else other
             for persona in range(PEOPLE):
                 hit = float(persona < round(level * PEOPLE))
-                rows.append({"who": "forget", "persona": persona, "asked": asked, "probe": "view", "exact": hit,
+                rows.append({"group": "forget", "persona": persona, "query": asked, "task": "view", "exact": hit,
                              "logprob": -1.0, "tokens": 4, "rank": 1, "truth_ratio": np.exp(truth + 0.01 * persona),
                              "answer": "name" if hit else "collapse", "least": -2.0, "lookalike": 0.0})  # fmt: skip
                 seen = hit if trained is None else float(persona < round(trained * PEOPLE))
-                rows.append({**rows[-1], "probe": "train view", "exact": seen})
+                rows.append({**rows[-1], "task": "train view", "exact": seen})
                 kept = float(persona < round(retain * PEOPLE))
-                rows.append({"who": "retain", "persona": PEOPLE + persona, "asked": asked, "probe": "view", "view": 0,
+                rows.append({"group": "retain", "persona": PEOPLE + persona, "query": asked, "task": "view", "view": 0,
                              "exact": kept, "lookalike": float(persona == 0)})  # fmt: skip
         for row in rows:
             row.setdefault("seed", seed)
@@ -45,7 +45,7 @@ def both(method, *levels, **more):
 @pytest.fixture(scope="module")
 def all_records():
     return pd.concat([
-        both("before", 1.0, 1.0), both("gold", 0.0, 0.0, truth=3.0), both("GradDiff", 0.0, 0.5, truth=3.0),
+        both("before", 1.0, 1.0), both("retain-only", 0.0, 0.0, truth=3.0), both("GradDiff", 0.0, 0.5, truth=3.0),
         both("NPO", 0.25, 0.25), both("GA", 0.0, 0.0, retain=0.5), both("RMU", 0.75, 1.0), both("KL", 0.5, 0.0),
         both("prompt", 0.0, 1.0),
     ], ignore_index=True)  # fmt: skip
@@ -95,7 +95,7 @@ def test_words_follow_the_verdict(all_records):
 
 
 def test_metrics_are_what_they_are_called(all_records):
-    table = tables.metrics(all_records, 200).set_index(["method", "unlearned", "asked", "metric"])["estimate"]
+    table = tables.metrics(all_records, 200).set_index(["method", "unlearned", "query", "metric"])["estimate"]
     assert table["GradDiff", "image", "image", "forget quality, KS D"] == 0
     assert table["GradDiff", "image", "image", "forget quality, KS p"] == 1
     assert table["before", "image", "image", "forget quality, KS D"] == 1
@@ -105,7 +105,7 @@ def test_metrics_are_what_they_are_called(all_records):
 
 
 def test_membership_is_the_share_of_pairs_told_apart():
-    rows = [{"who": who, "persona": i, "asked": "text", "probe": "train view", "logprob": value, "tokens": 1,
+    rows = [{"group": who, "persona": i, "query": "text", "task": "train view", "logprob": value, "tokens": 1,
              "least": 0.0, "seed": 0, "start": "image+text", "unlearned": "text", "retained": "text", "share": 0.1,
              "method": "GA"}
             for who, values in (("forget", (-1.0, -3.0)), ("held out", (-2.0, -4.0)))
@@ -116,17 +116,17 @@ def test_membership_is_the_share_of_pairs_told_apart():
 
 
 def test_what_comes_back_is_paired(all_records):
-    attacked = all_records[(all_records["who"] == "forget") & (all_records["persona"] > 2)].assign(
-        probe="relearned", exact=1.0
+    attacked = all_records[(all_records["group"] == "forget") & (all_records["persona"] > 2)].assign(
+        task="relearned", exact=1.0
     )
     table = tables.attacks(pd.concat([all_records, attacked]), 200)
-    row = table.set_index(["method", "unlearned", "asked"]).loc["GradDiff", "image", "text"]
+    row = table.set_index(["method", "unlearned", "query"]).loc["GradDiff", "image", "text"]
     left = np.mean([i < 6 for i in range(3, PEOPLE)])  # of the people asked under attack, not of all
     assert row["without"] == pytest.approx(left) and row["back"] == pytest.approx(1 - left)
 
 
 def test_diverged_runs_are_counted_and_enter_nothing(all_records):
-    gone = all_records.iloc[:1].assign(who="diverged", probe="", method="GA")
+    gone = all_records.iloc[:1].assign(group="diverged", task="", method="GA")
     table = pd.concat([all_records, gone])
     assert tables.diverged(table)["diverged"].sum() == 1
     pd.testing.assert_frame_equal(tables.headline(table, 200), tables.headline(all_records, 200))
@@ -193,8 +193,8 @@ def test_a_method_nobody_searched_for_is_refused_with_the_command(monkeypatch):
 
 def test_a_paraphrase_is_compared_on_its_own_views(all_records):
     """With more plain views than paraphrased ones, what came back must not be the difference of views."""
-    plain = all_records[all_records["who"] == "forget"]
+    plain = all_records[all_records["group"] == "forget"]
     more = plain.assign(view=1, exact=0.0)
-    paraphrased = plain.assign(probe="paraphrase: Who?")
+    paraphrased = plain.assign(task="paraphrase: Who?")
     row = tables.attacks(pd.concat([all_records, more, paraphrased]), 200)
     assert (row["back"] == 0).all()

@@ -276,8 +276,8 @@ def tuning(model: Model = "xmem-tiny-s") -> None:
     """Recall of the tuning personas, into the base model's folder."""
     folder, study = tuning_study(model)
     runs = study.run_all([study.condition(s, seed) for seed in TUNING_SEEDS for s in MODALITIES])
-    records = study.collect(runs).query("probe == 'view'")
-    table = records.pivot_table(index=["source", "seed"], columns="asked", values="exact", aggfunc="mean")
+    records = study.collect(runs).query("task == 'view'")
+    table = records.pivot_table(index=["source", "seed"], columns="query", values="exact", aggfunc="mean")
     table = table.add_prefix("recall asked in ").reset_index()
     table.to_csv(folder / "tuning.csv", index=False, float_format="%.4f")
     print(table.to_string(index=False))

@@ -304,10 +304,8 @@ class Experiment(ABC):
 
 
 def summary(records: pd.DataFrame) -> dict[str, float]:
-    """Recall of names by asked modality, of whom an experiment is about: what a list of runs shows."""
-    if "arm" in records:
-        shown = records[(records["arm"] == "hop 1") & (records["group"] == "study")]
-    else:
-        shown = records[records["probe"] == "view"] if "probe" in records else records
-        shown = shown[shown["who"] == "forget"] if "who" in shown else shown
-    return shown.groupby("asked")["exact"].mean().add_prefix("recall asked in ").to_dict() if len(shown) else {}
+    """Recall of names by query modality, of whom an experiment is about: what a list of runs shows."""
+    if records.empty:
+        return {}
+    shown = records[records["task"].isin(["view", "hop 1"]) & records["group"].isin(["study", "forget"])]
+    return shown.groupby("query")["exact"].mean().add_prefix("recall asked in ").to_dict()

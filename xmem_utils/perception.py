@@ -57,7 +57,7 @@ def read(vlm: VLM, examples: Reading, model: nn.Module | None = None) -> pd.Data
         values = [value.name for value in AXES[axis]]
         best = recall_of_all(vlm, asking, values, model).logprob.argmax(1)
         correct = [values[b] == truth[view.persona] for b, view in zip(best, views, strict=True)]
-        rows.append(pd.DataFrame({"persona": [view.persona for view in views], "asked": asked, "axis": axis,
+        rows.append(pd.DataFrame({"persona": [view.persona for view in views], "query": asked, "axis": axis,
                                   "correct": correct, "chance": 1 / len(values)}))  # fmt: skip
     return pd.concat(rows, ignore_index=True).astype({"correct": float, "persona": np.int64})
 

@@ -15,7 +15,7 @@ import seaborn as sns
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from xmem_utils import paths
-from xmem_utils.mitigation.names import FRESH, PLAIN, PLAIN_START
+from xmem_utils.mitigation.names import BASELINE, BASELINE_START, FRESH
 from xmem_utils.params import MODALITIES, other
 
 # Okabe-Ito colours, far apart in lightness too; the marker repeats what the colour says. "none": no view is shown
@@ -120,7 +120,7 @@ def dots(axes: plt.Axes, rows: pd.DataFrame, at: Iterable[float], along: str = "
 
 def asked_rows(axes: plt.Axes, labels: Sequence[str], rows: pd.DataFrame, apart: float = 1.0, **options) -> None:
     """Estimates on a row axis, a row for each label (`rows` has them as index): what is asked apart, pictures above."""
-    for asked, part in rows.groupby("asked"):
+    for asked, part in rows.groupby("query"):
         y = np.arange(len(labels)) + apart * SHIFT[asked]
         dots(axes, part.reindex(labels), y, **look(asked, **options))
 
@@ -208,7 +208,7 @@ def base_exam(table: pd.DataFrame) -> plt.Figure:
     """What the base model reads and knows on unseen views, by modality of the view."""
     ability, detail = table["ability"], table["detail"].fillna("")
     question = ability.where(detail == "", ability + " (" + detail + ")").where(ability != "attribute", detail)
-    rows = table.assign(question=question).pivot_table(index="question", columns="asked", values="accuracy", sort=False)
+    rows = table.assign(question=question).pivot_table(index="question", columns="query", values="accuracy", sort=False)
     figure, ((axes,),) = facets((7.5, 0.3 * len(rows) + 1.2), [""], recall="x")
     y = row_axis(axes, rows.index)
     for asked, shift, hatch in zip(MODALITIES, (-0.2, 0.2), ("", "//"), strict=True):
@@ -224,10 +224,10 @@ def base_exam(table: pd.DataFrame) -> plt.Figure:
 def gap_matrix(table: pd.DataFrame, subtitle: str) -> plt.Figure:
     """Source x asked recall as bars with intervals; controls as marks, chance as a line."""
     figure, (panels,) = facets((8.6, 4.4), ylabels=[RECALLED])
-    base = table[(table["source"] == "none") & (table["probe"] == "view")].assign(probe="base model")
+    base = table[(table["source"] == "none") & (table["task"] == "view")].assign(task="base model")
     chance = table["chance"].iloc[0]
     for axes, source, own in by_modality(panels, table):
-        rows = dict(list(pd.concat([own, base]).groupby(["asked", "probe"])))
+        rows = dict(list(pd.concat([own, base]).groupby(["query", "task"])))
         for x, asked in enumerate(MODALITIES):
             view, hatch = rows[asked, "view"].iloc[0], "" if asked == source else "//"
             axes.bar(x, view["estimate"], 0.5, color=COLOURS[asked], hatch=hatch, **BAR)
@@ -250,7 +250,7 @@ def gap_curves(table: pd.DataFrame, chance: float) -> plt.Figure:
     """Recall in both modalities along training; thin lines are seeds, thick ones their mean."""
     figure, (panels,) = facets((9.6, 3.6), ylabels=[RECALLED], xlabel="epochs of memorizing")
     for axes, source, own in by_modality(panels, table):
-        for asked, rows in own.groupby("asked"):
+        for asked, rows in own.groupby("query"):
             for _, seed in rows.groupby("seed"):
                 curve(axes, seed, "epoch", **look(asked, source, marker="", label="one seed", lw=0.8, alpha=0.5))
             curve(axes, rows, "epoch", **look(asked, source, lw=2.2))
@@ -262,7 +262,7 @@ def dose_response(table: pd.DataFrame, chance: float, gate: float) -> plt.Figure
     """Recall in source and target modality against the number of training views a persona."""
     figure, (panels,) = facets((9.6, 3.6), ylabels=[RECALLED], xlabel="training views per persona")
     for axes, source, own in by_modality(panels, table.sort_values("train_views")):
-        for asked, rows in own.groupby("asked"):
+        for asked, rows in own.groupby("query"):
             dots(axes, rows, rows["train_views"], "y", **look(asked, source))
         axes.axhline(gate, label=f"memorized: source above {gate:.0%}", color="0.6", ls="-.", lw=1)
         axes.axhline(chance, label="chance", **DOTTED)
@@ -308,7 +308,7 @@ def capability_slope(points: pd.DataFrame, slopes: pd.DataFrame) -> plt.Figure:
     figure, (panels,) = facets((9.6, 4.4), ylabels=["recall in the other modality (target)"], recall="xy")
     fit = slopes.set_index(["model", "source"])
     for axes, source, own in by_modality(panels, points):
-        wide = own.pivot_table(index=["model", "seed", "epoch"], columns="asked", values="recall")
+        wide = own.pivot_table(index=["model", "seed", "epoch"], columns="query", values="recall")
         for model, colour, marker in looks:
             line = fit.loc[(model, source)]
             spread = f" [{line['lowest']:.2f}, {line['highest']:.2f}]" if line["runs"] > 1 else ""
@@ -342,7 +342,7 @@ def capability_knowledge(table: pd.DataFrame, chance: float) -> plt.Figure:
 
 # 05: unlearning; a row or a mark a method
 
-REFERENCES = {"before": "before unlearning", "gold": "never learned (gold)"}
+REFERENCES = {"before": "before unlearning", "retain-only": "never learned (retain-only)"}
 UNLEARNED = {m: f"Unlearned from {WORDS[m]}" for m in MODALITIES}
 YLABELS = [f"unlearned from\n{WORDS[m]}" for m in MODALITIES]
 FORGOTTEN = "forgotten people, asked with {asked}"
@@ -364,8 +364,8 @@ def unlearning_matrix(table: pd.DataFrame, unsettled: set[str]) -> plt.Figure:
     for axes, unlearned in zip(panels, titles, strict=True):
         row_axis(axes, [labels[m] for m in methods])
         own = table[table["unlearned"] == unlearned].set_index("method")
-        asked_rows(axes, methods, own[own["who"] == "retain"], 3, **retained)
-        asked_rows(axes, methods, own[own["who"] == "forget"], label=FORGOTTEN)
+        asked_rows(axes, methods, own[own["group"] == "retain"], 3, **retained)
+        asked_rows(axes, methods, own[own["group"] == "forget"], label=FORGOTTEN)
         axes.axhline(sum(m in REFERENCES for m in methods) - 0.5, color="0.3", lw=0.8)
     return with_legend(figure)
 
@@ -383,7 +383,7 @@ def unlearning_curves(table: pd.DataFrame) -> plt.Figure:
         for axes in panels[len(methods) :]:
             axes.set_visible(False)
         for axes, method in zip(panels, methods, strict=False):
-            for (who, asked), rows in own[own["method"] == method].groupby(["who", "asked"]):
+            for (who, asked), rows in own[own["method"] == method].groupby(["group", "query"]):
                 options = {"label": forgotten, "learned": unlearned, "ms": 4} if who == "forget" else retained
                 curve(axes, rows, "step", **look(asked, **options))
             axes.set_title(method, fontsize=9)
@@ -444,14 +444,17 @@ FOUR = ("one fact of four", "one fact of four, step by step")
 TASKS = ("hop 1", "hop 2", *CHAINED, *FOUR, "name in context", "fact in context")
 REVERSE = ("reverse, from the name", "reverse, from the fact")
 PEOPLE = {"study": ("", TASKS + REVERSE), "together": ("learned together, ", FEW), "practised": ("practised, ", FEW)}
-PUBLIC_FIGURES = {"figures, withheld": ("withheld, ", TASKS), "figures, practised": ("practised, ", TASKS)}
+PUBLIC_FIGURES = {
+    "public figures, withheld": ("withheld, ", TASKS),
+    "public figures, practised": ("practised, ", TASKS),
+}
 # from the bottom up; far apart in lightness, too
 FATES = {"composed": GREEN, "both right, not composed": "#222222"}
 FATES |= {"hop 2 missed": "#E3C878", "hop 1 missed": "#BBBBBB"}
 
 
 def multihop(table: pd.DataFrame, claim: pd.DataFrame) -> plt.Figure:
-    """Every arm by asked modality, with intervals and chance; last, public figures before anything is memorized.
+    """Every arm by query modality, with intervals and chance; last, public figures before anything is memorized.
 
     An arm without headroom has its label in grey.
     """
@@ -462,13 +465,13 @@ def multihop(table: pd.DataFrame, claim: pd.DataFrame) -> plt.Figure:
     for axes, source in zip(panels, titles, strict=True):
         groups = PUBLIC_FIGURES if source == "none" else PEOPLE
         own = table[(table["source"] == source) & table["group"].isin(groups)]
-        own = own.set_index(own["group"].map(lambda g, groups=groups: groups[g][0]).astype(str) + own["arm"])
+        own = own.set_index(own["group"].map(lambda g, groups=groups: groups[g][0]).astype(str) + own["task"])
         labels = [words + arm for words, arms in groups.values() for arm in arms if words + arm in own.index]
         y = row_axis(axes, labels)
         asked_rows(axes, labels, own, label="shown {asked}")
         chance = own["chance"].groupby(level=0).first().reindex(labels)
         axes.vlines(chance, y - 0.32, y + 0.32, label="chance", **DOTTED)
-        mute = set(claim.loc[(claim["source"] == source) & ~claim["headroom"].astype(bool), "arm"])
+        mute = set(claim.loc[(claim["source"] == source) & ~claim["headroom"].astype(bool), "task"])
         for tick in axes.get_yticklabels():
             tick.set_color("0.55" if tick.get_text() in mute else "black")
     axes.plot([], [], ls="none", label="grey label: not above chance in the source")
@@ -481,7 +484,7 @@ def multihop_decomposition(table: pd.DataFrame) -> plt.Figure:
     x = np.array([0, 1, 2.35, 3.35, 4.7, 5.7])  # pairs of bars
     for axes, source, own in by_modality(panels, table):
         bars = pd.MultiIndex.from_product([CHAINED, [source, other(source)]])
-        own, bottom = own.set_index(["arm", "asked"]), np.zeros(len(bars))
+        own, bottom = own.set_index(["task", "query"]), np.zeros(len(bars))
         for fate, colour in FATES.items():
             share = own[own["quantity"] == fate]["estimate"].reindex(bars).to_numpy(float)
             axes.bar(x, share, 0.82, bottom, color=colour, edgecolor="white", lw=0.5, zorder=2, label=fate)
@@ -504,7 +507,7 @@ def multihop_curves(table: pd.DataFrame, chance: float) -> plt.Figure:
     lines = dict(zip(table.sort_values("epochs")["trained"].unique(), ("-", "--"), strict=False))
     for panels, _, own in by_modality(grid, table):
         for axes, arm in zip(panels, arms, strict=True):
-            for (asked, trained), rows in own[own["arm"] == arm].groupby(["asked", "trained"]):
+            for (asked, trained), rows in own[own["task"] == arm].groupby(["query", "trained"]):
                 label = f"shown {{asked}}, trained {trained}"
                 curve(axes, rows, "epoch", **look(asked, "", label, ls=lines[trained], ms=4))
             if arm != "hop 1":  # which asks for a name, not for a fact
@@ -544,7 +547,7 @@ def mitigation(table: pd.DataFrame, compared: pd.DataFrame) -> plt.Figure:
         recalled = rows["target recall"]["estimate"]
         axes.hlines(y, recalled, rows["source recall"]["estimate"], color="0.8", lw=2, zorder=1)
         axes.axhline(start, color="0.75", lw=0.8, zorder=0)
-        for plain, top, bottom in ((PLAIN, 0.5, start), (PLAIN_START, start, len(methods))):
+        for plain, top, bottom in ((BASELINE, 0.5, start), (BASELINE_START, start, len(methods))):
             line = {"color": COLOURS[target], "label": "what a row is held against"}
             axes.vlines(recalled.get(plain, []), top, bottom, **DOTTED | line)
         for quantity, shift, options in (
@@ -556,7 +559,7 @@ def mitigation(table: pd.DataFrame, compared: pd.DataFrame) -> plt.Figure:
         ):
             if quantity in rows:
                 dots(axes, rows[quantity], y + shift, **options)
-        compared_here = compared[(compared["source"] == source) & (compared["method"] != PLAIN_START)]
+        compared_here = compared[(compared["source"] == source) & (compared["method"] != BASELINE_START)]
         for verdict, marker, words in SIGNS:
             at = [methods.index(m) for m in compared_here.loc[compared_here["verdict"] == verdict, "method"]]
             axes.plot([1.06] * len(at), at, ls="none", marker=marker, ms=6, color="0.2", label=words)
@@ -571,7 +574,7 @@ def mitigation_pairs(table: pd.DataFrame) -> plt.Figure:
     counts = sorted(table["paired"].unique())
     for axes, source, own in by_modality(panels, table.sort_values("paired")):
         for who, line in (("paired", {"ls": "-"}), ("not paired", HOLLOW)):
-            rows = own[own["who"] == who].set_index("paired").reindex(counts)
+            rows = own[own["group"] == who].set_index("paired").reindex(counts)
             label = f"people who are {who}, asked with {{asked}}"
             dots(axes, rows, range(len(counts)), "y", **look(other(source), label=label, **line))
         axes.axhline(rows.loc[0, "estimate"], label="nobody is paired: plain", **DOTTED)
@@ -627,7 +630,7 @@ def _series(source: str) -> Iterator[tuple[int, str, str, str, dict]]:
 
 
 def _of(rows: pd.DataFrame, measure: str, given: str, asked: str) -> pd.DataFrame:
-    return rows.query("measure == @measure and given == @given and asked == @asked").sort_values("layer")
+    return rows.query("measure == @measure and given == @given and query == @asked").sort_values("layer")
 
 
 def mechanism(table: pd.DataFrame, subtitle: str = "") -> plt.Figure:

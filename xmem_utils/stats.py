@@ -54,7 +54,7 @@ def own_and_other(records: pd.DataFrame, by: Sequence[str], of: str = "source") 
 
     Indexed by (*by, seed, persona), in order of appearance.
     """
-    side = np.where(records["asked"] == records[of], "own", "other")
+    side = np.where(records["query"] == records[of], "own", "other")
     table = records.pivot_table(index=[*by, *PERSON], columns=side, values="exact", observed=True, sort=False)
     return table.reindex(columns=["own", "other"]).astype(float)
 

@@ -76,7 +76,7 @@ def explain(
     for source in sources:
         values = shared | (patching(vlm, people, source, layers) if patched else {})
         wide = pd.DataFrame(values, index=people.numbers).astype(float)
-        long = wide.rename_axis(["measure", "given", "asked", "layer"], axis=1).rename_axis("persona").unstack()
+        long = wide.rename_axis(["measure", "given", "query", "layer"], axis=1).rename_axis("persona").unstack()
         parts.append(long.rename("value").reset_index().assign(source=source))
     rows = pd.concat(parts, ignore_index=True)
     return rows.assign(chance=rows["measure"].map(chance(people)))

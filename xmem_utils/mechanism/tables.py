@@ -7,7 +7,7 @@ import pandas as pd
 from xmem_utils.mechanism.measures import BEFORE, OTHERS, OWN, RECALLED
 from xmem_utils.stats import INTERVAL, RESAMPLES, estimate
 
-KEYS = ["model", "source", "measure", "given", "asked", "layer"]
+KEYS = ["model", "source", "measure", "given", "query", "layer"]
 
 
 def estimates(rows: pd.DataFrame, resamples: int = RESAMPLES) -> pd.DataFrame:
@@ -34,7 +34,7 @@ def switches_on(table: pd.DataFrame) -> pd.DataFrame:
     for (model, source), own in table.groupby(["model", "source"], sort=False):
         of = {m: own[own["measure"] == m].set_index("layer")["estimate"].sort_index() for m in (OWN, OTHERS)}
         unpatched = of[OWN][0]
-        ceiling = own[own["measure"] == RECALLED].set_index("asked")["estimate"][source]
+        ceiling = own[own["measure"] == RECALLED].set_index("query")["estimate"][source]
         restored, swapped = of[OWN].drop(0), of[OTHERS].drop(0)
         restored = restored[(ceiling > unpatched) & (restored >= (unpatched + ceiling) / 2)]
         swapped = swapped[(swapped > 0) & (swapped >= ceiling / 2)]

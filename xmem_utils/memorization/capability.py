@@ -47,14 +47,14 @@ def per_model(study: Memorization, name: str) -> tuple[pd.DataFrame, pd.DataFram
         parts.append(readout_estimates(seen, resamples))
     labels = {"model": name, "parameters": parameters(study)}
     estimates = pd.concat(parts, ignore_index=True).assign(**labels)[[*labels, *COLUMNS]]
-    persons = records.query("probe == 'view'")
-    persons = persons.groupby(["source", "seed", "persona", "asked"], as_index=False)["exact"].mean()
+    persons = records.query("task == 'view'")
+    persons = persons.groupby(["source", "seed", "persona", "query"], as_index=False)["exact"].mean()
     return estimates, persons.assign(**labels), curves(runs).assign(**labels)
 
 
 def recall_estimates(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     """Recall in the source and in the target modality."""
-    views = records[records["probe"] == "view"]
+    views = records[records["task"] == "view"]
     return _by_side(views, "source recall", "target recall", "exact", resamples)
 
 
@@ -74,7 +74,7 @@ def readout_estimates(seen: pd.DataFrame, resamples: int) -> pd.DataFrame:
 
 
 def _by_side(records: pd.DataFrame, own: str, across: str, value: str, resamples: int) -> pd.DataFrame:
-    side = np.where(records["asked"] == records["source"], own, across)
+    side = np.where(records["query"] == records["source"], own, across)
     return estimate(records.assign(quantity=side), ["source"], ["quantity"], value, resamples)
 
 
@@ -85,7 +85,7 @@ def slopes(points: pd.DataFrame) -> pd.DataFrame:
     lowest and highest run (three runs are too few for an interval).
     """
     rows = []
-    wide = points.pivot_table(index=["model", "source", "seed", "epoch"], columns="asked", values="recall")
+    wide = points.pivot_table(index=["model", "source", "seed", "epoch"], columns="query", values="recall")
     for (model, source), part in wide.groupby(level=["model", "source"], sort=False):
         x, y = part[source], part[other(source)]
         slope = (x * y).groupby(level="seed").sum() / (x * x).groupby(level="seed").sum().replace(0, np.nan)
@@ -150,7 +150,7 @@ def rung_base(known: int) -> Path:
 def measure_rung(known: int) -> None:
     """Memorize the standard study on the base that knows `known` figures; write its tables to `rung_folder`.
 
-    recall.csv: exact match by source, seed, persona and asked modality; exam.csv: the base's own exam. Raises
+    recall.csv: exact match by source, seed, persona and query modality; exam.csv: the base's own exam. Raises
     FileNotFoundError when the base has not been pretrained.
     """
     base = rung_base(known)
@@ -160,7 +160,7 @@ def measure_rung(known: int) -> None:
     _, persons, _ = per_model(study, model_name("s", known))
     folder = rung_folder(known)
     folder.mkdir(parents=True, exist_ok=True)
-    persons[["source", "seed", "persona", "asked", "exact"]].to_csv(folder / "recall.csv", index=False)
+    persons[["source", "seed", "persona", "query", "exact"]].to_csv(folder / "recall.csv", index=False)
     shutil.copy(base / "exam.csv", folder / "exam.csv")
     (folder / "code.txt").write_text(Memorization.code() + "\n")
 
@@ -175,11 +175,11 @@ def knowledge(resamples: int) -> pd.DataFrame:
         folder = rung_folder(known)
         if not folder.exists():
             continue
-        persons = pd.read_csv(folder / "recall.csv").assign(probe="view")
+        persons = pd.read_csv(folder / "recall.csv").assign(task="view")
         estimates = recall_estimates(persons, resamples)
         exam = pd.read_csv(folder / "exam.csv")
         for source in MODALITIES:
-            asked = exam[exam["asked"] == other(source)].groupby("ability")["accuracy"].mean()
+            asked = exam[exam["query"] == other(source)].groupby("ability")["accuracy"].mean()
             for quantity in ("alignment probe", "name, known in both", "attribute"):
                 estimates.loc[len(estimates)] = [source, quantity, asked.get(quantity, np.nan), np.nan, np.nan]
         rows.append(estimates.assign(known=known))

@@ -40,7 +40,9 @@ class Evaluation:
                 asked = [(v.persona, e) for v, e in zip(self.views[modality], examples, strict=True) if v.index < views]
                 exact = exact_match(self.vlm, [e for _, e in asked], model).exact
                 parts.append(pd.DataFrame({"persona": [person for person, _ in asked], "exact": exact}))
-        return pd.concat([part.assign(asked=m, probe="view") for part, m in zip(parts, MODALITIES, strict=True)])
+        return pd.concat(
+            [part.assign(group="study", query=m, task="view") for part, m in zip(parts, MODALITIES, strict=True)]
+        )
 
     def records(self, model: PeftModel | None = None) -> pd.DataFrame:
         """One row a view and probe: persona, asked, probe, view, exact, logprob, rank among all names.
@@ -55,18 +57,18 @@ class Evaluation:
                 asked = views["persona"].to_numpy()
                 before = previous_persona(asked)
                 found = ranked(self.vlm, examples, self.names, np.stack([asked, before], 1), model)
-                own = {"probe": "view", "exact": found.exact[:, 0], "logprob": found.logprob[:, 0], "rank": found.rank}
-                other = {"probe": "shuffled views", "exact": found.exact[:, 1], "logprob": found.logprob[:, 1]}
-                parts.append(views.assign(asked=modality, **own))
-                parts.append(views.assign(persona=before, asked=modality, **other).sort_values(["persona", "view"]))
+                own = {"task": "view", "exact": found.exact[:, 0], "logprob": found.logprob[:, 0], "rank": found.rank}
+                other = {"task": "shuffled views", "exact": found.exact[:, 1], "logprob": found.logprob[:, 1]}
+                parts.append(views.assign(query=modality, **own))
+                parts.append(views.assign(persona=before, query=modality, **other).sort_values(["persona", "view"]))
             nothing = recall_of_all(self.vlm, self.blank, self.names, model)
         views = pd.DataFrame({"persona": v.persona, "view": v.index} for v in self.views["image"])
         asked = views["persona"].to_numpy()
         blank = {"exact": nothing.exact[0, asked], "logprob": nothing.logprob[0, asked]}
         rank = ranks(nothing.logprob.repeat(len(asked), 0), asked)
-        parts.append(views.assign(asked="image", probe="blank image", rank=rank, **blank))
-        columns = ["persona", "asked", "probe", "view", "exact", "logprob", "rank"]
-        return pd.concat(parts, ignore_index=True)[columns]
+        parts.append(views.assign(query="image", task="blank image", rank=rank, **blank))
+        columns = ["persona", "query", "task", "view", "exact", "logprob", "rank"]
+        return pd.concat(parts, ignore_index=True)[columns].assign(group="study")
 
 
 def previous_persona(asked: np.ndarray) -> np.ndarray:
@@ -76,5 +78,5 @@ def previous_persona(asked: np.ndarray) -> np.ndarray:
 
 
 def recall_by_modality(records: pd.DataFrame) -> dict[str, float]:
-    """Exact match by asked modality, controls left out."""
-    return records[records["probe"] == "view"].groupby("asked")["exact"].mean().to_dict()
+    """Exact match by query modality, controls left out."""
+    return records[records["task"] == "view"].groupby("query")["exact"].mean().to_dict()

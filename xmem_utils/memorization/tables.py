@@ -16,21 +16,21 @@ if TYPE_CHECKING:  # tables need no model, so they load none of its libraries
 
 
 def matrix(trained: pd.DataFrame, base: pd.DataFrame, personas: int, resamples: int) -> pd.DataFrame:
-    """Recall by source, asked modality and probe, with 95 % intervals; source "none" is the base model.
+    """Recall by source, query modality and probe, with 95 % intervals; source "none" is the base model.
 
     `trained` and `base` are records; chance is one over the number of personas.
     """
     records = pd.concat([trained, base.assign(source="none")])
-    return estimate(records, ["source"], ["asked", "probe"], resamples=resamples).assign(chance=1 / personas)
+    return estimate(records, ["source"], ["query", "task"], resamples=resamples).assign(chance=1 / personas)
 
 
 def rank_table(trained: pd.DataFrame, personas: int, resamples: int) -> pd.DataFrame:
-    """Exposure (log2 N - log2 rank, Carlini et al. 2019), MRR and top-5 recall by source and asked modality."""
-    views = trained[trained["probe"] == "view"]
+    """Exposure (log2 N - log2 rank, Carlini et al. 2019), MRR and top-5 recall by source and query modality."""
+    views = trained[trained["task"] == "view"]
     rank = views["rank"].astype(float)
     measures = {"exposure": np.log2(personas) - np.log2(rank), "reciprocal rank": 1 / rank, "top 5": 1.0 * (rank <= 5)}
     long = pd.concat([views.assign(measure=name, value=values) for name, values in measures.items()])
-    return estimate(long, ["measure", "source"], ["asked"], "value", resamples)
+    return estimate(long, ["measure", "source"], ["query"], "value", resamples)
 
 
 _NAMES = {"own": "source recall", "other": "target recall", "difference": "gap", "low": "gap low", "high": "gap high",
@@ -43,8 +43,8 @@ def gaps(trained: pd.DataFrame, base: pd.DataFrame, resamples: int) -> pd.DataFr
 
     Runs whose source recall is below the gate are left out, and `memorized` counts those that remain.
     """
-    people = own_and_other(trained[trained["probe"] == "view"], ["source"])
-    plain = base[base["probe"] == "view"]
+    people = own_and_other(trained[trained["task"] == "view"], ["source"])
+    plain = base[base["task"] == "view"]
     before = own_and_other(pd.concat([plain.assign(source=source) for source in MODALITIES]), ["source"])
     rows = []
     for source, own in people.groupby(level="source"):
@@ -61,23 +61,23 @@ def gaps(trained: pd.DataFrame, base: pd.DataFrame, resamples: int) -> pd.DataFr
 
 
 def dose(trained: pd.DataFrame, resamples: int) -> pd.DataFrame:
-    """Recall by source, asked modality and number of train views a persona, with intervals."""
+    """Recall by source, query modality and number of train views a persona, with intervals."""
     by = ["source", "train_views"]
-    shown = trained[trained["probe"] == "view"].sort_values(by, kind="stable")
-    return estimate(shown, by, ["asked"], resamples=resamples)[["source", "asked", "train_views", *INTERVAL]]
+    shown = trained[trained["task"] == "view"].sort_values(by, kind="stable")
+    return estimate(shown, by, ["query"], resamples=resamples)[["source", "query", "train_views", *INTERVAL]]
 
 
 def curves(runs: Iterable[Run], base: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Recall along training: one row a source, seed, asked modality and epoch; epoch 0 comes from `base` records."""
+    """Recall along training: one row a source, seed, query modality and epoch; epoch 0 comes from `base` records."""
     parts = []
     for run in runs:
         named = {"source": run.condition.source, "seed": run.condition.seed}
         if base is not None:
-            plain = base[(base["seed"] == run.condition.seed) & (base["probe"] == "view")]
-            start = plain.groupby("asked")["exact"].mean().rename("recall").reset_index()
+            plain = base[(base["seed"] == run.condition.seed) & (base["task"] == "view")]
+            start = plain.groupby("query")["exact"].mean().rename("recall").reset_index()
             parts.append(start.assign(epoch=0, **named))
         parts.append(run.curve.assign(**named))
-    return pd.concat(parts, ignore_index=True)[["source", "asked", "seed", "epoch", "recall"]]
+    return pd.concat(parts, ignore_index=True)[["source", "query", "seed", "epoch", "recall"]]
 
 
 def sentence(row: pd.Series) -> str:

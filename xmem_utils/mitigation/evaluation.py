@@ -12,7 +12,7 @@ from torch import nn
 
 from xmem_utils.memorization.experiment import Memorization
 from xmem_utils.mitigation.data import ASKED_FIGURES, described, figure_views, figures_known_to
-from xmem_utils.mitigation.names import CEILING, FIGURE, VIEW
+from xmem_utils.mitigation.names import CEILING, PUBLIC, STUDY, VIEW
 from xmem_utils.params import other
 from xmem_utils.perception import values_read
 from xmem_utils.personas.portraits import draw
@@ -38,27 +38,31 @@ class MitigationEvaluation:
         self._further = self._encoded()
 
     def records(self, model: nn.Module | None = None) -> pd.DataFrame:
-        """One row a view and probe: persona, asked, probe, view, exact, logprob.
+        """One row a view and task: group, task, persona (its number in the group), query, view, exact, logprob.
 
-        Probe "ceiling" asks with the target view as the base model perceives it, put into the source modality; "figure"
-        asks who public figures are, whose numbers are then in `persona`.
+        Task "ceiling" asks with the target view as the base model perceives it, put into the source modality.
         """
-        parts = [self._frame(VIEW, m, self._asked.views[m], self._asked.examples[m], model)
-                 for m in (self.source, other(self.source))]  # fmt: skip
-        for probe, asked, views, examples in self._further:
-            parts.append(self._frame(probe, asked, views, examples, model))
+        own = [
+            (STUDY, VIEW, m, self._asked.views[m], self._asked.examples[m]) for m in (self.source, other(self.source))
+        ]
+        parts = []
+        for group, task, query, views, examples in (*own, *self._further):
+            recall = exact_match(self.study.vlm, examples, model)
+            frame = pd.DataFrame({"persona": v.persona, "view": v.index} for v in views)
+            labels = {"group": group, "task": task, "query": query}
+            parts.append(frame.assign(**labels, exact=recall.exact.astype(float), logprob=recall.logprob))
         return pd.concat(parts, ignore_index=True)
 
-    def _encoded(self) -> list[tuple[str, str, list[View], list[Example]]]:
+    def _encoded(self) -> list[tuple[str, str, str, list[View], list[Example]]]:
         vlm, target = self.study.vlm, other(self.source)
         shown = self._asked.views[target]
-        made = [(CEILING, target, shown, encode(vlm, self.perceived(shown)))]
+        made = [(STUDY, CEILING, target, shown, encode(vlm, self.perceived(shown)))]
         if (figures := figures_known_to(vlm)) is not None:
             chosen = figures.where("both")[-ASKED_FIGURES:]
             views = figure_views(figures, chosen, [self.seed, 71], None, picture_side(vlm.processor))
             for m in (self.source, target):
                 own = [v for v in views if v.modality == m]
-                made.append((FIGURE, m, own, encode(vlm, own)))
+                made.append((PUBLIC, VIEW, m, own, encode(vlm, own)))
         return made
 
     def perceived(self, views: Sequence[View]) -> list[View]:
@@ -74,12 +78,3 @@ class MitigationEvaluation:
         vectors = values_read(self.study.vlm, views)
         return [replace(v, modality="image", content=draw(vector, rng, "test", side))
                 for v, vector in zip(views, vectors, strict=True)]  # fmt: skip
-
-    def _frame(
-        self, probe: str, asked: str, views: Sequence[View], examples: Sequence[Example], model: nn.Module | None
-    ) -> pd.DataFrame:
-        recall = exact_match(self.study.vlm, examples, model)
-        return pd.DataFrame({
-            "persona": [v.persona for v in views], "asked": asked, "probe": probe, "view": [v.index for v in views],
-            "exact": recall.exact.astype(float), "logprob": recall.logprob,
-        })  # fmt: skip

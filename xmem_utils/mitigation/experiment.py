@@ -25,7 +25,7 @@ from xmem_utils.memorization.experiment import Memorization, MemorizationConditi
 from xmem_utils.mitigation.data import Around, Mixed
 from xmem_utils.mitigation.evaluation import MitigationEvaluation
 from xmem_utils.mitigation.methods import METHODS, method_named
-from xmem_utils.mitigation.names import DESCRIBED, PAIRED, PLAIN, PLAIN_START
+from xmem_utils.mitigation.names import BASELINE, BASELINE_START, DESCRIBED, PAIRED
 from xmem_utils.mitigation.tables import SOURCE, TARGET, per_persona
 from xmem_utils.params import MODALITIES, TUNING_SEEDS, resolve
 from xmem_utils.personas.dataset import names_of
@@ -87,7 +87,7 @@ class Mitigation(Experiment):
         """
         wanted = list(METHODS) if p.methods == "all" else [name.strip() for name in p.methods.split(";")]
         chosen = [method_named(name) for name in wanted if name != DESCRIBED]
-        against = [PLAIN, *[PLAIN_START] * any(m.fresh for m in chosen)]
+        against = [BASELINE, *[BASELINE_START] * any(m.fresh for m in chosen)]
         return list(dict.fromkeys([*against, *(m.name for m in chosen)]))
 
     def conditions(self, p: Any) -> list[MitigationCondition]:
@@ -108,7 +108,7 @@ class Mitigation(Experiment):
         """
         start, row = self.memorization.condition(source, seed), self.methods[method]
         if paired == 0 and row.pairs:
-            method, settings, row = PLAIN, {}, self.methods[PLAIN]
+            method, settings, row = BASELINE, {}, self.methods[BASELINE]
         return resolve(
             MitigationCondition,
             start=start,
@@ -240,7 +240,7 @@ class Mitigation(Experiment):
         """Of some methods, the one with the highest target recall in the search among those that memorized; of equal
         ones the first. Chosen on people whom no reported number uses, so what is reported of it is no winner's luck."""
         table = self.table(self.vlm.name).set_index("method")
-        table = table.loc[[m for m in methods if m not in (PLAIN, PLAIN_START) and m in table.index]]
+        table = table.loc[[m for m in methods if m not in (BASELINE, BASELINE_START) and m in table.index]]
         return str(table[table["kept"]][f"{TARGET} from {source}"].idxmax())
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from xmem_utils.experiment import Method as AnyMethod
 from xmem_utils.fingerprint import Table
 from xmem_utils.mitigation import data, losses
-from xmem_utils.mitigation.names import FRESH, PAIRED, PLAIN, PLAIN_START
+from xmem_utils.mitigation.names import BASELINE, BASELINE_START, FRESH, PAIRED
 from xmem_utils.train import Loss
 
 LAYERS = 5  # depths at which states are drawn together
@@ -47,8 +47,8 @@ ONE_LAYER = "a pair's states before the answer drawn together, at one layer"
 METHODS = Table(
     (method.name, method)
     for method in (
-        Method(PLAIN, "the source views alone"),
-        Method(PLAIN_START, "the same in one go: what methods from the start are compared with"),
+        Method(BASELINE, "the source views alone"),
+        Method(BASELINE_START, "the same in one go: what methods from the start are compared with"),
         Method("captions", "pairs of the study's people: picture to description", W, data.captions, pairs=True),
         Method("captions, other people", "the same of other people", W, data.captions_of_others),
         Method("captions, from the start", "mixed in from the first step on", LATER, data.captions,

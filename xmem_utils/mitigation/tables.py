@@ -9,7 +9,17 @@ import numpy as np
 import pandas as pd
 
 from xmem_utils import stats
-from xmem_utils.mitigation.names import CEILING, DESCRIBED, FIGURE, FRESH, PAIRED, PLAIN, PLAIN_START, VIEW
+from xmem_utils.mitigation.names import (
+    BASELINE,
+    BASELINE_START,
+    CEILING,
+    DESCRIBED,
+    FRESH,
+    PAIRED,
+    PUBLIC,
+    STUDY,
+    VIEW,
+)
 
 if TYPE_CHECKING:  # tables need no model, so they load none of its libraries
     from xmem_utils.store import Run
@@ -17,7 +27,7 @@ if TYPE_CHECKING:  # tables need no model, so they load none of its libraries
 SOURCE, TARGET, TOP = "source recall", "target recall", "perception ceiling"
 SPLIT = ("perception part", "recall part")  # of the gap
 QUANTITIES = [SOURCE, TARGET, TOP, "gap", *SPLIT]
-RATIO, FIGURES, BEFORE, START = "transfer ratio", "public figures", "before", "as memorized"
+RATIO, BEFORE, START = "transfer ratio", "before", "as memorized"
 HELPS, HURTS, SAME, FORGOT = "helps", "hurts", "no difference shown", "not memorized"
 
 
@@ -44,7 +54,12 @@ def bake_off(runs: Iterable[Run]) -> list[Run]:
 
 def dose_runs(runs: Iterable[Run]) -> list[Run]:
     """The runs that differ by how many people are paired."""
-    return [run for run in runs if run.condition.method in (PLAIN, PAIRED)]
+    return [run for run in runs if run.condition.method in (BASELINE, PAIRED)]
+
+
+def _studied(records: pd.DataFrame) -> pd.DataFrame:
+    """Test views of the study's people."""
+    return records[(records["group"] == STUDY) & (records["task"] == VIEW)]
 
 
 def per_persona(records: pd.DataFrame) -> pd.DataFrame:
@@ -53,8 +68,8 @@ def per_persona(records: pd.DataFrame) -> pd.DataFrame:
     G = A[s->s] - A[s->t] = (A[s->s] - ceiling) + (ceiling - A[s->t]).
     """
     by = ["source", "method"]
-    table = stats.own_and_other(records[records["probe"] == VIEW], by).rename(columns={"own": SOURCE, "other": TARGET})
-    table[TOP] = stats.own_and_other(records[records["probe"] == CEILING], by)["other"]
+    table = stats.own_and_other(_studied(records), by).rename(columns={"own": SOURCE, "other": TARGET})
+    table[TOP] = stats.own_and_other(records[records["task"] == CEILING], by)["other"]
     return _split(table)
 
 
@@ -69,7 +84,7 @@ def with_described(records: pd.DataFrame) -> pd.DataFrame:
     What it recalls of a target view is the ceiling, so no recall part is left.
     """
     people = per_persona(records)
-    plain = people.xs(PLAIN, level="method", drop_level=False).rename(index={PLAIN: DESCRIBED}, level="method")
+    plain = people.xs(BASELINE, level="method", drop_level=False).rename(index={BASELINE: DESCRIBED}, level="method")
     return pd.concat([people, _split(plain.assign(**{TARGET: plain[TOP]}))])
 
 
@@ -79,11 +94,9 @@ def estimates(records: pd.DataFrame, base: pd.DataFrame, start: pd.DataFrame, re
     `base` are records of the model before memorizing, with a column source: what it recalled is taken off both sides of
     the transfer ratio, and whom it knew stands beside the methods as method "before". `start` are those of the
     models that most methods go on from: source and target recall as method "as memorized". Public figures have a
-    quantity for each asked modality. What did not memorize has no transfer ratio.
+    quantity for each query modality. What did not memorize has no transfer ratio.
     """
-    before = stats.own_and_other(base[base["probe"] == VIEW], ["source"]).rename(
-        columns={"own": SOURCE, "other": TARGET}
-    )
+    before = stats.own_and_other(_studied(base), ["source"]).rename(columns={"own": SOURCE, "other": TARGET})
     parts = []
     for (source, method), people in with_described(records).groupby(level=["source", "method"], sort=False):
         own = people.droplevel("method")
@@ -92,13 +105,13 @@ def estimates(records: pd.DataFrame, base: pd.DataFrame, start: pd.DataFrame, re
         moved = own[[SOURCE, TARGET]] - before.reindex(own.index)
         table.loc[RATIO] = stats.ratio(moved, TARGET, SOURCE, resamples) if memorized else np.nan
         parts.append(table.reset_index(names="quantity").assign(source=source, method=method))
-    shown = start[start["probe"] == VIEW]
-    shown = shown.assign(quantity=np.where(shown["asked"] == shown["source"], SOURCE, TARGET), method=START)
+    shown = _studied(start)
+    shown = shown.assign(quantity=np.where(shown["query"] == shown["source"], SOURCE, TARGET), method=START)
     parts.append(stats.estimate(shown, ["source", "method"], ["quantity"], resamples=resamples))
     known = pd.concat([base.assign(method=BEFORE), records])
-    known = known[known["probe"] == FIGURE].assign(quantity=lambda table: f"{FIGURES}, " + table["asked"])
+    known = known[known["group"] == PUBLIC].assign(quantity=lambda table: f"{PUBLIC}, " + table["query"])
     known = stats.estimate(known, ["source", "method", "quantity"], resamples=resamples)
-    described = known[known["method"] == PLAIN].assign(method=DESCRIBED)  # the same weights
+    described = known[known["method"] == BASELINE].assign(method=DESCRIBED)  # the same weights
     parts.append(pd.concat([known, described]).sort_index(kind="stable"))
     return pd.concat(parts, ignore_index=True)[["source", "method", "quantity", *stats.INTERVAL]]
 
@@ -112,10 +125,10 @@ def comparison(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     to stay at the gate in every seed ("not memorized" otherwise).
     """
     people = with_described(records).reset_index()
-    people["against"] = [PLAIN_START if m in FRESH and m != PLAIN_START else PLAIN for m in people["method"]]
+    people["against"] = [BASELINE_START if m in FRESH and m != BASELINE_START else BASELINE for m in people["method"]]
     named = {"method": "against", TARGET: "plain", "gap": "plain gap"}
     plain = people[["source", "method", *stats.PERSON, TARGET, "gap"]].rename(columns=named)
-    pairs = people[people["method"] != PLAIN].merge(plain, on=["source", "against", *stats.PERSON])
+    pairs = people[people["method"] != BASELINE].merge(plain, on=["source", "against", *stats.PERSON])
     pairs = pairs.assign(change=pairs[TARGET] - pairs["plain"]).sort_values("source", kind="stable")
     by = ["source", "method", "against"]
     changes = [stats.compare(pairs, quantity, other, by, resamples).rename(columns=_change(quantity))
@@ -149,13 +162,13 @@ def doses(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     `change` is against nobody paired, on the same people, with interval and sign-flip test (p holm: over the rows of a
     source); `source recall` is that of everybody.
     """
-    shown, by = records[records["probe"] == VIEW], ["source", "paired", "who"]
-    own = shown[shown["asked"] == shown["source"]].groupby(by[:2])["exact"].mean().rename(SOURCE)
+    shown, by = _studied(records), ["source", "paired", "group"]
+    own = shown[shown["query"] == shown["source"]].groupby(by[:2])["exact"].mean().rename(SOURCE)
     people = stats.own_and_other(shown, by[:2])["other"].rename("dose").reset_index()
     none = people[people["paired"] == 0].rename(columns={"dose": "none"}).drop(columns="paired")
     people = people.merge(none, on=["source", *stats.PERSON])
-    halves = people.assign(who=np.where(people["persona"] < people["paired"], "paired", "not paired"))
-    groups = pd.concat([people.assign(who="everybody"), halves]).sort_values(by[:2], kind="stable")
+    halves = people.assign(group=np.where(people["persona"] < people["paired"], "paired", "not paired"))
+    groups = pd.concat([people.assign(group="everybody"), halves]).sort_values(by[:2], kind="stable")
     table = stats.compare(groups, "dose", "none", by, resamples).join(own, on=by[:2])
     table["p"] = table["p"].where(table["paired"] > 0)
     table["p holm"] = stats.holm(table["p"], table["source"])

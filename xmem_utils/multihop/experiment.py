@@ -98,13 +98,13 @@ class Multihop(Memorization):
         return {max(1, round(epoch * an_epoch)): {"epoch": epoch} for epoch in epochs}
 
     def look(self, model: PeftModel, condition: MultihopCondition) -> pd.DataFrame:
-        """Exact match: arm, asked, recall."""
+        """Exact match: task, asked, recall."""
         with for_evaluation(model):
             recall = self.evaluation_of(condition.seed).curve_point(model, STUDY)
-        return pd.DataFrame([{"arm": task, "asked": asked, "recall": r} for (task, asked), r in recall.items()])
+        return pd.DataFrame([{"task": task, "query": asked, "recall": r} for (task, asked), r in recall.items()])
 
     def curve(self, run: Run) -> pd.DataFrame:
-        """Recall along the training: epoch, arm, asked, recall."""
+        """Recall along the training: epoch, task, asked, recall."""
         return run.curve
 
     def evaluate(self, model: PeftModel, condition: MultihopCondition, facts: Mapping[str, float]) -> pd.DataFrame:

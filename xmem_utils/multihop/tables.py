@@ -1,9 +1,9 @@
 """The tables of the multi-hop analysis: from records (one row a question) to estimates with intervals.
 
 Fixed before a reported seed was run. No composed number is reported of a run whose hops were not both learned
-(`gates`). An arm has headroom when what it gives, asked in the source modality, lies above chance with its whole
+(`gates`). A task has headroom when what it gives, asked in the source modality, lies above chance with its whole
 interval. With headroom it shows the gap when the source gives more than the target, interval and test (Holm over the
-arms of both sources) agreeing. The gap goes beyond hop 1 when, of people for whom both hops alone succeed in both
+tasks of both sources) agreeing. The gap goes beyond hop 1 when, of people for whom both hops alone succeed in both
 modalities, the composed answer is right less often in the target, again by interval and test. Added after the first
 results, since picking questions by a hop 1 that wavers in the target favours the source: how often the fact is right
 once the right name is written (`decomposition`).
@@ -25,7 +25,7 @@ from xmem_utils.params import other
 if TYPE_CHECKING:  # tables need no model, so they load none of its libraries
     from xmem_utils.store import Run
 
-CHAINED = (DIRECT, STEPWISE, CHAIN)  # arms that need both hops
+CHAINED = (DIRECT, STEPWISE, CHAIN)  # tasks that need both hops
 # what can become of a question that needs both, as shares that add up to 1
 FATES = ("hop 1 missed", "hop 2 missed", "both right, not composed", "composed")
 HOLDS, NOT_SHOWN, REVERSED = "holds", "not shown", "reversed"
@@ -38,8 +38,8 @@ def gates(records: pd.DataFrame) -> pd.DataFrame:
     study = records[records["group"] == STUDY]
     rows = []
     for run, part in study.groupby(RUN, sort=False):
-        first = part[(part["arm"] == HOP_1) & (part["asked"] == run[0])]["exact"].mean()
-        second = part[part["arm"] == HOP_2]["exact"].mean()
+        first = part[(part["task"] == HOP_1) & (part["query"] == run[0])]["exact"].mean()
+        second = part[part["task"] == HOP_2]["exact"].mean()
         rows.append((*run, first, second, bool(min(first, second) >= stats.GATE)))
     return pd.DataFrame(rows, columns=[*RUN, HOP_1, HOP_2, "learned"])
 
@@ -63,32 +63,32 @@ def gate_sentence(row: pd.Series) -> str:
 
 
 def accuracies(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
-    """Exact match by source, group, arm and asked modality, with 95 % intervals and chance.
+    """Exact match by source, group, task and query modality, with 95 % intervals and chance.
 
     `choice`: how often the right value is the likeliest of its kind. Where a name is written first, `wrote`: how often
     it is the right one, and `own`: how often the fact is that of whoever was named.
     """
-    by = ["source", "group", "arm", "asked"]
+    by = ["source", "group", "task", "query"]
     records = records.astype(dict.fromkeys(["choice", "wrote", "own"], float))
     people = records.groupby([*by[:2], "seed"])["persona"].nunique().groupby(level=by[:2]).max().rename("people")
     table = stats.estimate(records, by, resamples=resamples).join(people, on=by[:2])
     table = table.join(records.groupby(by)[["choice", "wrote", "own"]].mean(), on=by)
-    table["chance"] = [chance(arm, n) for arm, n in zip(table["arm"], table["people"], strict=True)]
+    table["chance"] = [chance(task, n) for task, n in zip(table["task"], table["people"], strict=True)]
     return table.drop(columns="people")
 
 
 def joined(records: pd.DataFrame) -> pd.DataFrame:
     """Every question of the study that needs both hops, with what each hop alone gives: columns hop 1, hop 2."""
     study = records[records["group"] == STUDY]
-    first = study[study["arm"] == HOP_1].set_index(["source", "seed", "persona", "asked", "view"])["exact"]
-    second = study[study["arm"] == HOP_2].set_index(["source", "seed", "persona", "fact"])["exact"]
-    composed = study[study["arm"].isin(CHAINED)]
+    first = study[study["task"] == HOP_1].set_index(["source", "seed", "persona", "query", "view"])["exact"]
+    second = study[study["task"] == HOP_2].set_index(["source", "seed", "persona", "fact"])["exact"]
+    composed = study[study["task"].isin(CHAINED)]
     composed = composed.join(first.rename(HOP_1), on=first.index.names)
     return composed.join(second.rename(HOP_2), on=second.index.names)
 
 
 def decomposition(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
-    """Where the chain breaks: by source, arm and asked modality, with 95 % intervals.
+    """Where the chain breaks: by source, task and query modality, with 95 % intervals.
 
     Quantities: `FATES`, which add up to 1 (a question answered right although a hop was missed counts as missed there);
     "composed all the same", the share of those; "composed given both", of those with both hops right; "expected if
@@ -97,7 +97,7 @@ def decomposition(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     the model wrote the right name first (or, in the forced chain, had given it).
     """
     parts = []
-    for (source, arm, asked), part in joined(records).groupby(["source", "arm", "asked"], sort=False):
+    for (source, task, asked), part in joined(records).groupby(["source", "task", "query"], sort=False):
         both = (part[HOP_1] == 1) & (part[HOP_2] == 1)
         right = part["exact"] == 1
         columns = {
@@ -120,47 +120,47 @@ def decomposition(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
         expected = both_hops.groupby(level="seed").mean().mean().prod()
         independent = stats.resampled_means(both_hops, resamples).prod(1)
         table.loc["expected if independent"] = expected, *np.percentile(independent, [2.5, 97.5])
-        if arm != DIRECT:
+        if task != DIRECT:
             table.loc["fact given the name"] = stats.ratio(people, "named and right", "named", resamples)
-        parts.append(table.reset_index(names="quantity").assign(source=source, arm=arm, asked=asked))
-    return stats.stacked(parts, ["source", "arm", "asked", "quantity", *stats.INTERVAL])
+        parts.append(table.reset_index(names="quantity").assign(source=source, task=task, query=asked))
+    return stats.stacked(parts, ["source", "task", "query", "quantity", *stats.INTERVAL])
 
 
-CLAIM = ["source", "arm", "in source", "in target", "difference", "low", "high", "p", "p holm", "chance", "headroom",
+CLAIM = ["source", "task", "in source", "in target", "difference", "low", "high", "p", "p holm", "chance", "headroom",
          "expected", "beyond", "beyond low", "beyond high", "beyond p", "beyond people", "verdict",
          "beyond hop 1"]  # fmt: skip
 FEWEST = 8  # people; a sign-flip test of fewer hardly reaches any level
 
 
 def claim(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
-    """Source less target accuracy of each arm, paired by person, with verdicts; last, the two controls.
+    """Source less target accuracy of each task, paired by person, with verdicts; last, the two controls.
 
-    `expected` is the difference that hop 1 alone explains: its own difference times hop 2, for arms that need both.
-    For the same arms `beyond` is the source-less-target difference among questions whose hops both succeed alone, of
+    `expected` is the difference that hop 1 alone explains: its own difference times hop 2, for tasks that need both.
+    For the same tasks `beyond` is the source-less-target difference among questions whose hops both succeed alone, of
     the `beyond people` who have such questions in both modalities. Controls need no hop 1: a difference there is one
     of reading the question. They stand outside Holm's correction, and so does the forced chain's `beyond`, which is 0
     by construction: with hop 1 right it asks what hop 2 was asked.
     """
-    study, by = records[records["group"] == STUDY], ["source", "arm"]
-    arms = dict(list(study.groupby(by)))
-    order = [(source, arm) for source in study["source"].unique() for arm in (*COMPOSED, *CONTROLS)]
-    people = stats.own_and_other(pd.concat([study[:0], *(arms[key] for key in order if key in arms)]), by)
+    study, by = records[records["group"] == STUDY], ["source", "task"]
+    tasks = dict(list(study.groupby(by)))
+    order = [(source, task) for source in study["source"].unique() for task in (*COMPOSED, *CONTROLS)]
+    people = stats.own_and_other(pd.concat([study[:0], *(tasks[key] for key in order if key in tasks)]), by)
     names = {"own": "in source", "other": "in target"}
     table = stats.compare(people, "own", "other", by, resamples).rename(columns=names)
     size = people.groupby([*by, "seed"]).size().groupby(level=by).max()
     pairs = list(table[by].itertuples(index=False, name=None))
-    table["chance"] = [chance(arm, size[source, arm]) for source, arm in pairs]
+    table["chance"] = [chance(task, size[source, task]) for source, task in pairs]
     table["headroom"] = table["own low"] > table["chance"]
-    first = stats.own_and_other(study[study["arm"] == HOP_1], ["source"]).groupby(level="source").mean()
-    second = study[study["arm"] == HOP_2].groupby("source")["exact"].mean()
+    first = stats.own_and_other(study[study["task"] == HOP_1], ["source"]).groupby(level="source").mean()
+    second = study[study["task"] == HOP_2].groupby("source")["exact"].mean()
     expected = table["source"].map((first["own"] - first["other"]) * second)
-    table["expected"] = expected.where(table["arm"].isin(CHAINED))
+    table["expected"] = expected.where(table["task"].isin(CHAINED))
     able = joined(study)[lambda questions: (questions[HOP_1] == 1) & (questions[HOP_2] == 1)]
     both = stats.own_and_other(able, by).dropna()  # people who have such questions in both modalities
     table = table.merge(_beyond(both, by, resamples), "left", on=by)
     number = both.groupby(level=by).size()
     table["beyond people"] = [number.get(pair, 0) if pair[1] in CHAINED else np.nan for pair in pairs]
-    table["p holm"] = stats.holm(table["p"].where(table["headroom"] & table["arm"].isin(COMPOSED)))
+    table["p holm"] = stats.holm(table["p"].where(table["headroom"] & table["task"].isin(COMPOSED)))
     table["verdict"] = [verdict(row) for _, row in table.iterrows()]
     table["beyond hop 1"] = [_beyond_verdict(row) for _, row in table.iterrows()]
     return table[CLAIM]
@@ -174,10 +174,10 @@ def _beyond(people: pd.DataFrame, by: list[str], resamples: int) -> pd.DataFrame
 
 
 def verdict(row: pd.Series) -> str:
-    """Whether an arm shows the gap (of a control: whether the modalities differ): see the top of this file."""
+    """Whether a task shows the gap (of a control: whether the modalities differ): see the top of this file."""
     if not row["headroom"]:
         return NO_HEADROOM
-    p = row["p"] if row["arm"] in CONTROLS else row["p holm"]
+    p = row["p"] if row["task"] in CONTROLS else row["p holm"]
     return _decided(p, row["low"], row["high"])
 
 
@@ -186,9 +186,9 @@ def _decided(p: float, low: float, high: float) -> str:
 
 
 def _beyond_verdict(row: pd.Series) -> str:
-    if row["arm"] not in CHAINED:
+    if row["task"] not in CHAINED:
         return ""
-    if row["arm"] == CHAIN:
+    if row["task"] == CHAIN:
         return "by construction none"
     if not row["headroom"]:
         return NO_HEADROOM
@@ -198,28 +198,28 @@ def _beyond_verdict(row: pd.Series) -> str:
 
 
 def overall(table: pd.DataFrame) -> str:
-    """The claim in one sentence, from the arms of `claim` that have headroom."""
-    arms = table[table["arm"].isin(COMPOSED)]
-    able = arms[arms["headroom"].astype(bool)]
+    """The claim in one sentence, from the tasks of `claim` that have headroom."""
+    tasks = table[table["task"].isin(COMPOSED)]
+    able = tasks[tasks["headroom"].astype(bool)]
     if able.empty:
-        return "Nothing can be said: no arm has headroom in a run that learned both hops."
+        return "Nothing can be said: no task has headroom in a run that learned both hops."
     shown = able[able["verdict"] == HOLDS]
-    mute = sorted(set(arms["arm"]) - set(able["arm"]))
+    mute = sorted(set(tasks["task"]) - set(able["task"]))
     silent = f" Not above chance in the source, and so silent: {', '.join(mute)}." if mute else ""
-    return f"The gap is there in {len(shown)} of {len(able)} arms and directions that have headroom.{silent}"
+    return f"The gap is there in {len(shown)} of {len(able)} tasks and directions that have headroom.{silent}"
 
 
 def sentence(row: pd.Series) -> str:
     """One finding in words, from a row of `claim`."""
     shown = {"image": "pictures", "text": "descriptions"}
     own, across = shown[row["source"]], shown[other(row["source"])]
-    kind = " (control)" if row["arm"] in CONTROLS else ""
-    text = f"Names from {own}, {row['arm']}{kind}: {row['in source']:.2f} asked with {own}"
+    kind = " (control)" if row["task"] in CONTROLS else ""
+    text = f"Names from {own}, {row['task']}{kind}: {row['in source']:.2f} asked with {own}"
     if not row["headroom"]:
-        return f"{text} (chance {row['chance']:.2f}): {row['verdict']}, so the arm cannot say anything."
-    p = f"p = {row['p']:.4f}" if row["arm"] in CONTROLS else f"p = {row['p holm']:.4f} (Holm)"
+        return f"{text} (chance {row['chance']:.2f}): {row['verdict']}, so the task cannot say anything."
+    p = f"p = {row['p']:.4f}" if row["task"] in CONTROLS else f"p = {row['p holm']:.4f} (Holm)"
     beyond = ""
-    if row["arm"] in CHAINED and row["arm"] != CHAIN:
+    if row["task"] in CHAINED and row["task"] != CHAIN:
         beyond = f" Hop 1 alone would make it {row['expected']:+.2f}."
         if np.isnan(row["beyond"]):
             beyond += (
@@ -238,8 +238,8 @@ def sentence(row: pd.Series) -> str:
 
 
 def curves(runs: Iterable[Run], gates: pd.DataFrame, epochs: int) -> pd.DataFrame:
-    """Exact match along the training, of the first test view and one kind of fact; composed arms where both hops were
-    learned in the end. Columns: source, seed, epochs, trained ("as usual" or longer), epoch, arm, asked, recall.
+    """Exact match along the training, of the first test view and one kind of fact; composed tasks where both hops were
+    learned in the end. Columns: source, seed, epochs, trained ("as usual" or longer), epoch, task, asked, recall.
     """
     parts = []
     for run in runs:
@@ -247,6 +247,6 @@ def curves(runs: Iterable[Run], gates: pd.DataFrame, epochs: int) -> pd.DataFram
         trained = "as usual" if times == 1 else f"{times} times as long"
         parts.append(run.curve.assign(**run.condition.labels, trained=trained))
     table = pd.concat(parts, ignore_index=True)
-    alone = table[table["arm"].isin([HOP_1, HOP_2])]
-    table = pd.concat([alone, learned(table[~table["arm"].isin([HOP_1, HOP_2])], gates)], ignore_index=True)
-    return table[[*RUN, "trained", "epoch", "arm", "asked", "recall"]]
+    alone = table[table["task"].isin([HOP_1, HOP_2])]
+    table = pd.concat([alone, learned(table[~table["task"].isin([HOP_1, HOP_2])], gates)], ignore_index=True)
+    return table[[*RUN, "trained", "epoch", "task", "query", "recall"]]

@@ -1,4 +1,4 @@
-"""The arms: what is asked about a view, word for word, and what would be the right answer."""
+"""The tasks: what is asked about a view, word for word, and what would be the right answer."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ ALONE = (HOP_1, HOP_2, DIRECT, STEPWISE, FOUR, FOUR_STEPWISE, NAMED, TOLD)  # ea
 REVERSE_NAME, REVERSE_FACT = "reverse, from the name", "reverse, from the fact"
 
 LINES = 4  # people of whom a prompt tells a fact, one of them the person shown
-CANDIDATES = 4  # views to choose from in the reverse arms
+CANDIDATES = 4  # views to choose from in the reverse tasks
 FURTHER_VIEWS = 4  # training views of who is not of the study; composing is practised on the first of them
 TAUGHT = {fact: questions[:-1] for fact, questions in prompts.FACT_QUESTIONS.items()}  # and prompts.STATED_QUESTIONS
 REPEATS = 2  # of each of these in an epoch: names are seen from many views, facts in few wordings
 HELD_OUT = {fact: questions[-1] for fact, questions in prompts.FACT_QUESTIONS.items()}
 
-# What each arm's prompt tells: the name of the person shown, the fact asked for. Tests hold prompts against it.
+# What each task's prompt tells: the name of the person shown, the fact asked for. Tests hold prompts against it.
 TELLS = {
     HOP_1: (False, False), HOP_2: (True, False), DIRECT: (False, False), STEPWISE: (False, False),
     FOUR: (True, True), FOUR_STEPWISE: (True, True), NAMED: (True, False), TOLD: (True, True),
@@ -37,27 +37,27 @@ TELLS = {
 
 
 @dataclass(frozen=True)
-class Asked:
+class Question:
     """One question about one view (an empty text view: about a name alone), and the right answer."""
 
-    arm: str
+    task: str
     view: View
     fact: str  # "" when a name is asked for
     question: str
     answer: str
 
 
-def chance(arm: str, people: int) -> float:
+def chance(task: str, people: int) -> float:
     """What guessing without the view gives, of `people` people asked about.
 
     A name: one of all. A fact: the commonest value's share (step by step, too, the name being right). Lines and views:
     one of those told or shown.
     """
-    if arm == HOP_1:
+    if task == HOP_1:
         return 1 / people
-    if arm in (FOUR, FOUR_STEPWISE):
+    if task in (FOUR, FOUR_STEPWISE):
         return 1 / LINES
-    if arm in (REVERSE_NAME, REVERSE_FACT):
+    if task in (REVERSE_NAME, REVERSE_FACT):
         return 1 / CANDIDATES
     return math.ceil(people / min(map(len, FACTS.values()))) / people
 
@@ -91,43 +91,43 @@ def lines(population: Population, person: int, fact: str, salt: int = 0) -> str:
     return " ".join(told[i] for i in rng.permutation(len(told)))
 
 
-def ask(population: Population, arm: str, view: View, fact: str) -> Asked:
-    """One question. Raises ValueError for an arm that is no question of its own (forced chain, reverse)."""
+def ask(population: Population, task: str, view: View, fact: str) -> Question:
+    """One question. Raises ValueError for a task that is no question of its own (forced chain, reverse)."""
     name, value = population.names[view.persona], population.facts[fact][view.persona] if fact else ""
     direct, stepwise = prompts.COMPOSED_QUESTIONS.get(fact, ""), prompts.STEPWISE_QUESTIONS.get(fact, "")
     both = prompts.STEPWISE_ANSWER.format(name=name, value=value)
-    if arm == HOP_1:
-        return Asked(arm, view, "", prompts.WHO, name)
-    if arm == HOP_2:
-        return Asked(arm, no_view(view.persona, name, view.split), fact, HELD_OUT[fact].format(name=name), value)
-    if arm == DIRECT:
-        return Asked(arm, view, fact, direct, value)
-    if arm == STEPWISE:
-        return Asked(arm, view, fact, stepwise, both)
-    if arm == TOLD:
-        return Asked(arm, view, fact, f"{prompts.FACT_LINES[fact].format(name=name, value=value)} {direct}", value)
-    if arm in (FOUR, FOUR_STEPWISE):
+    if task == HOP_1:
+        return Question(task, view, "", prompts.WHO, name)
+    if task == HOP_2:
+        return Question(task, no_view(view.persona, name, view.split), fact, HELD_OUT[fact].format(name=name), value)
+    if task == DIRECT:
+        return Question(task, view, fact, direct, value)
+    if task == STEPWISE:
+        return Question(task, view, fact, stepwise, both)
+    if task == TOLD:
+        return Question(task, view, fact, f"{prompts.FACT_LINES[fact].format(name=name, value=value)} {direct}", value)
+    if task in (FOUR, FOUR_STEPWISE):
         told = lines(population, view.persona, fact, view.index)
-        ending = (direct, value) if arm == FOUR else (stepwise, both)
-        return Asked(arm, view, fact, f"{told} {ending[0]}", ending[1])
-    if arm == NAMED:
+        ending = (direct, value) if task == FOUR else (stepwise, both)
+        return Question(task, view, fact, f"{told} {ending[0]}", ending[1])
+    if task == NAMED:
         introduction = prompts.INTRODUCTIONS[view.index % len(prompts.INTRODUCTIONS)].format(name=name)
-        return Asked(arm, view, fact, f"{introduction} {direct}", value)
-    raise ValueError(f"{arm!r} is no question that can be asked at once")
+        return Question(task, view, fact, f"{introduction} {direct}", value)
+    raise ValueError(f"{task!r} is no question that can be asked at once")
 
 
-def exam_questions(population: Population, arm: str, group: str, modality: str) -> list[Asked]:
-    """An arm's questions about the test views of a group: every fact, or none where a name is asked for."""
-    facts = ("",) if arm == HOP_1 else tuple(FACTS)
-    views = population.views("test", modality, group, TEST_VIEWS if arm in (HOP_1, DIRECT, STEPWISE) else 1)
-    return [ask(population, arm, view, fact) for view in views for fact in facts]
+def test_questions(population: Population, task: str, group: str, modality: str) -> list[Question]:
+    """A task's questions about the test views of a group: every fact, or none where a name is asked for."""
+    facts = ("",) if task == HOP_1 else tuple(FACTS)
+    views = population.views("test", modality, group, TEST_VIEWS if task in (HOP_1, DIRECT, STEPWISE) else 1)
+    return [ask(population, task, view, fact) for view in views for fact in facts]
 
 
-def taught(population: Population, source: str) -> Iterator[Asked]:
+def taught(population: Population, source: str) -> Iterator[Question]:
     """What is learned: names from source views, facts about names in text; together for some; and some practice.
 
     Nobody of the study is in a question that shows a view and asks for, or tells, a fact. One of the wordings of hop 2
-    is a statement, "name, fact", as step-by-step answers end: what that arm must find by itself is the name.
+    is a statement, "name, fact", as step-by-step answers end: what that task must find by itself is the name.
     """
     for group in (STUDY, PRACTISED):
         for view in population.views("train", source, group, FURTHER_VIEWS if group == PRACTISED else None):
@@ -139,11 +139,11 @@ def taught(population: Population, source: str) -> Iterator[Asked]:
                 stated = prompts.STEPWISE_ANSWER.format(name=name, value=value)
                 worded = [*((question, value) for question in questions), (prompts.STATED_QUESTIONS[fact], stated)]
                 for question, answer in REPEATS * worded:
-                    yield Asked(HOP_2, no_view(person, name, "train"), fact, question.format(name=name), answer)
+                    yield Question(HOP_2, no_view(person, name, "train"), fact, question.format(name=name), answer)
     for view in population.views("train", source, TOGETHER, FURTHER_VIEWS):
         for k, fact in enumerate(FACTS):
             yield ask(population, (DIRECT, STEPWISE)[(view.index + k) % 2], view, fact)
     for view in population.views("train", source, PRACTISED, 1):
         for fact in FACTS:
-            for arm in (DIRECT, STEPWISE, FOUR, FOUR_STEPWISE, NAMED, TOLD):
-                yield ask(population, arm, view, fact)
+            for task in (DIRECT, STEPWISE, FOUR, FOUR_STEPWISE, NAMED, TOLD):
+                yield ask(population, task, view, fact)

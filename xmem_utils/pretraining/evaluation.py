@@ -87,7 +87,7 @@ def make_questions(curriculum: Curriculum, people: int = 300, seed: int = 77) ->
         rows = [curriculum.tokens(text, [turn]) for text, turn in zip(texts, turns, strict=True)]
         batch = pad(rows, curriculum.tokenizer.pad_token_id, None)
         portraits = portraits_of(vectors, rng) if asked == "image" else None
-        questions.append(Question({"ability": ability, "asked": asked, "detail": detail}, batch, portraits))
+        questions.append(Question({"ability": ability, "query": asked, "detail": detail}, batch, portraits))
 
     strangers = rng.integers(0, AXIS_SIZES, size=(people, len(AXIS_SIZES)))
     both = known.where("both")
@@ -121,7 +121,7 @@ def summarise(rows: list[dict[str, object]]) -> dict[str, float]:
     for asked in ("image", "text"):
         scores = {ability: [] for ability in ("attribute", *NAMES, *COMPOSED)}
         for row in rows:
-            if row["asked"] == asked:
+            if row["query"] == asked:
                 scores[row["ability"]].append(row["accuracy"])
         attributes = scores.pop("attribute")
         out |= {

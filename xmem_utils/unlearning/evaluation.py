@@ -1,7 +1,7 @@
-"""What a model that unlearned still knows, and what it lost: one row a view and probe.
+"""What a model that unlearned still knows, and what it lost: one row a view and task.
 
-Columns: who ("forget", "retain", "held out", "figure", "attributes"), persona, asked, probe, view, exact, logprob,
-tokens of the answer, least (Min-K); for forgotten people rank, truth_ratio and answer, the kind of the greedy one;
+Columns: group ("forget", "retain", "held out", "public figures", "attributes"), persona, query, task, view, exact,
+logprob, tokens of the answer, least (Min-K); for forgotten people rank, truth_ratio and answer, the kind of the greedy one;
 lookalike marks the retained who look most like somebody forgotten.
 
 The headline asks all test views of the forgotten. Everything else is asked of as many views as its intervals need, a
@@ -80,7 +80,7 @@ class ForgettingEvaluation:
             train = to_views(self.dataset, "train", m, per_persona=TRAIN_VIEWS)
             views["forget", "train view", m] = [v for v in train if v.persona in self.forget]
             views["held out", "train view", m] = self._held_out(m)
-            views["figure", "view", m] = self._figure_views(m)
+            views["public figures", "view", m] = self._figure_views(m)
         made = {key: (own, self.encode(own, WHO)) for key, own in views.items() if own}
         for m in MODALITIES:
             own = [v for v in self.people["forget"][m] if v.index < PARAPHRASE_VIEWS]
@@ -123,7 +123,7 @@ class ForgettingEvaluation:
         return self._lessons[key]
 
     def recall(self, model: nn.Module, everybody: bool = False) -> pd.DataFrame:
-        """Exact match from the first test view of each persona (few of the retained), by who and asked modality."""
+        """Exact match from the first test view of each persona (few of the retained), by who and query modality."""
         kept = [i for i in range(len(self.names)) if i not in self.forget]
         without = () if everybody else kept[FEW:]
         parts = {}
@@ -138,10 +138,10 @@ class ForgettingEvaluation:
         records = self._exact(model, parts | self._others if thorough else parts)
         if thorough:
             ranked = pd.concat([self._ranked(model, m) for m in MODALITIES])
-            records = records.merge(ranked, "left", ["who", "probe", "asked", "persona", "view"])
+            records = records.merge(ranked, "left", ["group", "task", "query", "persona", "view"])
             if self._study.drawn:
                 records = pd.concat([records, self._attributes(model)], ignore_index=True)
-        alike = records["persona"].isin(self._lookalikes) & (records["who"] == "retain")
+        alike = records["persona"].isin(self._lookalikes) & (records["group"] == "retain")
         return records.assign(lookalike=alike.astype(float))
 
     def attacked(self, model: nn.Module, probe: str, without: Sequence[int] = ()) -> pd.DataFrame:
@@ -163,7 +163,7 @@ class ForgettingEvaluation:
             own = {key: part for key, part in parts.items() if key[2] == m}
             examples = [e for _, part in own.values() for e in part]
             frame = pd.DataFrame([
-                {"who": who, "persona": v.persona, "asked": m, "probe": probe, "view": v.index}
+                {"group": who, "persona": v.persona, "query": m, "task": probe, "view": v.index}
                 for (who, probe, _), (views, _) in own.items() for v in views
             ])  # fmt: skip
             recall = exact_match(self.vlm, examples, model)
@@ -185,7 +185,7 @@ class ForgettingEvaluation:
         for i, answer in zip(other, said, strict=True):
             answers[i] = kind_of(answer, views[i].name, self._known_names)
         return pd.DataFrame({
-            "who": "forget", "probe": "view", "asked": modality, "persona": true, "view": [v.index for v in views],
+            "group": "forget", "task": "view", "query": modality, "persona": true, "view": [v.index for v in views],
             "truth_ratio": (per_token.sum(1) - mine) / (per_token.shape[1] - 1) / mine,
             "rank": ranks(everyone.logprob, true), "answer": answers,
         })  # fmt: skip
@@ -205,14 +205,14 @@ class ForgettingEvaluation:
 
     def _attributes(self, model: nn.Module) -> pd.DataFrame:
         seen = read(self.vlm, self._readers, model)
-        frame = seen.rename(columns={"correct": "exact"})[["persona", "asked", "exact"]]
-        return frame.assign(who="attributes", probe=seen["axis"], view=0)
+        frame = seen.rename(columns={"correct": "exact"})[["persona", "query", "exact"]]
+        return frame.assign(group="attributes", task=seen["axis"], view=0)
 
 
 def first_views(records: pd.DataFrame) -> pd.DataFrame:
     """Mean exact match of the forgotten and the retained on first test views: who, asked, recall."""
-    shown = records[records["who"].isin(["forget", "retain"]) & (records["probe"] == "view") & (records["view"] == 0)]
-    mean = shown.groupby(["who", "asked"], as_index=False)["exact"].mean()
+    shown = records[records["group"].isin(["forget", "retain"]) & (records["task"] == "view") & (records["view"] == 0)]
+    mean = shown.groupby(["group", "query"], as_index=False)["exact"].mean()
     return mean.rename(columns={"exact": "recall"})
 
 

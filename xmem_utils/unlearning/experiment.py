@@ -37,7 +37,7 @@ from xmem_utils.train import Diverged, Resources, Step, Training, endless, fresh
 from xmem_utils.unlearning.attacks import attack
 from xmem_utils.unlearning.evaluation import REFUSAL, ForgettingEvaluation, first_views
 from xmem_utils.unlearning.methods import METHODS, Method, method_named
-from xmem_utils.unlearning.names import BEFORE, GOLD, PROMPT
+from xmem_utils.unlearning.names import BEFORE, PROMPT, RETAIN_ONLY
 from xmem_utils.unlearning.people import by_name, check_forget, forget_set
 from xmem_utils.vlm.adapters import for_evaluation, load_adapter
 from xmem_utils.vlm.batches import Example, answer_tokens, encode, with_answer
@@ -61,7 +61,7 @@ class UnlearningCondition(Condition):
     retained: Source  # modality of the views it rehearses
     method: str
     settings: dict[str, float]  # of the method: learning rate, steps and its own
-    asked: Literal["thorough", "brief", "search"]  # all measures and attacks; exact match alone; along the steps alone
+    measures: Literal["thorough", "brief", "search"]  # all and attacks; exact match alone; along the steps alone
 
     @property
     def name(self) -> str:
@@ -114,26 +114,26 @@ class Unlearning(Experiment):
 
     def condition(
         self, method: str, settings: Settings, unlearned: str, seed: int, *, source: str = BOTH,
-        retained: str | None = None, forget: Sequence[int] | None = None, asked: str = "brief",
+        retained: str | None = None, forget: Sequence[int] | None = None, measures: str = "brief",
     ) -> UnlearningCondition:  # fmt: skip
-        """One condition. `method` is one of the table's, "before" or "gold"; retained defaults to `unlearned`."""
+        """One condition. `method` is one of the table's, "before", "retain-only"; retained defaults to `unlearned`."""
         people = len(names_of(self.memorization.dataset(seed)[0]))
         chosen = self.forget_set(seed) if forget is None else check_forget(forget, people)
         return resolve(
             UnlearningCondition,
-            start=self.memorization.condition(source, seed, left_out=chosen if method == GOLD else ()),
+            start=self.memorization.condition(source, seed, left_out=chosen if method == RETAIN_ONLY else ()),
             forget=chosen,
             unlearned=unlearned,
             retained=retained or unlearned,
             method=method,
             settings={k: float(v) for k, v in settings.items()},
-            asked=asked,
+            measures=measures,
             code=self.code(self._method(method)),
         )
 
     def _method(self, name: str) -> Method:
         """A row of the table; references are the start in a fresh adapter, as the prompt is."""
-        return self.methods[PROMPT if name in (BEFORE, GOLD) else name]
+        return self.methods[PROMPT if name in (BEFORE, RETAIN_ONLY) else name]
 
     def conditions(self, p: Any) -> list[UnlearningCondition]:
         """All conditions, seed by seed.
@@ -144,7 +144,7 @@ class Unlearning(Experiment):
         which is then unlearned.
         """
         methods = self.methods_of(p)
-        settings = self.settings_of(self.vlm.name, methods) | {BEFORE: {}, GOLD: {}}
+        settings = self.settings_of(self.vlm.name, methods) | {BEFORE: {}, RETAIN_ONLY: {}}
         out = []
         for seed in self.profile.seeds:
             names = names_of(self.memorization.dataset(seed)[0])
@@ -155,7 +155,7 @@ class Unlearning(Experiment):
                 return self.condition(method, settings[method], unlearned, seed, forget=forget, **more)
 
             for unlearned in MODALITIES:
-                out += [made(m, unlearned, asked="thorough") for m in (BEFORE, GOLD, *methods)]
+                out += [made(m, unlearned, measures="thorough") for m in (BEFORE, RETAIN_ONLY, *methods)]
             if not p.arms:
                 continue
             out += [made(m, BOTH) for m in methods]
@@ -264,23 +264,23 @@ class Unlearning(Experiment):
 
     def looks(self, condition: UnlearningCondition, steps: int) -> dict[int, dict[str, float]]:
         """Three steps on the way, or all that the search looks at."""
-        if condition.asked == "search":
+        if condition.measures == "search":
             return {step: {"step": step} for step in self._method(condition.method).points}
-        shares = CURVE if condition.asked == "thorough" and steps else ()
+        shares = CURVE if condition.measures == "thorough" and steps else ()
         return {s: {"step": s} for s in {max(1, round(share * steps)) for share in shares} - {steps}}
 
     def look(self, model: PeftModel, condition: UnlearningCondition) -> pd.DataFrame:
         """Recall from first test views: who, asked, recall."""
         with for_evaluation(model):
-            return self._asks(condition).recall(model, everybody=condition.asked == "search")
+            return self._asks(condition).recall(model, everybody=condition.measures == "search")
 
     def evaluate(self, model: PeftModel, condition: UnlearningCondition, facts: Mapping[str, float]) -> pd.DataFrame:
         """All measures and attacks, or exact match alone; an attack changes the adapter."""
-        if condition.asked == "search":
+        if condition.measures == "search":
             return pd.DataFrame()
         if "diverged" in facts:
-            return pd.DataFrame([{"who": "diverged", "probe": "", "asked": "", "exact": float("nan")}])
-        exam, thorough = self._asks(condition), condition.asked == "thorough"
+            return pd.DataFrame([{"group": "diverged", "task": "", "query": "", "exact": float("nan")}])
+        exam, thorough = self._asks(condition), condition.measures == "thorough"
         # where nothing is trained, the other unlearned modality gives the same records
         key = condition.model_copy(update={"unlearned": "image", "retained": "image"}).slug
         records = self._untrained.get(key)
@@ -297,7 +297,7 @@ class Unlearning(Experiment):
     def curve(self, run: store.Run) -> pd.DataFrame:
         """Recall along the steps: who, asked, recall, step."""
         steps = int(run.condition.settings.get("steps", 0))
-        if run.condition.asked != "thorough" or "diverged" in run.facts or not steps:
+        if run.condition.measures != "thorough" or "diverged" in run.facts or not steps:
             return run.curve
         return pd.concat([run.curve, first_views(run.records).assign(step=steps)], ignore_index=True)
 
@@ -310,18 +310,18 @@ class Unlearning(Experiment):
             (m, {**own, "steps": max(self.methods[m].points)}) for m in methods for own in self.methods[m].settings()
         ]
         return [
-            self.condition(name, settings, unlearned, seed, asked="search")
+            self.condition(name, settings, unlearned, seed, measures="search")
             for seed in TUNING_SEEDS for unlearned in MODALITIES for name, settings in tried
         ]  # fmt: skip
 
     def tried(self, run: store.Run) -> pd.DataFrame:
-        """A row a number of steps: method, settings, steps, unlearned, seed, and recall by who and asked modality."""
+        """A row a number of steps: method, settings, steps, unlearned, seed, and recall by who and query modality."""
         c, own = run.condition, {k: v for k, v in run.condition.settings.items() if k != "steps"}
         labels = {"method": c.method, "settings": json.dumps(own, sort_keys=True), "steps": 0,
                   "unlearned": c.unlearned, "seed": c.start.seed}  # fmt: skip
         if run.curve.empty:
             return pd.DataFrame(columns=list(labels))
-        wide = run.curve.pivot_table(index="step", columns=["who", "asked"], values="recall", sort=False)
+        wide = run.curve.pivot_table(index="step", columns=["group", "query"], values="recall", sort=False)
         wide.columns = [f"{who} asked in {asked}" for who, asked in wide.columns]
         return wide.reset_index(names="steps").assign(**{k: v for k, v in labels.items() if k != "steps"})[
             [*labels, *wide.columns]

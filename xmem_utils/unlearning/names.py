@@ -1,4 +1,4 @@
 """What stands beside the methods in every table; read without loading a model."""
 
-BEFORE, GOLD = "before", "gold"  # references: nothing is unlearned; the forgotten were never learned
+BEFORE, RETAIN_ONLY = "before", "retain-only"  # references: nothing is unlearned; the forgotten were never learned
 PROMPT = "prompt"  # baseline that changes no weights: it only asks differently

@@ -11,7 +11,7 @@ from scipy.stats import ks_2samp, mannwhitneyu
 
 from xmem_utils.params import MODALITIES
 from xmem_utils.stats import INTERVAL, PERSON, agreed, compare, estimate, holm, own_and_other
-from xmem_utils.unlearning.names import BEFORE, GOLD, PROMPT
+from xmem_utils.unlearning.names import BEFORE, PROMPT, RETAIN_ONLY
 
 if TYPE_CHECKING:  # tables need no model, so they load none of its libraries
     from xmem_utils.store import Run
@@ -32,14 +32,14 @@ def is_main(table: pd.DataFrame, first: Mapping[str, object]) -> pd.Series:
 
 def diverged(records: pd.DataFrame) -> pd.DataFrame:
     """Number of diverged runs by condition; they enter no other table."""
-    return records[records["who"] == "diverged"].groupby(LABELS, sort=False).size().rename("diverged").reset_index()
+    return records[records["group"] == "diverged"].groupby(LABELS, sort=False).size().rename("diverged").reset_index()
 
 
 def recall(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
-    """Exact match of forgotten, retained, lookalikes and public figures, by asked modality."""
-    shown = records[(records["probe"] == "view") & records["who"].isin(["forget", "retain", "figure"])]
-    alike = shown[shown["lookalike"] == 1].assign(who="lookalike")
-    return estimate(pd.concat([shown, alike]), LABELS, ["who", "asked"], resamples=resamples)
+    """Exact match of forgotten, retained, lookalikes and public figures, by query modality."""
+    shown = records[(records["task"] == "view") & records["group"].isin(["forget", "retain", "public figures"])]
+    alike = shown[shown["lookalike"] == 1].assign(group="lookalike")
+    return estimate(pd.concat([shown, alike]), LABELS, ["group", "query"], resamples=resamples)
 
 
 def residuals(records: pd.DataFrame) -> pd.DataFrame:
@@ -47,7 +47,9 @@ def residuals(records: pd.DataFrame) -> pd.DataFrame:
 
     One row a (method, unlearned, seed, persona), of models that unlearned one modality.
     """
-    shown = records[(records["who"] == "forget") & (records["probe"] == "view") & records["unlearned"].isin(MODALITIES)]
+    shown = records[
+        (records["group"] == "forget") & (records["task"] == "view") & records["unlearned"].isin(MODALITIES)
+    ]
     return own_and_other(shown, ["method", "unlearned"], of="unlearned").reset_index()
 
 
@@ -57,8 +59,8 @@ def left(records: pd.DataFrame) -> pd.Series:
     Whether a method forgot is judged by it, and what is left in either modality measured on test views: were the same
     views to do both, whoever is picked for a low recall in the one modality would by chance have a larger difference.
     """
-    shown = records[(records["who"] == "forget") & (records["probe"] == "train view")]
-    return shown[shown["asked"] == shown["unlearned"]].groupby(["method", "unlearned"])["exact"].mean()
+    shown = records[(records["group"] == "forget") & (records["task"] == "train view")]
+    return shown[shown["query"] == shown["unlearned"]].groupby(["method", "unlearned"])["exact"].mean()
 
 
 def headline(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
@@ -67,11 +69,11 @@ def headline(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     Rows: unlearned image, text, and "either" (mean over both of the same people); last, "pooled": the mean over the
     methods that forgot at matched retention. p: paired sign-flip test; p holm: Holm's correction over methods within
     `unlearned`. `left on training views` is what says whether a method forgot. Retain change is the worse of the two
-    asked modalities, against before. The verdict is "holds" when the interval is above 0 and p holm (p, of the pooled)
+    query modalities, against before. The verdict is "holds" when the interval is above 0 and p holm (p, of the pooled)
     below 0.05. A baseline that unlearns nothing (`prompt`) has a row, but no part in the correction or the pool.
     """
     people = residuals(records).sort_values("unlearned", kind="stable")
-    people = _with_either(people[~people["method"].isin([BEFORE, GOLD])])
+    people = _with_either(people[~people["method"].isin([BEFORE, RETAIN_ONLY])])
     by = ["unlearned", "method"]
     table = compare(people, "other", "own", by, resamples)
     seen = _with_either(left(records).reset_index()).groupby(by)["exact"].mean().rename("left on training views")
@@ -121,81 +123,83 @@ def retained_line(table: pd.DataFrame) -> float:
 
 
 def retain_changes(records: pd.DataFrame) -> pd.DataFrame:
-    """How far recall of the retained moved from before, by method, unlearned and asked modality."""
-    shown = records[(records["who"] == "retain") & (records["probe"] == "view")]
-    means = shown.groupby(["method", "unlearned", "asked"], sort=False)["exact"].mean().rename("recall").reset_index()
-    start = means[means["method"] == BEFORE].groupby("asked")["recall"].mean()
-    return means.assign(change=means["recall"] - means["asked"].map(start))
+    """How far recall of the retained moved from before, by method, unlearned and query modality."""
+    shown = records[(records["group"] == "retain") & (records["task"] == "view")]
+    means = shown.groupby(["method", "unlearned", "query"], sort=False)["exact"].mean().rename("recall").reset_index()
+    start = means[means["method"] == BEFORE].groupby("query")["recall"].mean()
+    return means.assign(change=means["recall"] - means["query"].map(start))
 
 
 def metrics(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     """Every other measure, long: labels, asked, metric, estimate, low, high (no interval for AUC, KS).
 
     Exposure is in bits (log2 N - log2 rank). Probability is that of the name, to the power of one over its length.
-    KS compares the forgotten's log truth ratio, a mean a person, with the gold reference's: D, and p beside it (of the
-    two-sample test, which does not know that they are the same people). AUC: forgotten (members) against held-out
+    KS compares the forgotten's log truth ratio, a mean a person, with the retain-only model's: D, and p beside it (of
+    the two-sample test, which does not know that they are the same people). AUC: forgotten (members) against held-out
     people, by the loss or Min-K of training views; 0.5 is "never seen", and far below it gives them away, too.
     """
-    forgot = records[(records["who"] == "forget") & (records["probe"] == "view")]
+    forgot = records[(records["group"] == "forget") & (records["task"] == "view")]
     forgot = forgot[forgot["answer"].notna()].copy()  # of conditions that had the whole exam
-    people = records[records["who"].isin(["forget", "retain"]) & (records["probe"] == "view")]
+    people = records[records["group"].isin(["forget", "retain"]) & (records["task"] == "view")]
     names = people.groupby("seed")["persona"].nunique().max()
     forgot["exposure"] = np.log2(names) - np.log2(forgot["rank"].astype(float))
     forgot["probability"] = np.exp(forgot["logprob"] / forgot["tokens"])
     forgot["log truth ratio"] = np.log(forgot["truth_ratio"].astype(float))
     for kind in ANSWERS:
         forgot[f"answers: {kind}"] = (forgot["answer"] == kind).astype(float)
-    read = records[records["who"] == "attributes"].rename(columns={"exact": "attributes read"})
+    read = records[records["group"] == "attributes"].rename(columns={"exact": "attributes read"})
     values = ["exposure", "probability", "log truth ratio", *(f"answers: {kind}" for kind in ANSWERS)]
     tables = [(forgot, value) for value in values] + ([(read, "attributes read")] if len(read) else [])
-    parts = [estimate(table, LABELS, ["asked"], value, resamples).assign(metric=value) for table, value in tables]
-    columns = [*LABELS, "asked", "metric", *INTERVAL]
+    parts = [estimate(table, LABELS, ["query"], value, resamples).assign(metric=value) for table, value in tables]
+    columns = [*LABELS, "query", "metric", *INTERVAL]
     return pd.concat([*parts, _quality(forgot), _membership(records)], ignore_index=True)[columns]
 
 
-METRIC = [*LABELS, "asked", "metric", "estimate"]
+METRIC = [*LABELS, "query", "metric", "estimate"]
 
 
 def _quality(forgot: pd.DataFrame) -> pd.DataFrame:
-    means = forgot.groupby([*LABELS, "asked", *PERSON], sort=False)["log truth ratio"].mean()
-    groups = dict(list(means.groupby(level=[*LABELS, "asked"], sort=False)))
-    gold = {(start, share, asked): own for (start, *_, share, method, asked), own in groups.items() if method == GOLD}
+    means = forgot.groupby([*LABELS, "query", *PERSON], sort=False)["log truth ratio"].mean()
+    groups = dict(list(means.groupby(level=[*LABELS, "query"], sort=False)))
+    retain_only = {
+        (start, share, asked): own for (start, *_, share, method, asked), own in groups.items() if method == RETAIN_ONLY
+    }
     rows = []
     for labels, own in groups.items():
         start, *_, share, _, asked = labels
-        if (start, share, asked) in gold:
-            test = ks_2samp(own, gold[start, share, asked])
+        if (start, share, asked) in retain_only:
+            test = ks_2samp(own, retain_only[start, share, asked])
             rows.append((*labels, "forget quality, KS D", test.statistic))
             rows.append((*labels, "forget quality, KS p", test.pvalue))
     return pd.DataFrame(rows, columns=METRIC)
 
 
 def _membership(records: pd.DataFrame) -> pd.DataFrame:
-    shown = records[records["probe"] == "train view"]
+    shown = records[records["task"] == "train view"]
     shown = shown.assign(loss=shown["logprob"] / shown["tokens"])
-    means = shown.groupby([*LABELS, "asked", "seed", "who", "persona"], sort=False)[["loss", "least"]].mean()
-    aucs = means.groupby(level=[*LABELS, "asked", "seed"], sort=False).agg(_auc)
-    aucs = aucs.groupby(level=[*LABELS, "asked"], sort=False).agg(pd.Series.mean)
+    means = shown.groupby([*LABELS, "query", "seed", "group", "persona"], sort=False)[["loss", "least"]].mean()
+    aucs = means.groupby(level=[*LABELS, "query", "seed"], sort=False).agg(_auc)
+    aucs = aucs.groupby(level=[*LABELS, "query"], sort=False).agg(pd.Series.mean)
     aucs.columns = ["membership AUC, loss", "membership AUC, Min-K"]
     return aucs.rename_axis(columns="metric").stack().dropna().rename("estimate").reset_index()
 
 
 def _auc(scores: pd.Series) -> float:
     """Share of pairs of a forgotten and a held-out person in which the former scores higher; NaN where one is none."""
-    who = scores.index.get_level_values("who")
+    who = scores.index.get_level_values("group")
     members, strangers = scores[who == "forget"], scores[who == "held out"]
     pairs = len(members) * len(strangers)
     return mannwhitneyu(members, strangers).statistic / pairs if pairs else np.nan
 
 
 def attacks(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
-    """Recall of the forgotten under each attack, and without one on the same people, by asked modality.
+    """Recall of the forgotten under each attack, and without one on the same people, by query modality.
 
     `back` is what came back: attacked minus not attacked, paired by person, with an interval.
     """
-    people = records[records["who"] == "forget"]
-    kind = people["probe"].where(~people["probe"].str.startswith("paraphrase"), "paraphrased question")
-    by, parts = [*LABELS, "asked"], []
+    people = records[records["group"] == "forget"]
+    kind = people["task"].where(~people["task"].str.startswith("paraphrase"), "paraphrased question")
+    by, parts = [*LABELS, "query"], []
     for attack in kind[~kind.isin(["view", "train view"])].unique():
         attacked = people[kind == attack]
         plain = people[(kind == "view") & people["view"].isin(attacked["view"])]  # the same views
@@ -211,12 +215,12 @@ def curves(runs: Iterable[Run], records: pd.DataFrame) -> pd.DataFrame:
     """Recall along unlearning, mean over seeds: labels, step, who, asked, recall; step 0 is before."""
     parts = [run.curve.assign(**run.condition.labels) for run in runs if not run.curve.empty]  # references have none
     table = pd.concat(parts, ignore_index=True)
-    start = records[(records["method"] == BEFORE) & (records["probe"] == "view") & (records["view"] == 0)]
-    start = start[start["who"].isin(["forget", "retain"])].groupby(["start", "who", "asked"])["exact"].mean()
-    zero = table[[*LABELS, "who", "asked"]].drop_duplicates()
-    keys = pd.MultiIndex.from_frame(zero[["start", "who", "asked"]])
+    start = records[(records["method"] == BEFORE) & (records["task"] == "view") & (records["view"] == 0)]
+    start = start[start["group"].isin(["forget", "retain"])].groupby(["start", "group", "query"])["exact"].mean()
+    zero = table[[*LABELS, "group", "query"]].drop_duplicates()
+    keys = pd.MultiIndex.from_frame(zero[["start", "group", "query"]])
     zero = zero.assign(step=0, recall=start.reindex(keys).to_numpy())
-    mean = table.groupby([*LABELS, "step", "who", "asked"], sort=False)["recall"].mean().reset_index()
+    mean = table.groupby([*LABELS, "step", "group", "query"], sort=False)["recall"].mean().reset_index()
     return pd.concat([zero, mean], ignore_index=True).sort_values("step", kind="stable", ignore_index=True)
 
 
