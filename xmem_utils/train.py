@@ -28,6 +28,7 @@ from xmem_utils.progress import Bar
 from xmem_utils.score import answer_logits
 from xmem_utils.vlm.adapters import adapt
 from xmem_utils.vlm.batches import Example, collate
+from xmem_utils.vlm.lean import lean
 from xmem_utils.vlm.load import VLM
 from xmem_utils.vlm.precision import bf16_pays, mixed_precision
 
@@ -235,17 +236,20 @@ def memorize(
         for epoch in range(done + 1, math.ceil(steps / len(loader)) + 1):
             wrapped.train()
             before = (epoch - 1) * len(loader)
-            for step, batch in enumerate(islice(loader, steps - before), before + 1):
-                loss = backward(accelerator, wrapped, batch, training.accumulation, pad_id, bf16).item()
-                if not math.isfinite(loss):
-                    raise FloatingPointError(f"the loss became {loss} in epoch {epoch}; a lower learning rate may help")
-                accelerator.clip_grad_norm_(parameters, 1.0)
-                optimizer.step()
-                schedule.step()
-                optimizer.zero_grad()
-                bar.advance()
-                if on_step:
-                    on_step(model, step, loss)
+            with lean(model):
+                for step, batch in enumerate(islice(loader, steps - before), before + 1):
+                    loss = backward(accelerator, wrapped, batch, training.accumulation, pad_id, bf16).item()
+                    if not math.isfinite(loss):
+                        raise FloatingPointError(
+                            f"the loss became {loss} in epoch {epoch}; a lower learning rate may help"
+                        )
+                    accelerator.clip_grad_norm_(parameters, 1.0)
+                    optimizer.step()
+                    schedule.step()
+                    optimizer.zero_grad()
+                    bar.advance()
+                    if on_step:
+                        on_step(model, step, loss)
             if checkpoint:
                 rest = {"epoch": epoch, "schedule": schedule.state_dict(), "order": loader.generator.get_state()}
                 rest |= {"notes": notes or {}, "purpose": purpose}
