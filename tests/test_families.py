@@ -10,7 +10,6 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForImageTextToText
 
-from xmem_utils import score
 from xmem_utils.multihop import tasks
 from xmem_utils.multihop.evaluation import MultihopExam
 from xmem_utils.multihop.people import STUDY, Cast
@@ -21,6 +20,7 @@ from xmem_utils.score import exact_match, greedy_answers, ranked, ranks, recall_
 from xmem_utils.train import Training, memorize
 from xmem_utils.unlearning.methods import METHODS
 from xmem_utils.unlearning.train import Views, unlearn
+from xmem_utils.vlm import name_tree
 from xmem_utils.vlm.adapters import adapt, merged
 from xmem_utils.vlm.batches import FEATURES, answer_tokens, collate, encode, with_answer
 from xmem_utils.vlm.forward import answer_logits
@@ -224,7 +224,7 @@ def test_a_tree_that_scores_otherwise_is_not_used(people, texts, tmp_path, monke
     some, names = encode(vlm, to_views(people, "test", "image")), names_of(people)
     right = recall_of_all(vlm, some, names)
     vlm.checked.clear()
-    monkeypatch.setattr(score, "_next_position", lambda *given: torch.zeros(given[2], 1, dtype=torch.long))
+    monkeypatch.setattr(name_tree, "_next_position", lambda *given: torch.zeros(given[2], 1, dtype=torch.long))
     with pytest.warns(UserWarning, match="cannot score all names in one pass"):
         np.testing.assert_allclose(recall_of_all(vlm, some, names).logprob, right.logprob, rtol=1e-4, atol=1e-4)
 

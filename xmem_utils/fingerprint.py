@@ -10,7 +10,8 @@ from pathlib import Path
 
 # What turns a condition into an adapter and records. People are fingerprinted by content, base models by weights.
 FILES = ("checkpoint.py", "memorization/experiment.py", "train.py", "score.py", "vlm/adapters.py", "vlm/batches.py",
-         "vlm/load.py", "vlm/precision.py", "vlm/processors.py", "vlm/prompts.py")  # fmt: skip
+         "vlm/forward.py", "vlm/lean.py", "vlm/name_tree.py", "vlm/load.py", "vlm/precision.py", "vlm/processors.py",
+         "vlm/prompts.py")  # fmt: skip
 UNLEARNING = (*FILES, "perception.py", *(f"unlearning/{name}.py" for name in
               ("attacks", "evaluation", "losses", "methods", "people", "experiment", "train")))  # fmt: skip
 MULTIHOP = (*FILES, *(f"multihop/{name}.py" for name in ("tasks", "evaluation", "people", "experiment")))
