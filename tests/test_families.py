@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForImageTextToText
 
-from xmem_utils import score
 from xmem_utils.multihop import tasks
 from xmem_utils.multihop.evaluation import MultihopEvaluation
 from xmem_utils.multihop.people import STUDY, Population
@@ -20,9 +20,12 @@ from xmem_utils.score import exact_match, greedy_answers, ranked, ranks, recall_
 from xmem_utils.train import Training, fresh, memorize, train
 from xmem_utils.unlearning.experiment import unlearning_steps
 from xmem_utils.unlearning.methods import METHODS
-from xmem_utils.vlm.adapters import merged
+from xmem_utils.vlm import name_tree
+from xmem_utils.vlm.adapters import adapt, merged
 from xmem_utils.vlm.batches import FEATURES, answer_tokens, collate, encode, with_answer
+from xmem_utils.vlm.lean import lean
 from xmem_utils.vlm.load import load_vlm
+from xmem_utils.vlm.precision import mixed_precision
 from xmem_utils.vlm.processors import DEFAULT_SIDE, picture_side
 from xmem_utils.vlm.prompts import WHO
 
@@ -220,9 +223,43 @@ def test_a_tree_that_scores_otherwise_is_not_used(people, texts, tmp_path, monke
     some, names = encode(vlm, to_views(people, "test", "image")), names_of(people)
     right = recall_of_all(vlm, some, names)
     vlm.checked.clear()
-    monkeypatch.setattr(score, "_next_position", lambda *given: torch.zeros(given[2], 1, dtype=torch.long))
+    monkeypatch.setattr(name_tree, "_next_position", lambda *given: torch.zeros(given[2], 1, dtype=torch.long))
     with pytest.warns(UserWarning, match="cannot score all names in one pass"):
         np.testing.assert_allclose(recall_of_all(vlm, some, names).logprob, right.logprob, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_lean_step_has_the_loss_and_gradients_of_a_plain_one(family, examples, bf16):
+    vlm, _ = family
+    model = adapt(vlm.model, 4).train()
+    for name, p in model.named_parameters():
+        if "lora_B" in name:  # a fresh adapter does nothing
+            torch.nn.init.normal_(p, std=0.1, generator=torch.Generator().manual_seed(0))
+
+    lora_layers = sum(isinstance(module, LoraLayer) for module in model.modules())
+
+    def step(some):
+        batch = collate(some, vlm.processor.tokenizer.pad_token_id, side="left")
+        model.zero_grad()
+        with mixed_precision(vlm.device, bf16):
+            said = forward(model, batch, max(len(e.answer) for e in some))
+            logits, labels = said.logits, said.labels
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
+        loss.backward()
+        return loss.item(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+    try:
+        for modality in ("image", "text"):
+            loss, gradient = step(examples["train", modality][:4])
+            with lean(model):
+                assert sum("forward" in vars(module) for module in model.modules()) >= lora_layers
+                lean_loss, lean_gradient = step(examples["train", modality][:4])
+            assert lean_loss == pytest.approx(loss, rel=2e-2 if bf16 else 1e-5)
+            apart = (lean_gradient - gradient).norm() / gradient.norm()
+            assert apart < (0.1 if bf16 else 1e-5)
+        assert not any("forward" in vars(module) for module in model.modules())
+    finally:
+        model.unload()
 
 
 @pytest.mark.parametrize("name", ["NPO", "RMU"])

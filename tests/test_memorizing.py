@@ -10,11 +10,12 @@ from transformers import AutoModelForImageTextToText
 
 from xmem_utils import paths
 from xmem_utils.personas.dataset import names_of, to_views
-from xmem_utils.score import _Prompts, exact_match, greedy_answers, ranked, ranks, recall_of_all
+from xmem_utils.score import exact_match, greedy_answers, ranked, ranks, recall_of_all
 from xmem_utils.train import OneModalityBatches, Training, memorize, memorizing_steps, rate
 from xmem_utils.vlm.adapters import adapt, for_evaluation, language_linears
 from xmem_utils.vlm.batches import FEATURES, answer_tokens, collate, encode, messages, model_inputs, with_answer
 from xmem_utils.vlm.load import load_vlm
+from xmem_utils.vlm.name_tree import Prompts
 from xmem_utils.vlm.prompts import WHO
 
 TRAINING = Training(epochs=12, batch_size=10, learning_rate=3e-3, seed=1)
@@ -67,8 +68,8 @@ def test_pruned_ranks_equal_the_whole_tree_and_run_little_of_it(vlm, five, examp
     parts = ["ba", "zu", "mi", "ke", "lo", "ra", "ti", "no"]
     more = ["".join(rng.choice(parts, rng.integers(1, 5))).capitalize() for _ in range(80)]  # some stand twice
     names = [*names_of(five), *more]
-    run, nodes = _Prompts.run, []
-    monkeypatch.setattr(_Prompts, "run", lambda self, rows, *a: nodes.append(a[0].numel()) or run(self, rows, *a))
+    run, nodes = Prompts.run, []
+    monkeypatch.setattr(Prompts, "run", lambda self, rows, *a: nodes.append(a[0].numel()) or run(self, rows, *a))
     for modality in ("image", "text"):
         shown = examples["test", modality]
         every = recall_of_all(vlm, shown, names, model).logprob

@@ -360,8 +360,8 @@ def made_up(recalls, people=40, source="image"):
                   (STUDY, CEILING, other(source)): ceiling, (PUBLIC, VIEW, source): 0.5}  # fmt: skip
         for (group, task, query), share in shares.items():
             for person in range(people):
-                rows.append({"source": source, "method": method, "seed": 0, "paired": 0, "group": group, "task": task, "query": query,
-                             "persona": person, "view": 0, "exact": person < share * people})  # fmt: skip
+                labels = {"source": source, "method": method, "seed": 0, "paired": 0, "group": group, "task": task}
+                rows.append({**labels, "query": query, "persona": person, "view": 0, "exact": person < share * people})
     return pd.DataFrame(rows)
 
 

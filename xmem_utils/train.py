@@ -28,6 +28,7 @@ from xmem_utils import checkpoint as checkpoints
 from xmem_utils.vlm.adapters import adapt
 from xmem_utils.vlm.batches import Example, collate
 from xmem_utils.vlm.forward import Answered, forward
+from xmem_utils.vlm.lean import lean
 from xmem_utils.vlm.load import VLM
 from xmem_utils.vlm.precision import bf16_pays, mixed_precision
 
@@ -257,18 +258,19 @@ def train(
         done = _resumed(model, optimizer.optimizer, steps, on_step, resources)
         parameters = [p for p in model.parameters() if p.requires_grad]  # FSDP has put others in their place
         wrapped.train()
-        for number, step in enumerate(steps[done:], done + 1):
-            optimizer.param_groups[0]["lr"] = step.learning_rate
-            optimizer.zero_grad()
-            loss = passes.backward(step, number, resources.accumulation)
-            if not math.isfinite(loss) or not math.isfinite(_whole(accelerator.clip_grad_norm_(parameters, 1.0))):
-                raise Diverged(number, loss)
-            optimizer.step()
-            if on_step:
-                on_step(model, number, len(steps), loss)
-            if resources.checkpoint and (number % resources.save_every == 0 or number == len(steps)):
-                rest = {"step": number, "notes": getattr(on_step, "notes", {}), "purpose": _identity(steps)}
-                checkpoints.save(resources.checkpoint, model, optimizer.optimizer, rest)
+        with lean(model):
+            for number, step in enumerate(steps[done:], done + 1):
+                optimizer.param_groups[0]["lr"] = step.learning_rate
+                optimizer.zero_grad()
+                loss = passes.backward(step, number, resources.accumulation)
+                if not math.isfinite(loss) or not math.isfinite(_whole(accelerator.clip_grad_norm_(parameters, 1.0))):
+                    raise Diverged(number, loss)
+                optimizer.step()
+                if on_step:
+                    on_step(model, number, len(steps), loss)
+                if resources.checkpoint and (number % resources.save_every == 0 or number == len(steps)):
+                    rest = {"step": number, "notes": getattr(on_step, "notes", {}), "purpose": _identity(steps)}
+                    checkpoints.save(resources.checkpoint, model, optimizer.optimizer, rest)
     except BaseException:
         model.unload()  # whatever stops the training, the caller's base model is as it was
         raise

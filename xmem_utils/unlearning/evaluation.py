@@ -1,8 +1,8 @@
 """What a model that unlearned still knows, and what it lost: one row a view and task.
 
 Columns: group ("forget", "retain", "held out", "public figures", "attributes"), persona, query, task, view, exact,
-logprob, tokens of the answer, least (Min-K); for forgotten people rank, truth_ratio and answer, the kind of the greedy one;
-lookalike marks the retained who look most like somebody forgotten.
+logprob, tokens of the answer, least (Min-K); for forgotten people rank, truth_ratio and answer, the kind of the greedy
+one; lookalike marks the retained who look most like somebody forgotten.
 
 The headline asks all test views of the forgotten. Everything else is asked of as many views as its intervals need, a
 person being the unit: the constants below.

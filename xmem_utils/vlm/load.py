@@ -46,7 +46,7 @@ HUB_REPEATED = ("consolidated*", "original/*", "onnx/*")  # the same weights aga
 class VLM:
     """A model with its processor; `fingerprint` identifies the weights.
 
-    `checked` keeps what was found out about the model's class by trying it (see `recall.recall_of_all`).
+    `checked` keeps what was found out about the model's class by trying it (see `score.recall_of_all`).
     """
 
     model: nn.Module
