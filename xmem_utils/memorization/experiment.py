@@ -14,7 +14,7 @@ from datasets import DatasetDict
 from peft import PeftModel
 from PIL import Image
 
-from xmem_utils import paths, store
+from xmem_utils import fingerprint, paths, store
 from xmem_utils.checkpoint import WholeAdapter
 from xmem_utils.params import MODALITIES, Condition, Profile, parts_of, resolve
 from xmem_utils.personas.dataset import PersonaSpec, count_views, load_personas, names_of, to_views
@@ -177,7 +177,7 @@ class Study:
         Whatever the number of train views, a model takes as many steps as with those of the profile. How many those
         are is found out by training where a user's own people are to be memorized (`own_epochs`).
         """
-        dataset, fingerprint = self.dataset(seed)
+        dataset, people = self.dataset(seed)
         usual, train_views = self._available(seed), self._available(seed, train_views)
         if epochs is None:
             epochs = self._epochs or (self.own_epochs(source, seed) if self._own else self.profile.epochs)
@@ -186,7 +186,7 @@ class Study:
             Condition,
             model=self.vlm.name,
             weights=self.vlm.fingerprint,
-            data=fingerprint,
+            data=people,
             personas=len(names_of(dataset)),
             source=source,
             seed=seed,
