@@ -23,6 +23,7 @@ from xmem_utils.unlearning.methods import METHODS
 from xmem_utils.vlm import name_tree
 from xmem_utils.vlm.adapters import adapt, merged
 from xmem_utils.vlm.batches import FEATURES, answer_tokens, collate, encode, with_answer
+from xmem_utils.vlm.forward import forward
 from xmem_utils.vlm.lean import lean
 from xmem_utils.vlm.load import load_vlm
 from xmem_utils.vlm.precision import mixed_precision

@@ -14,8 +14,8 @@ from xmem_utils.experiment import summary
 from xmem_utils.memorization.experiment import Memorization
 from xmem_utils.mitigation import data, losses, tables
 from xmem_utils.mitigation.experiment import Mitigation, shrink
-from xmem_utils.mitigation.methods import BASELINE, DESCRIBED, METHODS, PAIRED, Method, method_named
-from xmem_utils.mitigation.names import CEILING, PUBLIC, STUDY, VIEW
+from xmem_utils.mitigation.methods import METHODS, Method, method_named
+from xmem_utils.mitigation.names import BASELINE, CEILING, DESCRIBED, PAIRED, PUBLIC, STUDY, VIEW
 from xmem_utils.params import Profile, other
 from xmem_utils.personas.dataset import names_of
 from xmem_utils.score import exact_match, greedy_answers
@@ -394,7 +394,7 @@ def test_describing_recalls_what_the_ceiling_says_and_leaves_no_recall_part():
     start = table[table["method"] == tables.START].set_index("quantity")["estimate"]
     assert start.to_dict() == {tables.SOURCE: 1.0, tables.TARGET: 0.25}
     knew = table[table["method"] == tables.BEFORE].set_index("quantity")["estimate"]
-    assert knew.to_dict() == {f"{tables.FIGURES}, image": 1.0}
+    assert knew.to_dict() == {f"{PUBLIC}, image": 1.0}
     own = table[table["method"] == DESCRIBED].set_index("quantity")["estimate"]
     assert own[tables.TARGET] == pytest.approx(0.9) and own["recall part"] == 0
     assert own["gap"] == own["perception part"] == pytest.approx(0.1)
