@@ -44,7 +44,7 @@ def settings_of(method, steps):
     return {**method.settings()[-1], "steps": float(steps)}
 
 
-def unlearned(study, made_of, look=lambda *step: None):
+def trained(study, made_of, look=lambda *step: None):
     """The model that a condition makes, which the caller unloads."""
     model, facts = study.train(made_of, look, Resources())
     assert "diverged" not in facts
@@ -65,7 +65,7 @@ def test_a_method_moves_its_adapter_and_nothing_else(study, method, unlearned):
     start = study.start(made_of.start)
     exam = study.evaluation_of(0, FORGET, False)
     before = exact_match(study.vlm, exam.examples["retain"]["text"], start.model).logprob
-    model = unlearned(study, made_of)
+    model = trained(study, made_of)
     moved = [float(p.abs().max()) for n, p in weights(model).items() if "lora_B" in n]
     model.unload()
     assert max(moved) > 1e-4
@@ -79,7 +79,7 @@ def test_a_method_lowers_the_probability_of_the_forgotten_name(study, name):
     made_of = condition(study, name, "text", settings_of(METHODS[name], 8))
     start = study.start(made_of.start)
     before = exact_match(study.vlm, exam.examples["forget"]["text"], start.model).logprob.mean()
-    model = unlearned(study, made_of)
+    model = trained(study, made_of)
     after = exact_match(study.vlm, exam.examples["forget"]["text"], model).logprob.mean()
     model.unload()
     assert after < before - 0.5
@@ -95,7 +95,7 @@ def test_a_short_run_is_the_beginning_of_a_longer_one(study, name):
             seen[steps, step] = weights(model)
 
         made_of = condition(study, name, settings=settings_of(METHODS[name], steps))
-        unlearned(study, made_of, look).unload()
+        trained(study, made_of, look).unload()
     for n, value in seen[2, 2].items():
         torch.testing.assert_close(value, seen[4, 2][n], rtol=0, atol=0)
 
@@ -117,7 +117,7 @@ def test_a_task_vector_is_the_adapter_that_learned_the_forget_set_subtracted(stu
     """Twice as many steps subtract twice the weight change, and 0 leaves the start."""
     deltas = {}
     for steps in (1, 2):
-        model = unlearned(study, condition(study, "task vector", settings={"scale": 0.1, "steps": float(steps)}))
+        model = trained(study, condition(study, "task vector", settings={"scale": 0.1, "steps": float(steps)}))
         layers = [m for m in model.modules() if isinstance(m, LoraLayer)]
         deltas[steps] = [layer.get_delta_weight("default").detach() for layer in layers]
         model.unload()
@@ -134,7 +134,7 @@ def test_a_prompt_changes_the_question_and_no_weight(study):
         texts = [decode(e.prompt) for e in asked.examples["retain"][modality]]
         assert all(preamble([name]).strip() in text for text in texts)
         assert not any(name in decode(e.prompt) for e in plain.examples["retain"][modality])
-    model = unlearned(study, condition(study, "prompt", settings={}))
+    model = trained(study, condition(study, "prompt", settings={}))
     assert all(not p.any() for n, p in weights(model).items() if "lora_B" in n)
     model.unload()
 
@@ -259,7 +259,7 @@ def test_rounding_is_to_the_nearest_of_a_grid():
 
 
 def test_a_merged_adapter_says_the_same_and_is_taken_out_to_the_bit(study):
-    exam, model = study.evaluation_of(0, FORGET, False), unlearned(study, condition(study, "GradDiff"))
+    exam, model = study.evaluation_of(0, FORGET, False), trained(study, condition(study, "GradDiff"))
     examples = exam.examples["forget"]["image"]
     layers = [m.get_base_layer() for m in model.modules() if isinstance(m, LoraLayer)]
     kept = [layer.weight.detach().clone() for layer in layers]
@@ -276,7 +276,7 @@ def test_a_merged_adapter_says_the_same_and_is_taken_out_to_the_bit(study):
 
 def test_relearning_teaches_some_and_asks_the_others(study):
     exam = study.evaluation_of(0, (1, 2, 4, 5), False)
-    model = unlearned(study, study.condition("GradDiff", SETTINGS, "text", 0, forget=(1, 2, 4, 5)))
+    model = trained(study, study.condition("GradDiff", SETTINGS, "text", 0, forget=(1, 2, 4, 5)))
     rows = attacks.attack(exam, model, "text", 0)
     model.unload()
     assert set(rows["group"]) == {"forget"} and set(rows["task"]) == {"int8", "int4", "relearned"}

@@ -158,9 +158,9 @@ class Experiment(ABC):
         """Recall along the training, its end included."""
         return run.curve
 
+    @abstractmethod
     def prepare(self, condition: Condition) -> None:
-        """What must be done before an adapter is on the base model."""
-        return
+        """What must be done before an adapter is on the base model, or FSDP spreads it: encode what is asked."""
 
     def doing(self, condition: Condition) -> str:
         """What a training does, for its bar."""

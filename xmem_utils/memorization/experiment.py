@@ -204,6 +204,10 @@ class Memorization(Experiment):
         training = Training(c.epochs, c.batch_size, c.learning_rate, c.rank, c.seed, self.bucket, resources)
         return memorize(self.vlm, self.train_examples(c), training, on_step), {}
 
+    def prepare(self, condition: MemorizationCondition) -> None:
+        """Test views pass the vision tower."""
+        self.evaluation_of(condition.seed)
+
     def evaluate(self, model: PeftModel, condition: MemorizationCondition, facts: Mapping[str, float]) -> pd.DataFrame:
         """Every test view with its controls; see `Evaluation.records`."""
         return self.evaluation_of(condition.seed).records(model)

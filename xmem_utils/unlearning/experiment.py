@@ -274,6 +274,10 @@ class Unlearning(Experiment):
         with for_evaluation(model):
             return self._asks(condition).recall(model, everybody=condition.measures == "search")
 
+    def prepare(self, condition: UnlearningCondition) -> None:
+        """Test views pass the vision tower."""
+        self._asks(condition)
+
     def evaluate(self, model: PeftModel, condition: UnlearningCondition, facts: Mapping[str, float]) -> pd.DataFrame:
         """All measures and attacks, or exact match alone; an attack changes the adapter."""
         if condition.measures == "search":
