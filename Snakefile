@@ -191,8 +191,8 @@ rule capability:
         DRAW
 
 
-# All methods and arms, but on the quick profile, which has two people to forget, the notebook's own choice.
-UNLEARNING = given(f"profile={PROFILE}", *["methods=all", "arms=true"] * (PROFILE != "quick"))
+# All methods and ablations, but on the quick profile, which has two people to forget, the notebook's own choice.
+UNLEARNING = given(f"profile={PROFILE}", *["methods=all", "ablations=true"] * (PROFILE != "quick"))
 
 
 rule unlearn:
@@ -223,7 +223,7 @@ rule unlearning:
                 "05_unlearning",
                 "unlearning_headline",
                 "unlearning_metrics",
-                *["unlearning_arms"] * (PROFILE != "quick"),
+                *["unlearning_ablations"] * (PROFILE != "quick"),
             )
         ),
         done=touch(f"{DONE}/05_unlearning"),

@@ -19,7 +19,7 @@ from xmem_utils.mitigation.names import BASELINE, CEILING, DESCRIBED, PAIRED, PU
 from xmem_utils.params import Profile, other
 from xmem_utils.personas.dataset import names_of
 from xmem_utils.score import exact_match, greedy_answers
-from xmem_utils.train import Outputs
+from xmem_utils.train import Outputs, Resources
 from xmem_utils.vlm.adapters import adapt
 from xmem_utils.vlm.batches import Example, answer_tokens
 
@@ -238,6 +238,16 @@ def test_a_run_off_its_budget_is_refused(runs):
     other_budget = replace(runs[0], facts={**own, "budget": 1, "tokens": 1})
     with pytest.raises(AssertionError, match="budgets differ"):
         tables.costs([runs[0], other_budget])
+
+
+@pytest.mark.parametrize("method", ["self-labelled, soft", "aligned, all layers", "replay"])
+def test_several_passes_a_step_have_the_loss_of_one(study, method, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")  # in bf16 they differ in the third digit
+    made_of, losses = study.condition(method, METHODS[method].settings()[0], "image", 0), {1: [], 3: []}
+    for accumulation, seen in losses.items():
+        note = lambda model, step, steps, loss, seen=seen: seen.append(loss)  # noqa: E731
+        study.train(made_of, note, Resources(accumulation))[0].unload()
+    np.testing.assert_allclose(losses[1][:3], losses[3][:3], rtol=1e-4)
 
 
 def test_labels_are_held_against_the_names_for_the_record_alone(study, runs):

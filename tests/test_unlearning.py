@@ -100,6 +100,46 @@ def test_a_short_run_is_the_beginning_of_a_longer_one(study, name):
         torch.testing.assert_close(value, seen[4, 2][n], rtol=0, atol=0)
 
 
+class Noted:
+    """Gathers losses, and stops after a step, if it is to."""
+
+    def __init__(self, stop=0):
+        self.losses, self.notes, self.stop = [], {}, stop
+
+    def __call__(self, model, step, steps, loss):
+        self.losses.append(loss)
+        if step == self.stop:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS.values() if m.losses], ids=lambda m: m.name)
+def test_several_passes_a_step_have_the_loss_of_one(study, method, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")  # in bf16 they differ in the third digit
+    made_of, losses = condition(study, method.name, settings=settings_of(method, 2)), []
+    for accumulation in (1, 3):
+        noted = Noted()
+        study.train(made_of, noted, Resources(accumulation))[0].unload()
+        losses.append(noted.losses)
+    np.testing.assert_allclose(*losses, rtol=1e-4, atol=1e-6)
+
+
+def test_an_interrupted_unlearning_goes_on_from_its_checkpoint(study, tmp_path):
+    made_of = condition(study, "NPO", settings=settings_of(METHODS["NPO"], 6))
+    model = trained(study, made_of)
+    whole = weights(model)
+    model.unload()
+    saved = Resources(checkpoint=tmp_path / "c", save_every=2)
+    with pytest.raises(KeyboardInterrupt):
+        study.train(made_of, Noted(stop=5), saved)
+    rest = Noted()
+    model, _ = study.train(made_of, rest, saved)
+    again = weights(model)
+    model.unload()
+    assert len(rest.losses) == 2, "the first four are behind it"
+    for name, value in whole.items():
+        torch.testing.assert_close(again[name], value, rtol=0, atol=0)
+
+
 def test_what_a_loss_needs_is_read_off_its_arguments():
     assert METHODS["GA"].parts(1) == ("forget",)
     assert METHODS["IDK"].parts(1) == ("refusal", "retain")
@@ -352,7 +392,7 @@ def test_kinds_of_answers():
 
 
 def test_a_design_has_all_arms_once(study):
-    planned = study.conditions(SimpleNamespace(methods="all", forget_share=0.5, forget="", arms=True))
+    planned = study.conditions(SimpleNamespace(methods="all", forget_share=0.5, forget="", ablations=True))
     assert len({c.slug for c in planned}) == len(planned)
     main = [c for c in planned if c.start.source == "image+text" and c.retained == c.unlearned and len(c.forget) == 3]
     assert len(main) == 2 * (len(METHODS) + 2) + len(METHODS)

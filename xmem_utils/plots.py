@@ -352,7 +352,7 @@ COLUMNS = 6  # of the curves
 def unlearning_matrix(table: pd.DataFrame, unsettled: set[str]) -> plt.Figure:
     """Recall of the forgotten (filled) and the retained (hollow) by method, one panel an unlearned modality.
 
-    `table` is `tables.recall` of the main arm; methods in `unsettled` kept no retain recall in the search.
+    `table` is `tables.recall` of the main task; methods in `unsettled` kept no retain recall in the search.
     """
     methods = sorted(table["method"].unique(), key=lambda m: [*REFERENCES, m].index(m))
     labels = {m: m for m in methods} | {m: f"{m} *" for m in unsettled} | REFERENCES
@@ -454,9 +454,9 @@ FATES |= {"hop 2 missed": "#E3C878", "hop 1 missed": "#BBBBBB"}
 
 
 def multihop(table: pd.DataFrame, claim: pd.DataFrame) -> plt.Figure:
-    """Every arm by query modality, with intervals and chance; last, public figures before anything is memorized.
+    """Every task by query modality, with intervals and chance; last, public figures before anything is memorized.
 
-    An arm without headroom has its label in grey.
+    A task without headroom has its label in grey.
     """
     titles = dict(zip((*MODALITIES, "none"), (*LEARNED, "Public figures, base model"), strict=True))
     titles = {s: title for s, title in titles.items() if s in set(table["source"])} or titles
@@ -466,7 +466,7 @@ def multihop(table: pd.DataFrame, claim: pd.DataFrame) -> plt.Figure:
         groups = PUBLIC_FIGURES if source == "none" else PEOPLE
         own = table[(table["source"] == source) & table["group"].isin(groups)]
         own = own.set_index(own["group"].map(lambda g, groups=groups: groups[g][0]).astype(str) + own["task"])
-        labels = [words + arm for words, arms in groups.values() for arm in arms if words + arm in own.index]
+        labels = [words + task for words, tasks in groups.values() for task in tasks if words + task in own.index]
         y = row_axis(axes, labels)
         asked_rows(axes, labels, own, label="shown {asked}")
         chance = own["chance"].groupby(level=0).first().reindex(labels)
@@ -493,24 +493,24 @@ def multihop_decomposition(table: pd.DataFrame) -> plt.Figure:
         mark = {"marker": "D", "ms": 5, "color": "#CC0000", "mec": "white", "mew": 0.6}
         dots(axes, expected, x, "y", label="if hops were independent", **mark)
         axes.set_xticks(x, [WORDS[asked] for _, asked in bars], fontsize=8)
-        for place, arm in zip(x[::2] + 0.5, CHAINED, strict=True):
-            axes.annotate(arm, (place, 0), (0, -28), ("data", "axes fraction"), "offset points", ha="center")
+        for place, task in zip(x[::2] + 0.5, CHAINED, strict=True):
+            axes.annotate(task, (place, 0), (0, -28), ("data", "axes fraction"), "offset points", ha="center")
         axes.grid(axis="x", visible=False)
     return with_legend(figure, columns=5)
 
 
 def multihop_curves(table: pd.DataFrame, chance: float) -> plt.Figure:
-    """The hops and two composed arms along the training; dashed: one seed trained longer."""
-    arms = ("hop 1", "hop 2", *FEW)
+    """The hops and two composed tasks along the training; dashed: one seed trained longer."""
+    tasks = ("hop 1", "hop 2", *FEW)
     ylabels = [f"names from {WORDS[m]}\nanswered exactly right" for m in MODALITIES]
-    figure, grid = facets((12.0, 5.6), arms, ylabels, "epochs")
+    figure, grid = facets((12.0, 5.6), tasks, ylabels, "epochs")
     lines = dict(zip(table.sort_values("epochs")["trained"].unique(), ("-", "--"), strict=False))
     for panels, _, own in by_modality(grid, table):
-        for axes, arm in zip(panels, arms, strict=True):
-            for (asked, trained), rows in own[own["task"] == arm].groupby(["query", "trained"]):
+        for axes, task in zip(panels, tasks, strict=True):
+            for (asked, trained), rows in own[own["task"] == task].groupby(["query", "trained"]):
                 label = f"shown {{asked}}, trained {trained}"
                 curve(axes, rows, "epoch", **look(asked, "", label, ls=lines[trained], ms=4))
-            if arm != "hop 1":  # which asks for a name, not for a fact
+            if task != "hop 1":  # which asks for a name, not for a fact
                 axes.axhline(chance, label="chance", **DOTTED)
     return with_legend(figure)
 

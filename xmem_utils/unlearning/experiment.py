@@ -139,7 +139,7 @@ class Unlearning(Experiment):
         """All conditions, seed by seed.
 
         Mainly, who was memorized in both modalities is unlearned in either by every method, with both references, all
-        measures and all attacks. With `arms`, ablations, asked for exact match alone: unlearning both modalities at
+        measures and all attacks. With `ablations`, ablations, asked for exact match alone: unlearning both modalities at
         once; and, for two methods, other shares, both modalities rehearsed, and people memorized in one modality alone,
         which is then unlearned.
         """
@@ -156,7 +156,7 @@ class Unlearning(Experiment):
 
             for unlearned in MODALITIES:
                 out += [made(m, unlearned, measures="thorough") for m in (BEFORE, RETAIN_ONLY, *methods)]
-            if not p.arms:
+            if not p.ablations:
                 continue
             out += [made(m, BOTH) for m in methods]
             further = [m for m in FURTHER_METHODS if m in methods]
