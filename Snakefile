@@ -208,7 +208,7 @@ rule unlearn:
     threads: 1
     priority: 1
     shell:
-        "XMEM_THREADS={threads} python -m xmem_utils fill 05_unlearning {params.given:q}"
+        "XMEM_THREADS={threads} python -m xmem_utils train 05_unlearning {params.given:q}"
         " --shard {wildcards.k}/{params.shards}"
 
 
@@ -253,7 +253,7 @@ rule hops:
     threads: 1
     priority: 1
     shell:
-        "XMEM_THREADS={threads} python -m xmem_utils fill 06_multihop {params.given:q}"
+        "XMEM_THREADS={threads} python -m xmem_utils train 06_multihop {params.given:q}"
         " --shard {wildcards.k}/{params.shards}"
 
 
@@ -292,7 +292,7 @@ rule mitigate:
     threads: 1
     priority: 2  # the longest shards: were they last, one core would wait for the other
     shell:
-        "XMEM_THREADS={threads} python -m xmem_utils fill 07_mitigation {params.given:q}"
+        "XMEM_THREADS={threads} python -m xmem_utils train 07_mitigation {params.given:q}"
         " --shard {wildcards.k}/{params.shards}"
 
 

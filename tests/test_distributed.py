@@ -37,7 +37,7 @@ WEIGHTS = {"rtol": 0, "atol": 2e-4}
 PROFILE = {
     "personas": 3, "seeds": [0], "train_views": 2, "test_views": 1, "epochs": 2, "dose_views": [1], "resamples": 100,
 }  # fmt: skip
-TRAIN = ("train", "--source", "image", "--rank", "4", "--checkpoint", "--profile")
+TRAIN = ("train", "02_training", "-p", "source=image", "-p", "rank=4", "--checkpoint", "-p")
 
 # What each process runs. Accelerate shards on accelerators alone, so for FSDP its state is told that there is one;
 # the sharding and all that follows is the real one.
@@ -176,7 +176,7 @@ def two(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     (folder / "worker.py").write_text(WORKER)
     (folder / "few.yaml").write_text(yaml.safe_dump(PROFILE))
-    arguments = json.dumps([*TRAIN, str(folder / "few.yaml")])
+    arguments = json.dumps([*TRAIN, f"profile={folder / 'few.yaml'}"])
     launch(folder, request.param, str(folder / "worker.py"), str(folder), arguments)
     return folder, [json.loads((folder / f"{i}.json").read_text()) for i in range(2)]
 
@@ -307,7 +307,7 @@ def test_sharded_processes_store_one_run_that_notebooks_find(two, stored_alone):
 
 def test_train_under_accelerate_launch_stores_one_run_that_notebooks_find(stored_alone, tmp_path):
     (tmp_path / "few.yaml").write_text(yaml.safe_dump(PROFILE))
-    said = launch(tmp_path, "several_gpus.yaml", "-m", "xmem_utils", *TRAIN, str(tmp_path / "few.yaml"))
+    said = launch(tmp_path, "several_gpus.yaml", "-m", "xmem_utils", *TRAIN, f"profile={tmp_path / 'few.yaml'}")
     assert said.count(stored_alone.condition.slug) == 1, "the main process alone reports"
     records, slug = records_of(tmp_path)
     assert slug == stored_alone.condition.slug

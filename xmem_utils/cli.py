@@ -9,7 +9,6 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import timedelta
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -150,31 +149,26 @@ def list_runs(verify: Annotated[bool, Option("--verify", help="Check every check
 
 @app.command("train", cls=Command)
 def _train(
-    model: Model = "xmem-tiny-s",
-    source: Annotated[Literal["image", "text", "both"], Option(help="The modality learned from.")] = "both",
-    seed: Annotated[
-        list[int] | None, Option(min=0, max=MOST["seed"], help="Again for more; default: the profile's.")
-    ] = None,
-    learning_rate: float = 2e-3,
-    people: Annotated[str, Option(help="A folder of your own people.")] = "",
-    checkpoint: Annotated[bool, Option("--checkpoint", help="Save now and then, and go on from there.")] = False,
-    profile: Profile = "quick",
-    rank: Rank = 16,
+    notebook: Literal["02_training", "05_unlearning", "06_multihop", "07_mitigation"],
+    given: Given = None,
+    shard: Shard = "1/1",
     accumulation: Accumulation = 1,
     gradient_checkpointing: Checkpointing = False,
+    checkpoint: Annotated[bool, Option("--checkpoint", help="Save now and then, and go on from there.")] = False,
 ) -> None:
-    """Train conditions into the store, where notebooks find them; works under accelerate launch."""
+    """Train the conditions of a notebook into the store, where it finds them; works under accelerate launch."""
     import torch
     from accelerate import Accelerator
     from accelerate.utils import DistributedType, InitProcessGroupKwargs
 
+    from xmem_utils import headless
     from xmem_utils.experiment import summary
-    from xmem_utils.memorization.experiment import Memorization
+    from xmem_utils.progress import progress
     from xmem_utils.train import Resources
-    from xmem_utils.vlm.load import load_vlm
     from xmem_utils.vlm.threads import set_threads
 
-    size = profile_named(profile)
+    shard_of((), shard)  # a wrong one is refused before any work
+    _, p = headless.checked(notebook, given or ())
     # who is not the main process waits while that one waits for another launch that trains the same condition
     patience = InitProcessGroupKwargs(timeout=timedelta(days=1))
     # several processes without a GPU find each other only when the CPU is asked for
@@ -182,15 +176,16 @@ def _train(
         cpu=not torch.accelerator.is_available(), mixed_precision="no", kwargs_handlers=[patience]
     )
     set_threads()
-    study = None
-    for modality, number in product(MODALITIES if source == "both" else (source,), seed or size.seeds):
-        if study is None or accelerator.distributed_type == DistributedType.FSDP:  # which left the last one sharded
-            resources = Resources(accumulation, gradient_checkpointing, save_every=25 if checkpoint else 0)
-            vlm = load_vlm(model, accelerator.device)
-            study = Memorization(vlm, size, rank, learning_rate, people, resources=resources)
-        made = study.run(study.condition(modality, number))
+    kind, resources = experiments()[notebook], Resources(accumulation, gradient_checkpointing)
+    resources = replace(resources, save_every=25 if checkpoint else 0)
+    experiment = kind.of(p, resources)
+    conditions = experiment.ordered(shard_of(experiment.conditions(p), shard))
+    for number, condition in enumerate(progress(conditions, len(conditions), kind.folder)):
+        if number and accelerator.distributed_type == DistributedType.FSDP:  # which left the model sharded
+            experiment = kind.of(p, resources)
+        made = experiment.run(condition)
         if accelerator.is_main_process:
-            print(made.condition.slug, {asked: round(recall, 3) for asked, recall in summary(made.records).items()})
+            print(condition.slug, {asked: round(recall, 3) for asked, recall in summary(made.records).items()})
     accelerator.end_training()
 
 
@@ -220,26 +215,6 @@ def _plan(
         set_threads()
         made = replace(made, seconds=planning.measured_seconds(model, training) * made.steps)
     print(json.dumps(asdict(made), indent=1) if as_json else planning.table(made))
-
-
-@app.command(cls=Command, rich_help_panel=MAINTAINERS)
-def fill(
-    notebook: Literal["02_training", "05_unlearning", "06_multihop", "07_mitigation"], given: Given = None,
-    shard: Shard = "1/1", accumulation: Accumulation = 1, gradient_checkpointing: Checkpointing = False,
-    checkpoint: Annotated[bool, Option("--checkpoint", help="Save now and then, and go on from there.")] = False,
-) -> None:  # fmt: skip
-    """Run conditions of a notebook into the store, which it then reads."""
-    from xmem_utils import headless
-    from xmem_utils.train import Resources
-    from xmem_utils.vlm.threads import set_threads
-
-    shard_of((), shard)  # a wrong one is refused before any work
-    _, p = headless.checked(notebook, given or ())
-    set_threads()
-    resources = Resources(accumulation, gradient_checkpointing, save_every=25 if checkpoint else 0)
-    experiment = experiments()[notebook].of(p, resources)
-    for made in experiment.run_all(shard_of(experiment.conditions(p), shard)):
-        print(made.condition.slug)
 
 
 @app.command(cls=Command, rich_help_panel=MAINTAINERS)

@@ -139,9 +139,9 @@ class Unlearning(Experiment):
         """All conditions, seed by seed.
 
         Mainly, who was memorized in both modalities is unlearned in either by every method, with both references, all
-        measures and all attacks. With `ablations`, ablations, asked for exact match alone: unlearning both modalities at
-        once; and, for two methods, other shares, both modalities rehearsed, and people memorized in one modality alone,
-        which is then unlearned.
+        measures and all attacks. Ablations (`p.ablations`) are asked for exact match alone: unlearning both modalities
+        at once; and, for two methods, other shares, both modalities rehearsed, and people memorized in one modality
+        alone, which is then unlearned.
         """
         methods = self.methods_of(p)
         settings = self.settings_of(self.vlm.name, methods) | {BEFORE: {}, RETAIN_ONLY: {}}
