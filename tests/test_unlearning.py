@@ -418,6 +418,7 @@ def test_the_search_reads_what_it_tried_and_can_be_asked_for_one_method(study, m
     study.write(first)
     chosen = study.table("any").set_index("method")
     assert chosen.loc["NPO", "steps"] == 7 and chosen.loc["GradDiff", "steps"] in (1, 2), "other rows stay"
+    assert list(chosen.index) == ["GradDiff", "NPO"], "in the order of the table of methods"
 
 
 def test_unlearning_needs_views_of_the_forgotten_alone_or_with_others(study):

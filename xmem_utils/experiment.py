@@ -280,10 +280,12 @@ class Experiment(ABC):
         Rows of other methods stay as they are.
         """
         chosen, out = self.choose(tried), Path(resolve_model(self.vlm.name))
+        place = {name: i for i, name in enumerate(self.methods)}
         for name, table in (("search", tried), ("settings", chosen)):
             if self.searched(self.vlm.name):
                 kept = self.table(self.vlm.name, name)
-                table = pd.concat([kept[~kept["method"].isin(table["method"])], table], ignore_index=True)
+                table = pd.concat([kept[~kept["method"].isin(table["method"])], table])
+            table = table.sort_values("method", key=lambda names: names.map(place).fillna(-1), kind="stable")
             table.to_csv(out / f"{self.folder}_{name}.csv", index=False, float_format="%.4f")
         return chosen
 

@@ -34,7 +34,7 @@ class MitigationEvaluation:
         if any(isinstance(module, LoraLayer) for module in study.vlm.model.modules()):
             raise RuntimeError("an adapter is on the base model, which is to say what it perceives: unload it first")
         self.study, self.seed, self.source = study, seed, source
-        self._asked = study.evaluation_of(seed)
+        self._asked = self.study.evaluation_of(seed)
         self._further = self._encoded()
 
     def records(self, model: nn.Module | None = None) -> pd.DataFrame:

@@ -56,7 +56,7 @@ class ForgettingEvaluation:
         self.dataset, _ = study.dataset(seed)
         self.forget = tuple(forget)
         self._lessons: dict[tuple[tuple[int, ...], str], list[Example]] = {}
-        exam = study.evaluation_of(seed)
+        exam = self._study.evaluation_of(seed)
         self.names = exam.names
         self.people: dict[str, dict[str, list[View]]] = {"forget": {}, "retain": {}}
         for m in MODALITIES:
