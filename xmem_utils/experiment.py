@@ -98,7 +98,8 @@ class Watch:
     def __call__(self, model: PeftModel, step: int, steps: int, loss: float) -> None:
         """Step `step` of `steps` is done."""
         if self._bar is None:
-            self._bar = Bar(steps, f"{self._experiment.doing(self._condition)}, step", shown=is_main())
+            shown = is_main() and steps > 0
+            self._bar = Bar(steps, f"{self._experiment.doing(self._condition)}, step", shown=shown)
         self._bar.advance(step - self._done)
         self._done = step
         if (at := self._experiment.looks(self._condition, steps).get(step)) is not None:
