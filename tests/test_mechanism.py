@@ -38,7 +38,7 @@ def people(vlm, five):
 def memorized(vlm, five, people):
     """The tiny model in an adapter that memorized five personas from pictures; loaded apart from the shared one."""
     own = load_vlm("xmem-tiny-s")
-    model = memorize(own, people.examples["train", "image"], Training(12, 10, 3e-3, seed=1), progress=False)
+    model = memorize(own, people.examples["train", "image"], Training(12, 10, 3e-3, seed=1))
     return replace(own, model=model)
 
 
@@ -425,7 +425,7 @@ def test_a_model_of_another_build_is_refused_in_a_sentence(vlm, monkeypatch):
 @pytest.mark.parametrize("family", list(families.FAMILIES))
 def test_other_families_can_be_looked_into(family, tmp_path):
     families.skip_without_torchvision(family)
-    dataset = build(PersonaSpec(personas=3, seed=991, train_views=2, test_views=1, size=families.SIDE), None)
+    dataset = build(PersonaSpec(personas=3, seed=991, train_views=2, test_views=1, size=families.SIDE))
     texts = [row["description"] for split in ("train", "test") for row in dataset[split]] + [WHO]
     vlm = load_vlm(str(families.save(family, texts, tmp_path)))
     people = study_people(vlm, dataset)

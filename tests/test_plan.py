@@ -12,7 +12,7 @@ from xmem_utils import paths
 from xmem_utils.params import PROFILES
 from xmem_utils.personas.dataset import to_views
 from xmem_utils.plan import activation_bytes, config_of, on_meta, plan, sequence_length
-from xmem_utils.train import Training, memorize
+from xmem_utils.train import Resources, Training, memorize
 from xmem_utils.vlm.adapters import adapt
 from xmem_utils.vlm.batches import collate, encode
 from xmem_utils.vlm.forward import forward
@@ -36,11 +36,11 @@ def test_lora_gradients_and_moments_are_those_of_a_training(five, tiny):
     own = load_vlm("xmem-tiny-s")
     seen = {}
 
-    def look(model, step, loss):
+    def look(model, step, steps, loss):
         trained = [p for p in model.parameters() if p.requires_grad]
         seen["count"], seen["bytes"] = sum(p.numel() for p in trained), sum(p.nbytes for p in trained)
 
-    memorize(own, encode(own, to_views(five, "train", "text")[:4]), Training(epochs=1, rank=8), look, progress=False)
+    memorize(own, encode(own, to_views(five, "train", "text")[:4]), Training(epochs=1, rank=8), look)
     assert tiny.lora_parameters == seen["count"]
     assert tiny.memory["LoRA and its gradients"] == tiny.memory["optimizer"] == 2 * seen["bytes"]
 
@@ -83,13 +83,13 @@ def test_activations_are_near_what_autograd_keeps(five, checkpointing):
 
 
 def test_gemma_3_4b_has_its_published_size():
-    config, sparing = config_of(str(GEMMA)), Training(accumulation=4, gradient_checkpointing=True)
+    config, sparing = config_of(str(GEMMA)), Training(resources=Resources(4, gradient_checkpointing=True))
     made = plan(config, PROFILES["standard"], sparing, tflops=50)
     assert made.parameters == pytest.approx(4.3e9, rel=0.01)
     assert made.memory["weights, bfloat16"] == 2 * made.parameters
     assert made.sequence_tokens == 256 + 64 == sequence_length(config)
     assert made.steps == 5 * 25
-    plain = plan(config, PROFILES["standard"], Training(accumulation=4), tflops=50)
+    plain = plan(config, PROFILES["standard"], Training(resources=Resources(4)), tflops=50)
     assert made.memory["activations (estimate)"] < plain.memory["activations (estimate)"] / 5
     assert made.memory_bytes == sum(made.memory.values())
     assert made.seconds == pytest.approx(made.flops / 50e12) and made.flops > plain.flops

@@ -122,7 +122,7 @@ def test_commands(case, witness, tmp_path, monkeypatch, capsys, moved, request):
 def test_a_fault_of_this_package_keeps_its_traceback(monkeypatch):
     from xmem_utils import store
 
-    monkeypatch.setattr(store, "listing", lambda verify: int("x"))  # no sentence that anybody wrote
+    monkeypatch.setattr(store, "listing", lambda *given: int("x"))  # no sentence that anybody wrote
     with pytest.raises(ValueError, match="invalid literal"):
         main(["runs"])
 
