@@ -12,7 +12,7 @@ import torch
 
 from xmem_utils import paths, store
 from xmem_utils.checkpoint import WholeAdapter
-from xmem_utils.params import Condition
+from xmem_utils.memorization.experiment import MemorizationCondition
 from xmem_utils.plan import config_of
 from xmem_utils.vlm.adapters import adapt, language_linears
 from xmem_utils.vlm.load import load_vlm
@@ -118,17 +118,16 @@ def test_the_embedded_model_keeps_its_64_pixels(vlm):
 def test_a_stored_run_names_its_base_and_no_folder_of_this_machine(folder, tmp_path, name):
     own = load_vlm("xmem-tiny-s" if name == "xmem-tiny-s" else str(folder), "cpu")
 
-    def compute(condition):
-        model = adapt(own.model, 1)
-        return WholeAdapter(model), pd.DataFrame({"exact": [True]}), pd.DataFrame({"epoch": [0]})
+    def train():
+        return WholeAdapter(adapt(own.model, 1)), pd.DataFrame({"epoch": [0]}), {}
 
-    condition = Condition(
+    condition = MemorizationCondition(
         weights=own.fingerprint, data="d", personas=5, source="image", seed=0, train_views=1, epochs=1, rank=1,
         learning_rate=1e-3, batch_size=1, question="Who is this?", code="c",
     )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # PEFT looks for the base on the Hub, and says when it finds none
-        run = store.get(condition, compute, tmp_path / "runs")
+        run = store.trained(condition, train, tmp_path / "runs")
     base = json.loads((run.adapter / "adapter_config.json").read_text())["base_model_name_or_path"]
     assert base == ("xmem-tiny-s" if name == "xmem-tiny-s" else folder.name)
     for file in (f for f in run.folder.rglob("*") if f.is_file()):
