@@ -69,6 +69,13 @@ def test_a_verdict_for_each_case(all_records):
     assert table.loc[("image", "GA"), "retain change"] == pytest.approx(-0.5)
 
 
+def test_who_unlearned_both_modalities_at_once_has_no_part_in_the_headline(all_records):
+    lost = records("GradDiff", 0.0, 0.0, retain=0.1, unlearned="image+text")
+    pd.testing.assert_frame_equal(
+        tables.headline(pd.concat([all_records, lost]), 200), tables.headline(all_records, 200)
+    )
+
+
 def test_whether_it_forgot_is_judged_on_training_views():
     """What is left on test views, from which the difference is taken, has no say."""
     parts = [both("before", 1.0, 1.0), both("GA", 0.0, 0.5, trained=0.75), both("KL", 0.75, 1.0, trained=0.25)]

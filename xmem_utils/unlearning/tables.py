@@ -92,8 +92,9 @@ def headline(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
 
 
 def _with_either(table: pd.DataFrame) -> pd.DataFrame:
-    """Every row once as it is, and once more as unlearned "either"."""
-    return pd.concat([table, table.assign(unlearned="either")])
+    """Every row of who unlearned one modality as it is, and once more as unlearned "either"."""
+    one = table[table["unlearned"].isin(MODALITIES)]
+    return pd.concat([one, one.assign(unlearned="either")])
 
 
 def verdict(row: pd.Series) -> str:
