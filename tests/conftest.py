@@ -1,4 +1,5 @@
 import os
+import signal
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -10,6 +11,8 @@ from xmem_utils.vlm.load import load_vlm
 from xmem_utils.vlm.threads import set_threads
 
 set_threads()
+# A shell starts what it sends to the background deaf to Ctrl-C, and processes that a test starts would inherit it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
