@@ -77,4 +77,4 @@ manifest: $(VENV)/.installed
 	$(BIN)/python -m xmem_utils manifest
 
 clean:
-	rm -rf build data/personas data/runs data/executed data/done data/drawn data/figures
+	rm -rf build data/personas data/runs data/executed data/compiled data/done data/drawn data/figures

@@ -28,6 +28,9 @@ if unknown := sorted(set(config) - {"profile", "shards"}):
 if SHARDS < 1:
     raise WorkflowError(f"--config shards={SHARDS}: at least one shard must train")
 
+# Compiling pays off after some hundred steps. Rounding differs, so all shards do the same.
+shell.prefix(f"export XMEM_COMPILE={os.environ.get('XMEM_COMPILE') or int(PROFILE != 'quick')}; ")
+
 # Every figure by the notebook that draws it; each comes with its table.
 FIGURES = {
     "00_base_model": ["base_model_curves", "base_model_exam"],

@@ -254,11 +254,13 @@ def train(
         _wrap_by_layer(accelerator, model)
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.0, weight_decay=0.0)
         wrapped, optimizer = accelerator.prepare(model, optimizer)
-        passes = _Passes(accelerator, vlm, model, wrapped, objective)
+        # `accelerate launch --mixed_precision no` trains in float32
+        bf16 = bf16_pays(accelerator.device) and os.environ.get("ACCELERATE_MIXED_PRECISION") != "no"
+        passes = _Passes(accelerator, vlm, model, wrapped, objective, bf16)
         done = _resumed(model, optimizer.optimizer, steps, on_step, resources)
         parameters = [p for p in model.parameters() if p.requires_grad]  # FSDP has put others in their place
         wrapped.train()
-        with lean(model):
+        with lean(model, torch.bfloat16 if bf16 else torch.float32):
             for number, step in enumerate(steps[done:], done + 1):
                 optimizer.param_groups[0]["lr"] = step.learning_rate
                 optimizer.zero_grad()
@@ -317,6 +319,7 @@ class _Passes:
     model: PeftModel
     wrapped: nn.Module  # the same, as DDP or FSDP have it
     objective: Objective
+    bf16: bool
 
     def backward(self, step: Step, number: int, accumulation: int) -> float:
         """Gradients of a step's loss for the whole batch; returns the loss, on every process."""
@@ -363,9 +366,7 @@ class _Passes:
     def _answers(self, examples: Sequence[Example]) -> Answered:
         device = self.accelerator.device
         batch = collate(examples, self.vlm.processor.tokenizer.pad_token_id, side="left")
-        # `accelerate launch --mixed_precision no` trains in float32
-        bf16 = bf16_pays(device) and os.environ.get("ACCELERATE_MIXED_PRECISION") != "no"
-        with mixed_precision(device, bf16):
+        with mixed_precision(device, self.bf16):
             batch = {k: v.to(device) for k, v in batch.items()}
             return forward(self.wrapped, batch, max(len(e.answer) for e in examples), self.objective.depth)
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
+import warnings
 from collections.abc import Callable, Iterator
 
 import torch
 from peft.tuners.lora import Linear
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from xmem_utils import paths
+from xmem_utils.vlm.precision import no_autocast
 
 SMALL = 1024  # a layer of more rows or columns spends its time in products, and merging would add one
 
@@ -31,21 +37,17 @@ class _Normalized(torch.autograd.Function):
         return torch.addcmul(scaled, wide, along, value=-1).mul_(inverse).to(x.dtype), None, None
 
 
-def _merging(layer: Linear) -> Callable[[Tensor], Tensor]:
+def _merging(layer: Linear, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
     """A LoRA layer's forward with one product, by `W + s * B A`; the frozen `W` is cast once."""
-    plain, base, kept = layer.forward, layer.get_base_layer(), {}
+    plain, base = layer.forward, layer.get_base_layer()
     down, up, scale = layer.lora_A["default"], layer.lora_B["default"], layer.scaling["default"]
+    kept, bias = base.weight.detach().to(dtype), None if base.bias is None else base.bias.detach().to(dtype)
 
     def forward(x: Tensor, *args: object, **kwargs: object) -> Tensor:
         if not layer.training or layer.disable_adapters or layer.merged:
             return plain(x, *args, **kwargs)
-        kind = x.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else base.weight.dtype
-        if dtype not in kept:
-            kept[dtype] = base.weight.detach().to(dtype)
-        with torch.autocast(kind, enabled=False):
-            weight = torch.addmm(kept[dtype], up.weight.to(dtype), down.weight.to(dtype), alpha=scale)
-            bias = None if base.bias is None else base.bias.to(dtype)
+        with no_autocast(x.device):
+            weight = torch.addmm(kept, up.weight.to(dtype), down.weight.to(dtype), alpha=scale)
             return F.linear(x.to(dtype), weight, bias)
 
     return forward
@@ -64,30 +66,90 @@ def _norm(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
     return None
 
 
+def _mergeable(module: nn.Module) -> bool:
+    """Whether a module is a small LoRA layer as `adapt` makes it, whole in this process."""
+    if type(module) is not Linear or list(module.lora_A) != ["default"] or module.use_dora.get("default"):
+        return False
+    weight = module.get_base_layer().weight
+    whole = type(weight.data) is Tensor and not weight.requires_grad and max(weight.shape) <= SMALL
+    return whole and isinstance(module.lora_dropout["default"], nn.Identity)
+
+
+# -- compiled --------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _compiler() -> bool:
+    """Whether layers are to be compiled (`XMEM_COMPILE=1`) and can be; what is compiled is kept for other processes."""
+    if os.environ.get("XMEM_COMPILE") != "1":
+        return False
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(paths.DATA / "compiled"))
+    try:
+        torch.compile(torch.neg)(torch.ones(8))
+    except Exception as error:  # whatever a compiler, or its absence, may raise
+        why = str(error).strip().splitlines()[0]
+        warnings.warn(f"XMEM_COMPILE=1, but nothing can be compiled here ({why}): training takes longer", stacklevel=2)
+        return False
+    return True
+
+
+def _decoder_layers(model: nn.Module) -> list[nn.Module]:
+    """The repeated blocks of the language model that hold nothing but small LoRA layers and norms."""
+    blocks = (block for each in model.modules() if type(each) is nn.ModuleList for block in each)
+    return [block for block in blocks if _simple(block)]
+
+
+def _simple(block: nn.Module) -> bool:
+    merged = [module for module in block.modules() if _mergeable(module)]
+    known = {id(p) for module in merged for p in module.parameters()}
+    rest = [module for module in block.modules() if any(id(p) not in known for p in module.parameters(recurse=False))]
+    return bool(merged) and all("RMSNorm" in type(module).__name__ for module in rest)
+
+
+def _compiling(layer: nn.Module) -> Callable[..., object]:
+    """A layer's forward, compiled where gradients are taken; one compilation serves all layers, batches and lengths."""
+    from torch._dynamo import config as dynamo  # takes a second
+    from torch.fx.experimental import _config as symbols
+
+    plain = layer.forward
+    compiled = torch.compile(plain, dynamic=True)
+
+    def forward(x: Tensor, *args: object, **kwargs: object) -> object:
+        if not (layer.training and torch.is_grad_enabled()) or getattr(layer, "gradient_checkpointing", False):
+            return plain(x, *args, **kwargs)
+        # a scale is a constant; that a batch is as large as it is long says nothing about the next
+        with no_autocast(x.device), dynamo.patch(specialize_float=True), symbols.patch(use_duck_shape=False):
+            return compiled(x, *args, **kwargs)
+
+    return forward
+
+
 @contextlib.contextmanager
-def lean(model: nn.Module) -> Iterator[None]:
+def lean(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """Loss and gradients of `model` as without, to rounding, with fewer operations, for as long as the context is.
 
-    Small LoRA layers multiply once, by merged weights; norms are one operation. What does not look as expected, has
-    dropout or is shared out over processes keeps its own forward. The base weights must not change inside, except in
-    eval mode.
+    Small LoRA layers multiply once, by merged weights, in `dtype`; norms are one operation. With `XMEM_COMPILE=1`,
+    layers of nothing else are compiled instead. What does not look as expected, has dropout or is shared out over
+    processes keeps its own forward. The base weights must not change inside, except in eval mode.
     """
     changed: list[nn.Module] = []
+
+    def change(module: nn.Module, forward: Callable[..., object] | None) -> None:
+        if forward:
+            module.forward = forward
+            changed.append(module)
+
     try:
+        blocks = _decoder_layers(model) if _compiler() else []
+        inside = {id(module) for block in blocks for module in block.modules()}
         with torch.no_grad():
             for module in model.modules():
-                forward = None
-                if type(module) is Linear:
-                    weight = module.get_base_layer().weight
-                    whole = type(weight.data) is Tensor and not weight.requires_grad and max(weight.shape) <= SMALL
-                    usual = list(module.lora_A) == ["default"] and not module.use_dora.get("default")
-                    if whole and usual and isinstance(module.lora_dropout["default"], nn.Identity):
-                        forward = _merging(module)
-                elif type(getattr(module, "weight", None)) is nn.Parameter:
-                    forward = _norm(module)
-                if forward:
-                    module.forward = forward
-                    changed.append(module)
+                if _mergeable(module):
+                    change(module, _merging(module, dtype))
+                elif type(getattr(module, "weight", None)) is nn.Parameter and id(module) not in inside:
+                    change(module, _norm(module))
+        for block in blocks:
+            change(block, _compiling(block))
         yield
     finally:
         for module in changed:

@@ -16,9 +16,15 @@ from transformers.masking_utils import sdpa_mask
 SDPA_FLOAT32 = "sdpa_float32"
 
 
+def no_autocast(device: torch.device) -> contextlib.AbstractContextManager:
+    """No autocast; entered only where there is one, as code that changes it is compiled anew in every process."""
+    kind = device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else contextlib.nullcontext()
+
+
 def _sdpa_float32(module, query, key, value, attention_mask, **kwargs):
     dtype = query.dtype
-    with torch.autocast(query.device.type, enabled=False):
+    with no_autocast(query.device):
         if attention_mask is not None and attention_mask.is_floating_point():
             attention_mask = attention_mask.float()
         output, weights = sdpa_attention_forward(
