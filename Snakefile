@@ -28,8 +28,9 @@ if unknown := sorted(set(config) - {"profile", "shards"}):
 if SHARDS < 1:
     raise WorkflowError(f"--config shards={SHARDS}: at least one shard must train")
 
-# Compiling pays off after some hundred steps. Rounding differs, so all shards do the same.
-shell.prefix(f"export XMEM_COMPILE={os.environ.get('XMEM_COMPILE') or int(PROFILE != 'quick')}; ")
+# Compiling pays off after some hundred steps. Rounding differs, so all shards do the same; what one has compiled, all take.
+os.environ.setdefault("XMEM_COMPILE", str(int(PROFILE != "quick")))
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(paths.DATA / "compiled"))
 
 # Every figure by the notebook that draws it; each comes with its table.
 FIGURES = {

@@ -13,7 +13,6 @@ from peft.tuners.lora import Linear
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xmem_utils import paths
 from xmem_utils.vlm.precision import no_autocast
 
 SMALL = 1024  # a layer of more rows or columns spends its time in products, and merging would add one
@@ -80,10 +79,9 @@ def _mergeable(module: nn.Module) -> bool:
 
 @functools.cache
 def _compiler() -> bool:
-    """Whether layers are to be compiled (`XMEM_COMPILE=1`) and can be; what is compiled is kept for other processes."""
+    """Whether layers are to be compiled (`XMEM_COMPILE=1`), and can be."""
     if os.environ.get("XMEM_COMPILE") != "1":
         return False
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(paths.DATA / "compiled"))
     try:
         torch.compile(torch.neg)(torch.ones(8))
     except Exception as error:  # whatever a compiler, or its absence, may raise
