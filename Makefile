@@ -66,7 +66,7 @@ pretrain: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check trl==1.16.0 -c constraints.txt
-	XMEM_FIGURES="$$PWD/figures" XMEM_THREADS=1 $(BIN)/python -m xmem_utils run 90_benchmarks
+	XMEM_FIGURES="$$PWD/figures" XMEM_THREADS=1 XMEM_COMPILE=1 $(BIN)/python -m xmem_utils run 90_benchmarks
 
 notebooks: $(VENV)/.installed
 	for n in notebooks/0*.ipynb; do \

@@ -28,7 +28,8 @@ if unknown := sorted(set(config) - {"profile", "shards"}):
 if SHARDS < 1:
     raise WorkflowError(f"--config shards={SHARDS}: at least one shard must train")
 
-# Compiling pays off after some hundred steps. Rounding differs, so all shards do the same; what one has compiled, all take.
+# Compiling pays off after some hundred steps. Rounding differs, so all shards do the same, and what one has compiled
+# serves all.
 os.environ.setdefault("XMEM_COMPILE", str(int(PROFILE != "quick")))
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(paths.DATA / "compiled"))
 
