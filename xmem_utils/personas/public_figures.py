@@ -63,10 +63,9 @@ def _people(
 
 
 @by_content
-def known_public_figures() -> PublicFigures | None:
-    """The public figures of the committed base models; None where there are no such models."""
-    path = paths.BASE_MODELS / "figures.parquet"
-    return PublicFigures.load(path) if path.exists() else None
+def known_public_figures() -> PublicFigures:
+    """The public figures of the committed base models."""
+    return PublicFigures.load(paths.BASE_MODELS / "figures.parquet")
 
 
 # Below, the order of a call's arguments is the order of the draws.
