@@ -146,13 +146,8 @@ def write(dataset: DatasetDict, folder: Path, spec: PersonaSpec) -> None:
     with _quiet():
         for split in SPLITS:
             dataset[split].to_parquet(str(partial / f"{split}.parquet"))
-    info = {
-        "spec": asdict(spec),
-        "fingerprint": content_fingerprint(dataset),
-        "made_with": made_with(),
-        "files": _file_hashes(partial),
-    }
-    (partial / "info.json").write_text(json.dumps(info, indent=1))
+    info = {"spec": asdict(spec), "fingerprint": content_fingerprint(dataset), "made_with": made_with()}
+    (partial / "info.json").write_text(json.dumps(info | {"files": _file_hashes(partial)}, indent=1))
     (partial / "README.md").write_text(CARD.format(spec=spec, axes=", ".join(AXIS_NAMES), facts=" and ".join(FACTS)))
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
@@ -194,8 +189,6 @@ def _quiet():
 
 def to_views(dataset: DatasetDict, split: str, modality: str, per_persona: int | None = None) -> list[View]:
     """`View`s of one split and modality; the first `per_persona` of each persona (default: all)."""
-    if modality not in SHOWN_IN:
-        raise ValueError(f"unknown modality {modality!r}: expected 'image' or 'text'")
     column = SHOWN_IN[modality]
     part = dataset[split].select_columns(["persona", "name", "view", column])
     return [

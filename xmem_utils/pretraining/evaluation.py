@@ -5,7 +5,6 @@ Every number comes from views that pretraining did not contain, and none from a 
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -44,14 +43,13 @@ class Question(NamedTuple):
     portraits: np.ndarray | None  # uint8 [batch, 3, height, width]
 
 
-def evaluate_base(vlm: VLM, known: Path | None = None, people: int = 400) -> pd.DataFrame:
+def evaluate_base(vlm: VLM, known: PublicFigures | None = None, people: int = 400) -> pd.DataFrame:
     """The evaluation of an embedded model: rows of ability, asked, detail, n, accuracy.
 
-    `known` is the table of the public figures it knows; by default that of the committed models.
+    `known` are the public figures it knows; by default those of the committed models.
     """
-    public_figures = PublicFigures.load(known) if known else known_public_figures()
     nobody = np.empty((0, 0), np.int64)
-    curriculum = Curriculum(vlm.processor.tokenizer, public_figures, nobody, nobody, seed=0)
+    curriculum = Curriculum(vlm.processor.tokenizer, known or known_public_figures(), nobody, nobody, seed=0)
     return evaluate(vlm.model, make_questions(curriculum, people))
 
 
@@ -62,10 +60,10 @@ def acceptance(evaluation: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["quantity", "needed", "reached", "met"])
 
 
-def correct(model: nn.Module, batch: Batch, portraits: np.ndarray | None, chunk: int = 128) -> np.ndarray:
+def correct(model: nn.Module, batch: Batch, portraits: np.ndarray | None) -> np.ndarray:
     """Per chat: is every answer token, end of turn included, the model's first choice? bool `[batch]`."""
     hits = []
-    for rows in torch.arange(len(batch.input_ids)).split(chunk):
+    for rows in torch.arange(len(batch.input_ids)).split(128):
         part = Batch(batch.input_ids[rows], batch.labels[rows], None)
         wrong = torch.zeros_like(part.labels[:, 1:], dtype=torch.bool)
         with torch.inference_mode():
