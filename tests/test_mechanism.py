@@ -109,9 +109,7 @@ def test_public_figures_are_known_from_both_modalities_apart_from_each_other_and
     assert all(map(torch.equal, chosen.answers, answer_tokens(vlm, names)))
     views, same = (part.examples["test", "text"] for part in (chosen, again))
     assert all(torch.equal(a.prompt, b.prompt) for a, b in zip(views, same, strict=True))
-    nobody = PublicFigures(
-        figures.names, figures.vectors, np.full(len(figures), "text only", object), {}, figures.composed
-    )
+    nobody = PublicFigures(figures.table.assign(group="text only"))
     with pytest.raises(ValueError, match="at least 2"):
         public_figure_people(vlm, nobody)
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import time
+from timeit import Timer
 
 import numpy as np
 import pandas as pd
-from datasets import Dataset, DatasetDict
+from datasets import DatasetDict
 
 from xmem_utils.personas.attributes import AXES, AXIS_NAMES, AXIS_SIZES
-from xmem_utils.personas.dataset import to_views
+from xmem_utils.personas.dataset import names_of, to_views
 from xmem_utils.personas.portraits import draw
+from xmem_utils.personas.views import SPLITS
 
 # Mean absolute difference, in grey levels of 255, below which two portraits count as nearly equal: less than
 # a one-pixel shift makes.
@@ -49,17 +50,15 @@ def attribute_counts(dataset: DatasetDict) -> pd.DataFrame:
 
 def leakage(dataset: DatasetDict) -> pd.DataFrame:
     """Checks that no view gives an answer away: rows of check, found, ok."""
-    train, test = dataset["train"], dataset["test"]
-    names = {name.casefold() for name in test["name"]}
-    named = sum(any(n in text.casefold() for n in names) for part in (train, test) for text in part["description"])
-    shared = set(train["description"]) & set(test["description"])
-    sentences = [{s.strip() for text in part["description"] for s in text.split(".")} - {""} for part in (train, test)]
-    closest = min(_closest(train, test, persona) for persona in set(test["persona"]))
+    train, test = (list(dataset[split]["description"]) for split in SPLITS)
+    sentences = [{s.strip() for text in texts for s in text.split(".")} - {""} for texts in (train, test)]
+    names = [name.casefold() for name in names_of(dataset)]
     counts = {
-        "descriptions with a name in them": named,
-        "test descriptions that are also train descriptions": len(shared),
+        "descriptions with a name in them": sum(any(n in text.casefold() for n in names) for text in train + test),
+        "test descriptions that are also train descriptions": len(set(train) & set(test)),
         "sentences that occur in train and test descriptions": len(sentences[0] & sentences[1]),
     }
+    closest = _closest(dataset, len(names))
     difference = (
         "smallest difference of a test portrait from its persona's train portraits "
         f"(more than {NEARLY_EQUAL:g} grey levels needed)"
@@ -69,23 +68,16 @@ def leakage(dataset: DatasetDict) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["check", "found", "ok"])
 
 
-def _closest(train: Dataset, test: Dataset, persona: int) -> float:
+def _closest(dataset: DatasetDict, personas: int) -> float:
     """Smallest mean absolute pixel difference between a persona's test and train portraits, of 255."""
-
-    def portraits(part: Dataset) -> np.ndarray:
-        rows = np.flatnonzero(np.asarray(part["persona"]) == persona)
-        return np.stack([np.asarray(image, np.float32) for image in part[rows]["image"]])
-
-    differences = portraits(test)[:, None] - portraits(train)[None]
-    return float(np.abs(differences).mean(axis=(2, 3, 4)).min())
+    portraits = ([np.asarray(image, np.float32) for image in dataset[split]["image"]] for split in SPLITS)
+    own = zip(*(np.split(np.stack(part), personas) for part in portraits), strict=True)  # rows are in order of persona
+    return min(float(np.abs(test[:, None] - train[None]).mean(axis=(2, 3, 4)).min()) for train, test in own)
 
 
 def portrait_rate(count: int = 300, size: int = 64) -> float:
     """Portraits drawn a second by this process."""
     rng = np.random.default_rng(0)
-    vectors = rng.integers(0, AXIS_SIZES, size=(count, len(AXIS_SIZES)))
-    draw(vectors[0], rng, size=size)  # the style is parsed once
-    start = time.perf_counter()
-    for vector in vectors:
-        draw(vector, rng, size=size)
-    return count / (time.perf_counter() - start)
+    timer = Timer(lambda: draw(rng.integers(0, AXIS_SIZES), rng, size=size))
+    timer.timeit(1)  # the style is parsed once
+    return count / timer.timeit(count)

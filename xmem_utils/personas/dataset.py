@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +23,13 @@ from filelock import FileLock
 
 from xmem_utils import fingerprint, paths
 from xmem_utils.params import Profile
-from xmem_utils.personas.attributes import AXIS_NAMES, NOBODY, POPULATION, distances, sample_vectors, values_of
+from xmem_utils.personas.attributes import AXIS_NAMES, NOBODY, distances, sample_vectors, values_of
 from xmem_utils.personas.descriptions import describe_many
 from xmem_utils.personas.names import FACTS, sample_facts, sample_names
 from xmem_utils.personas.portraits import draw_many
 from xmem_utils.personas.public_figures import MIN_DISTANCE, known_public_figures
 from xmem_utils.personas.views import SPLITS, View
 
-GENERATOR = tuple(f"personas/{name}.py" for name in ("attributes", "dataset", "descriptions", "names", "portraits"))
 CARD = (paths.PACKAGE / "personas" / "card.md").read_text("utf-8")
 STYLE = ("dicebear-core", "dicebear-styles", "pillow-lunasvg")
 SHOWN_IN = {"image": "image", "text": "description"}  # the column of a modality's views
@@ -58,13 +58,8 @@ class PersonaSpec:
 
 def persona_spec(profile: Profile, seed: int, size: int = 64) -> PersonaSpec:
     """The personas of a profile and seed, drawn at `size` px; enough train views for its dose-response."""
-    return PersonaSpec(
-        personas=profile.personas,
-        seed=seed,
-        train_views=max((profile.train_views, *profile.dose_views)),
-        test_views=profile.test_views,
-        size=size,
-    )
+    train_views = max((profile.train_views, *profile.dose_views))
+    return PersonaSpec(profile.personas, seed, train_views, profile.test_views, size)
 
 
 def draw_people(spec: PersonaSpec) -> tuple[np.ndarray, list[str], dict[str, list[str]]]:
@@ -73,10 +68,10 @@ def draw_people(spec: PersonaSpec) -> tuple[np.ndarray, list[str], dict[str, lis
     vectors = NOBODY
     while len(vectors) < spec.personas:
         more = sample_vectors(spec.personas - len(vectors), rng, spec.min_distance, vectors)
-        if public_figures:  # a look-alike of a public figure would be recalled as that figure
-            more = more[distances(more, public_figures.vectors).min(1) >= MIN_DISTANCE]
-        vectors = np.concatenate([vectors, more])
-    names = sample_names(spec.personas, rng, frozenset(public_figures.names) if public_figures else frozenset())
+        # a look-alike of a public figure would be recalled as that figure
+        apart = distances(more, public_figures.vectors).min(1) >= MIN_DISTANCE
+        vectors = np.concatenate([vectors, more[apart]])
+    names = sample_names(spec.personas, rng, frozenset(public_figures.names))
     return vectors, names, sample_facts(spec.personas, rng)
 
 
@@ -140,7 +135,7 @@ def load_personas(spec: PersonaSpec, root: Path | None = None) -> tuple[DatasetD
 
 def manifest() -> dict[str, dict]:
     """Slug -> fingerprint and file hashes, as committed."""
-    return json.loads(paths.MANIFEST.read_text()) if paths.MANIFEST.exists() else {}
+    return json.loads(paths.MANIFEST.read_text())
 
 
 def write(dataset: DatasetDict, folder: Path, spec: PersonaSpec) -> None:
@@ -151,24 +146,17 @@ def write(dataset: DatasetDict, folder: Path, spec: PersonaSpec) -> None:
     with _quiet():
         for split in SPLITS:
             dataset[split].to_parquet(str(partial / f"{split}.parquet"))
-    info = {
-        "spec": asdict(spec),
-        "fingerprint": content_fingerprint(dataset),
-        "made_with": made_with(),
-        "files": _file_hashes(partial),
-    }
-    (partial / "info.json").write_text(json.dumps(info, indent=1))
+    info = {"spec": asdict(spec), "fingerprint": content_fingerprint(dataset), "made_with": made_with()}
+    (partial / "info.json").write_text(json.dumps(info | {"files": _file_hashes(partial)}, indent=1))
     (partial / "README.md").write_text(CARD.format(spec=spec, axes=", ".join(AXIS_NAMES), facts=" and ".join(FACTS)))
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
 
 
 def made_with() -> str:
-    """Fingerprint of the generator, its values, and the public figures, whom no persona may resemble."""
-    public = paths.BASE_MODELS / "figures.parquet"
-    known = hashlib.sha256(public.read_bytes() if public.exists() else b"").hexdigest()
-    parts = f"{fingerprint.of(GENERATOR, STYLE)}{json.dumps(POPULATION)}{known}"
-    return hashlib.sha256(parts.encode()).hexdigest()[:16]
+    """Fingerprint of the generator, its libraries, and the public figures, whom no persona may resemble."""
+    public_figures = (paths.BASE_MODELS / "figures.parquet").read_bytes()
+    return fingerprint.values_of([build, public_figures, *map(version, STYLE)])
 
 
 def _usable(folder: Path) -> bool:
@@ -201,8 +189,6 @@ def _quiet():
 
 def to_views(dataset: DatasetDict, split: str, modality: str, per_persona: int | None = None) -> list[View]:
     """`View`s of one split and modality; the first `per_persona` of each persona (default: all)."""
-    if modality not in SHOWN_IN:
-        raise ValueError(f"unknown modality {modality!r}: expected 'image' or 'text'")
     column = SHOWN_IN[modality]
     part = dataset[split].select_columns(["persona", "name", "view", column])
     return [

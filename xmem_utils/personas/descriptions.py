@@ -16,7 +16,6 @@ from xmem_utils.personas.attributes import POPULATION, Vector, values_of
 from xmem_utils.personas.views import SPLITS, Split
 
 DISTRACTORS: tuple[str, ...] = tuple(text for split in SPLITS for text in POPULATION["distractors"][split])
-_ARTICLE = re.compile(r"\b([Aa])(?= [aeiou])")
 
 
 def _pick(texts: dict[str, list[str]], split: Split | None, rng: np.random.Generator) -> str:
@@ -31,7 +30,7 @@ def describe(vector: Vector, rng: np.random.Generator, split: Split | None = "tr
     for g in rng.permutation(len(groups)):
         wordings = [values[axis].phrases for axis in groups[g]["axes"]]
         phrases = [wording[rng.integers(len(wording))] for wording in wordings]
-        sentence = _ARTICLE.sub(r"\1n", _pick(groups[g], split, rng).format(*phrases))
+        sentence = re.sub(r"\b([Aa])(?= [aeiou])", r"\1n", _pick(groups[g], split, rng).format(*phrases))
         sentences.append(sentence[0].upper() + sentence[1:])
     if rng.random() < 0.5:
         sentence = _pick(POPULATION["distractors"], split, rng)

@@ -16,18 +16,10 @@ import pillow_lunasvg  # noqa: F401 - registers the SVG reader with Pillow
 from dicebear import Avatar, Style
 from PIL import Image
 
-from xmem_utils.personas.attributes import Vector, values_of
+from xmem_utils.personas.attributes import POPULATION, Vector, values_of
 from xmem_utils.personas.views import Split
 
-# What varies between views of one person, by DiceBear's options. Each combination of the first four
-# belongs to training or to test views, never to both: see `_nuisance`.
-NUISANCE = {
-    "eyesVariant": ("default", "happy", "side", "squint", "surprised", "wink", "closed", "eyeRoll"),
-    "eyebrowsVariant": ("default", "defaultNatural", "flatNatural", "raisedExcited", "upDown", "sadConcerned"),
-    "mouthVariant": ("smile", "default", "serious", "twinkle", "disbelief", "sad", "tongue", "concerned"),
-    "backgroundColor": ("#dfe6ee", "#e9dfd2", "#d5e8d4", "#eadcf0", "#c9d3d9", "#f3efc9", "#c6dff5", "#f6d6d6"),
-    "clothesGraphicVariant": ("bear", "diamond", "skull"),
-}
+NUISANCE: dict[str, list[str]] = POPULATION["nuisance"]  # values by DiceBear's option
 ROTATION_DEGREES = 8
 SCALE = (0.90, 1.02)
 SHIFT_PERCENT = 4

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import pandas as pd
 
 from xmem_utils import paths
 from xmem_utils.fingerprint import by_content
-from xmem_utils.personas.attributes import AXIS_NAMES, NOBODY, sample_vectors
+from xmem_utils.personas.attributes import AXIS_NAMES, sample_vectors
 from xmem_utils.personas.names import FACTS, SYLLABLES_PER_NAME, sample_facts, sample_names
 
 # Who is named in one modality only is the alignment probe: asked in the other, they show how far
@@ -22,15 +21,16 @@ UNNAMED = "unnamed"  # in pretraining seen, never named: the knowledge ladder's 
 MIN_DISTANCE = 2  # axes; the space is too small for thousands of people three axes apart
 
 
-@dataclass(frozen=True)
 class PublicFigures:
-    """The population of public figures; arrays share their first dimension."""
+    """The population of public figures: a table, a row a person, of name, group, composed, the facts and the axes."""
 
-    names: tuple[str, ...]
-    vectors: np.ndarray  # [people, axes]
-    group: np.ndarray  # [people] of GROUPS
-    facts: dict[str, tuple[str, ...]]
-    composed: np.ndarray  # [people] bool: composed questions were asked in pretraining
+    def __init__(self, table: pd.DataFrame) -> None:
+        self.table = table
+        self.names: tuple[str, ...] = tuple(table["name"])
+        self.vectors = table[list(AXIS_NAMES)].to_numpy(np.int16)  # [people, axes]
+        self.group = table["group"].to_numpy()  # [people] of GROUPS
+        self.facts: dict[str, tuple[str, ...]] = {fact: tuple(table[fact]) for fact in FACTS}
+        self.composed = table["composed"].to_numpy(bool)  # [people]: composed questions were asked in pretraining
 
     def __len__(self) -> int:
         """Number of people."""
@@ -42,41 +42,30 @@ class PublicFigures:
 
     def save(self, path: Path) -> None:
         """Write a Parquet table, one row a person."""
-        known = {"name": self.names, "group": self.group, "composed": self.composed, **self.facts}
-        looks = dict(zip(AXIS_NAMES, self.vectors.T, strict=True))
-        pd.DataFrame({**known, **looks}).to_parquet(path, index=False)
+        self.table.to_parquet(path, index=False)
 
     @classmethod
     def load(cls, path: Path) -> PublicFigures:
         """Read what `save` wrote."""
-        table = pd.read_parquet(path)
-        return cls(
-            names=tuple(table["name"]),
-            vectors=table[list(AXIS_NAMES)].to_numpy(np.int16),
-            group=table["group"].to_numpy(),
-            facts={fact: tuple(table[fact]) for fact in FACTS},
-            composed=table["composed"].to_numpy(bool),
-        )
+        return cls(pd.read_parquet(path))
 
-    def followed_by(
-        self, names: Sequence[str], vectors: np.ndarray, facts: Mapping[str, Sequence[str]], group: str | np.ndarray
-    ) -> PublicFigures:
-        """These and further people. Two thirds of those are asked composed questions, one third is not."""
-        n = len(names)
-        return PublicFigures(
-            names=(*self.names, *names),
-            vectors=np.concatenate([self.vectors, vectors]),
-            group=np.concatenate([self.group, np.broadcast_to(np.asarray(group, dtype=object), n)]),
-            facts={fact: (*values, *facts[fact]) for fact, values in self.facts.items()},
-            composed=np.concatenate([self.composed, np.arange(n) % 3 != 2]),
-        )
+    def followed_by(self, more: pd.DataFrame) -> PublicFigures:
+        """These and further people, from `_people`."""
+        return PublicFigures(pd.concat([self.table, more], ignore_index=True))
+
+
+def _people(
+    names: Sequence[str], vectors: np.ndarray, facts: Mapping[str, Sequence[str]], group: str | np.ndarray
+) -> pd.DataFrame:
+    """A row a person. Two thirds are asked composed questions, one third is not."""
+    known = {"name": names, "group": group, "composed": np.arange(len(names)) % 3 != 2, **facts}
+    return pd.DataFrame(known | dict(zip(AXIS_NAMES, vectors.T, strict=True)))
 
 
 @by_content
-def known_public_figures() -> PublicFigures | None:
-    """The public figures of the committed base models; None where there are no such models."""
-    path = paths.BASE_MODELS / "figures.parquet"
-    return PublicFigures.load(path) if path.exists() else None
+def known_public_figures() -> PublicFigures:
+    """The public figures of the committed base models."""
+    return PublicFigures.load(paths.BASE_MODELS / "figures.parquet")
 
 
 # Below, the order of a call's arguments is the order of the draws.
@@ -86,13 +75,13 @@ def draw_public_figures(both: int, text_only: int, image_only: int, seed: int) -
     """Draw so many people of each group. Two thirds of every group are asked composed questions, one third is not."""
     rng = np.random.default_rng([seed, 1])
     n = both + text_only + image_only
-    nobody = PublicFigures((), NOBODY, np.empty(0, object), dict.fromkeys(FACTS, ()), np.empty(0, bool))
-    return nobody.followed_by(
+    people = _people(
         names=sample_names(n, rng),
         vectors=sample_vectors(n, rng, MIN_DISTANCE),
         facts=sample_facts(n, rng),
-        group=np.repeat(np.array(GROUPS, dtype=object), [both, text_only, image_only]),
+        group=np.repeat(GROUPS, [both, text_only, image_only]),
     )
+    return PublicFigures(people)
 
 
 def with_known(
@@ -109,12 +98,13 @@ def with_known(
     n = max(0, known - len(both))
     rng = np.random.default_rng([seed, 6])
     vectors, names = apart_from
-    return replace(public_figures, group=group).followed_by(
+    further = _people(
         vectors=sample_vectors(n, rng, MIN_DISTANCE, np.concatenate([public_figures.vectors, vectors])),
         facts=sample_facts(n, rng),
         names=sample_names(n, rng, frozenset(public_figures.names) | frozenset(names)),
         group="both",
     )
+    return PublicFigures(public_figures.table.assign(group=group)).followed_by(further)
 
 
 def with_hearsay(public_figures: PublicFigures, n: int, seed: int) -> PublicFigures:
@@ -123,9 +113,10 @@ def with_hearsay(public_figures: PublicFigures, n: int, seed: int) -> PublicFigu
     Their names are a syllable longer than all others, so no study persona can have one.
     """
     rng = np.random.default_rng([seed, 7])
-    return public_figures.followed_by(
+    further = _people(
         facts=sample_facts(n, rng),
         names=sample_names(n, rng, count=SYLLABLES_PER_NAME + 1),
         vectors=np.zeros((n, len(AXIS_NAMES)), np.int16),
         group=HEARD_OF,
     )
+    return public_figures.followed_by(further)

@@ -46,12 +46,11 @@ def _draw_block(vectors: np.ndarray, seed: int, block: int) -> np.ndarray:
 
 def draw_bank(vectors: np.ndarray, seed: int, path: Path) -> np.ndarray:
     """Draw (or map, when `path` is there already) the portraits: uint8 `[portraits, 3, height, width]`."""
-    shape = (len(vectors), 3, IMAGE_SIZE, IMAGE_SIZE)
-    if path.exists() and (bank := np.load(path, mmap_mode="r")).shape == shape:
-        return bank
+    if path.exists():
+        return np.load(path, mmap_mode="r")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial.npy")
-    bank = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
+    bank = np.lib.format.open_memmap(partial, "w+", np.uint8, (len(vectors), 3, IMAGE_SIZE, IMAGE_SIZE))
     blocks = [vectors[start : start + _BLOCK] for start in range(0, len(vectors), _BLOCK)]
     # spawn, not fork: a forked child would inherit torch's threads in an unusable state
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:

@@ -12,8 +12,8 @@ import torch
 
 from xmem_utils import paths
 from xmem_utils.params import PROFILES, TUNING_SEEDS
+from xmem_utils.personas import public_figures as people
 from xmem_utils.personas.dataset import PersonaSpec, draw_people
-from xmem_utils.personas.public_figures import draw_public_figures, known_public_figures, with_hearsay, with_known
 from xmem_utils.pretraining.bank import bank_layout, draw_bank
 from xmem_utils.pretraining.curriculum import Curriculum, vocabulary_texts
 from xmem_utils.pretraining.evaluation import evaluate, evaluate_base, make_questions, summarise
@@ -90,10 +90,9 @@ def pretrain(size: str, recipe: Recipe = RECIPE, known: int | None = None) -> Pa
     shared = paths.PRETRAINING / model_name(size)
     folder = (paths.BASE_MODELS if known is None else paths.PRETRAINING) / model_name(size, known)
     torch.manual_seed(recipe.seed)
-    public_figures, late = draw_public_figures(recipe.both, recipe.text_only, recipe.image_only, recipe.seed), 0
-    if known is not None:
-        late = max(0, known - recipe.both)
-        public_figures = with_known(public_figures, known, _study_people(), recipe.seed)
+    drawn = people.draw_public_figures(recipe.both, recipe.text_only, recipe.image_only, recipe.seed)
+    public_figures = drawn if known is None else people.with_known(drawn, known, _study_people(), recipe.seed)
+    late = len(public_figures) - len(drawn)
     vectors, views = bank_layout(public_figures, recipe.views, recipe.passers_by, recipe.seed, late)
     bank = draw_bank(vectors, recipe.seed, paths.PRETRAINING / f"portraits-{len(vectors)}.npy")
     anyone = slice(len(vectors) - late * recipe.views)  # late people are not among those whose attributes are asked
@@ -109,7 +108,7 @@ def pretrain(size: str, recipe: Recipe = RECIPE, known: int | None = None) -> Pa
     tiny.build_processor(tokenizer).save_pretrained(folder)
     public_figures.save((folder.parent if known is None else folder) / "figures.parquet")
     pd.DataFrame(eye).to_csv(folder / "eye_curve.csv", index=False)
-    _write(folder, model, chat, asdict(recipe))
+    _write(folder, model, chat, public_figures, asdict(recipe))
     return folder
 
 
@@ -120,16 +119,17 @@ def practise_hops(recipe: Recipe = HOPS) -> Path:
     """
     base, folder = model_name("s"), paths.BASE_MODELS / f"{model_name('s')}-hops"
     torch.manual_seed(recipe.seed)
-    vlm, shown = load_vlm(base, "cpu"), known_public_figures()
+    vlm, shown = load_vlm(base, "cpu"), people.known_public_figures()
     vectors, views = bank_layout(shown, RECIPE.views, RECIPE.passers_by, RECIPE.seed)
     bank = draw_bank(vectors, RECIPE.seed, paths.PRETRAINING / f"portraits-{len(vectors)}.npy")
-    public_figures = with_hearsay(shown, HEARSAY, recipe.seed)
+    public_figures = people.with_hearsay(shown, HEARSAY, recipe.seed)
     curriculum = Curriculum(vlm.processor.tokenizer, public_figures, vectors, views, recipe.seed)
     model = vlm.model.train().requires_grad_(True)
     chat = _chat(model, curriculum, bank, recipe, Checkpoints(paths.PRETRAINING / folder.name / "chat.pt"))
     vlm.processor.save_pretrained(folder)
     public_figures.save(folder / "figures.parquet")
-    _write(folder, model, chat, asdict(recipe) | {"hearsay": HEARSAY, "base": base, "base_weights": vlm.fingerprint})
+    made_from = {"hearsay": HEARSAY, "base": base, "base_weights": vlm.fingerprint}
+    _write(folder, model, chat, public_figures, asdict(recipe) | made_from)
     return folder
 
 
@@ -139,11 +139,10 @@ def _chat(model: torch.nn.Module, curriculum: Curriculum, bank: np.ndarray, reci
     return train_chat(model, curriculum, bank, recipe, kept, lambda m: summarise(evaluate(m, questions)))
 
 
-def _write(folder: Path, model: torch.nn.Module, chat: Curve, recipe: dict[str, object]) -> None:
+def _write(folder: Path, model: torch.nn.Module, chat: Curve, known: people.PublicFigures, recipe: dict) -> None:
     """Weights, curve and recipe; then, on 400 people a question, the evaluation of what was written."""
     model.eval().save_pretrained(folder)
     pd.DataFrame(chat).to_csv(folder / "chat_curve.csv", index=False)
     (folder / "recipe.json").write_text(json.dumps(recipe, indent=1))
-    own = folder / "figures.parquet"
-    evaluation = evaluate_base(load_vlm(str(folder)), own if own.exists() else None)
+    evaluation = evaluate_base(load_vlm(str(folder)), known)
     evaluation.to_csv(folder / "exam.csv", index=False, float_format="%.4f")

@@ -5,7 +5,6 @@ Every number comes from views that pretraining did not contain, and none from a 
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -44,28 +43,27 @@ class Question(NamedTuple):
     portraits: np.ndarray | None  # uint8 [batch, 3, height, width]
 
 
-def evaluate_base(vlm: VLM, known: Path | None = None, people: int = 400) -> pd.DataFrame:
+def evaluate_base(vlm: VLM, known: PublicFigures | None = None, people: int = 400) -> pd.DataFrame:
     """The evaluation of an embedded model: rows of ability, asked, detail, n, accuracy.
 
-    `known` is the table of the public figures it knows; by default that of the committed models.
+    `known` are the public figures it knows; by default those of the committed models.
     """
-    public_figures = PublicFigures.load(known) if known else known_public_figures()
     nobody = np.empty((0, 0), np.int64)
-    curriculum = Curriculum(vlm.processor.tokenizer, public_figures, nobody, nobody, seed=0)
-    return pd.DataFrame(evaluate(vlm.model, make_questions(curriculum, people)))
+    curriculum = Curriculum(vlm.processor.tokenizer, known or known_public_figures(), nobody, nobody, seed=0)
+    return evaluate(vlm.model, make_questions(curriculum, people))
 
 
 def acceptance(evaluation: pd.DataFrame) -> pd.DataFrame:
     """Every acceptance threshold with what was reached and whether it is met: quantity, needed, reached, met."""
-    reached = summarise(evaluation.to_dict("records"))
+    reached = summarise(evaluation)
     rows = [(name, needed, reached[name], reached[name] >= needed) for name, needed in ACCEPTANCE_THRESHOLDS.items()]
     return pd.DataFrame(rows, columns=["quantity", "needed", "reached", "met"])
 
 
-def correct(model: nn.Module, batch: Batch, portraits: np.ndarray | None, chunk: int = 128) -> np.ndarray:
+def correct(model: nn.Module, batch: Batch, portraits: np.ndarray | None) -> np.ndarray:
     """Per chat: is every answer token, end of turn included, the model's first choice? bool `[batch]`."""
     hits = []
-    for rows in torch.arange(len(batch.input_ids)).split(chunk):
+    for rows in torch.arange(len(batch.input_ids)).split(128):
         part = Batch(batch.input_ids[rows], batch.labels[rows], None)
         wrong = torch.zeros_like(part.labels[:, 1:], dtype=torch.bool)
         with torch.inference_mode():
@@ -106,27 +104,23 @@ def make_questions(curriculum: Curriculum, people: int = 300, seed: int = 77) ->
     return questions
 
 
-def evaluate(model: nn.Module, questions: list[Question]) -> list[dict[str, object]]:
+def evaluate(model: nn.Module, questions: list[Question]) -> pd.DataFrame:
     """Accuracy of every question: rows of ability, asked, detail, n, accuracy."""
     was_training = model.training
     model.eval()
     scores = [float(correct(model, batch, portraits).mean()) for _, batch, portraits in questions]
     model.train(was_training)
-    return [{**q.about, "n": len(q.batch.labels), "accuracy": s} for q, s in zip(questions, scores, strict=True)]
+    counts = [len(question.batch.labels) for question in questions]
+    return pd.DataFrame([question.about for question in questions]).assign(n=counts, accuracy=scores)
 
 
-def summarise(rows: list[dict[str, object]]) -> dict[str, float]:
+def summarise(evaluation: pd.DataFrame) -> dict[str, float]:
     """The evaluation in a dozen numbers, for progress lines and curves."""
     out = {}
     for asked in ("image", "text"):
-        scores = {ability: [] for ability in ("attribute", *NAMES, *COMPOSED)}
-        for row in rows:
-            if row["query"] == asked:
-                scores[row["ability"]].append(row["accuracy"])
-        attributes = scores.pop("attribute")
-        out |= {
-            f"attributes from {asked}, mean": np.mean(attributes),
-            f"attributes from {asked}, worst": min(attributes),
-        }
-        out |= {f"{ability}, from {asked}": np.mean(found) if found else np.nan for ability, found in scores.items()}
+        scores = evaluation[evaluation["query"] == asked].groupby("ability")["accuracy"]
+        mean = scores.agg(np.mean)
+        out |= {f"attributes from {asked}, mean": mean["attribute"]}
+        out |= {f"attributes from {asked}, worst": scores.min()["attribute"]}
+        out |= {f"{ability}, from {asked}": mean.get(ability, np.nan) for ability in (*NAMES, *COMPOSED)}
     return {quantity: round(float(score), 4) for quantity, score in out.items()}

@@ -59,11 +59,6 @@ class Recipe:
     views: int = 8
     passers_by: int = 24_000
 
-    @property
-    def plan(self) -> list[Phase]:
-        """The phase of every step of the chat stage."""
-        return [phase for phase in self.phases for _ in range(phase.steps)]
-
 
 @dataclass(frozen=True)
 class Checkpoints:
@@ -168,10 +163,10 @@ def train_eye(
     where = regions(tower.config.image_size // tower.config.patch_size)
     parameters = [*tower.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, weight_decay=recipe.weight_decay, fused=True)
-    trained, bf16 = len(bank) - holdout, bf16_pays(CPU)
+    trained = len(bank) - holdout
 
     def logits(rows: np.ndarray) -> list[torch.Tensor]:
-        with mixed_precision(CPU, bf16):
+        with mixed_precision(CPU, bf16_pays(CPU)):
             states = tower(pixel_values=pixels(bank[rows])).last_hidden_state
             seen = torch.einsum("ap,bph->abh", where, states.float())
             return [head(part).float() for head, part in zip(heads, seen, strict=True)]
@@ -230,13 +225,13 @@ def train_chat(
     ]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
     losses: dict[str, float] = {}
-    plan, bf16 = recipe.plan, bf16_pays(CPU)
+    plan = [phase for phase in recipe.phases for _ in range(phase.steps)]
 
     def backward(step: int) -> None:
         for image, chats in ((True, plan[step].image), (False, plan[step].text)):
             if chats:
                 batch = curriculum.batch(step, image, chats)
-                with mixed_precision(CPU, bf16):
+                with mixed_precision(CPU, bf16_pays(CPU)):
                     logits, answers = answer_logits(model, batch, bank[batch.images.numpy()] if image else None)
                     loss = F.cross_entropy(logits.float(), answers)
                 loss.backward()
