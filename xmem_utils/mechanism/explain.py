@@ -1,7 +1,7 @@
 """Where in a fixed model the name is, or is lost: four questions asked of every layer, one row a person.
 
-Columns: source, measure, given, asked, layer (from 1; 0: nothing patched), persona, value, chance (NaN where there is
-none). `asked` is the modality of the views that the model sees; `given` that of what their states are compared with,
+Columns: source, measure, given, query, layer (from 1; 0: nothing patched), persona, value, chance (NaN where there is
+none). `query` is the modality of the views that the model sees; `given` that of what their states are compared with,
 learned from or replaced by ("" where nothing is). Values are means over a person's views, so that `tables.estimates`
 can resample people.
 """
@@ -20,7 +20,7 @@ import torch
 from xmem_utils.mechanism import measures as m
 from xmem_utils.mechanism import probe
 from xmem_utils.mechanism.lens import blind_reciprocal_rank, lens_ranks
-from xmem_utils.mechanism.patching import Patched, patched_recall
+from xmem_utils.mechanism.patching import patched_recall
 from xmem_utils.mechanism.people import People
 from xmem_utils.mechanism.states import answer_states, name_states
 from xmem_utils.params import MODALITIES, other
@@ -30,16 +30,16 @@ from xmem_utils.vlm.batches import with_answer
 from xmem_utils.vlm.load import VLM
 
 States = dict[tuple[str, str], torch.Tensor]  # by split and modality: [views, layers, hidden]
-Values = dict[tuple[str, str, str, int], np.ndarray]  # by measure, given, asked, layer: one of each person [people]
+Values = dict[tuple[str, str, str, int], np.ndarray]  # by measure, given, query, layer: one of each person [people]
 
 
 def explain_models(
-    vlm: VLM, adapters: Mapping[tuple[str, str], Path], people: People, figures: People | None = None
+    vlm: VLM, adapters: Mapping[tuple[str, str], Path], people: People, public_figures: People | None = None
 ) -> pd.DataFrame:
     """The rows of `explain` for models side by side, with a column `model`.
 
     `adapters` are folders of stored LoRA adapters by the model's name and source modality. Beside them stands the VLM
-    itself: on the same `people` before anything was memorized, unpatched, and on public `figures` where they are given.
+    itself: on the same `people` before anything was memorized, unpatched, and on `public_figures` where they are given.
     """
     parts = []
     for (name, source), folder in adapters.items():
@@ -50,31 +50,23 @@ def explain_models(
         finally:
             model.unload()
     parts.append(explain(vlm, people, patched=False).assign(model=m.BEFORE))
-    if figures is not None:
-        parts.append(explain(vlm, figures).assign(model=m.PUBLIC_FIGURES))
+    if public_figures is not None:
+        parts.append(explain(vlm, public_figures).assign(model=m.PUBLIC_FIGURES))
     return pd.concat(parts, ignore_index=True)
 
 
-def explain(
-    vlm: VLM,
-    people: People,
-    sources: Sequence[str] = MODALITIES,
-    patched: bool = True,
-    layers: Sequence[int] | None = None,
-) -> pd.DataFrame:
+def explain(vlm: VLM, people: People, sources: Sequence[str] = MODALITIES, patched: bool = True) -> pd.DataFrame:
     """All four questions of one model, which is left as it was; states are read once for all of them.
 
     `sources` ("image", "text") are the modalities that names come from; for people known in both modalities either is
-    one. `layers` are those patched (default: all); on a deep model a few suffice. Unless `patched`, nothing is.
-    Raises ValueError for an unknown modality and for classes whose layers cannot be looked into (`states.layers_of`).
+    one. Unless `patched`, nothing is. Raises ValueError for classes whose layers cannot be looked into
+    (`states.layers_of`).
     """
-    if unknown := [source for source in sources if source not in MODALITIES]:
-        raise ValueError(f"unknown source {unknown[0]!r}: expected one of {', '.join(MODALITIES)}")
     states = {key: answer_states(vlm, examples) for key, examples in people.examples.items()}
     shared = lens(vlm, people, states) | retrieval(people, states) | probing(people, states)
     parts = []
     for source in sources:
-        values = shared | (patching(vlm, people, source, layers) if patched else {})
+        values = shared | (patching(vlm, people, source) if patched else {})
         wide = pd.DataFrame(values, index=people.numbers).astype(float)
         long = wide.rename_axis(["measure", "given", "query", "layer"], axis=1).rename_axis("persona").unstack()
         parts.append(long.rename("value").reset_index().assign(source=source))
@@ -96,11 +88,11 @@ def chance(people: People) -> dict[str, float]:
 def lens(vlm: VLM, people: People, states: States) -> Values:
     """The true name under the logit lens, from test views of either modality."""
     carrier, out = people.examples["test", "text"][0], {}
-    for asked in MODALITIES:
-        key = "test", asked
+    for query in MODALITIES:
+        key = "test", query
         for layer, found in enumerate(lens_ranks(vlm, states[key], people.answers, people.who[key], carrier).T, 1):
-            out[m.LENS_RANK, "", asked, layer] = people.mean(found, *key)
-            out[m.LENS, "", asked, layer] = people.mean(1 / found, *key)
+            out[m.LENS_RANK, "", query, layer] = people.mean(found, *key)
+            out[m.LENS, "", query, layer] = people.mean(1 / found, *key)
     return out
 
 
@@ -112,12 +104,12 @@ def retrieval(people: People, states: States) -> Values:
     """
     means = {key: person_means(part, people.who[key], len(people)) for key, part in states.items()}
     out = {}
-    for asked, given in product(MODALITIES, MODALITIES):
-        queries, candidates = means["test", asked], means["train" if given == asked else "test", given]
+    for query, given in product(MODALITIES, MODALITIES):
+        queries, candidates = means["test", query], means["train" if given == query else "test", given]
         for layer in range(queries.shape[1]):
             found = retrieval_ranks(queries[:, layer], candidates[:, layer])
-            out[m.RETRIEVED, given, asked, layer + 1] = found == 1
-            out[m.RETRIEVED_RANK, given, asked, layer + 1] = 1 / found
+            out[m.RETRIEVED, given, query, layer + 1] = found == 1
+            out[m.RETRIEVED_RANK, given, query, layer + 1] = 1 / found
     return out
 
 
@@ -143,14 +135,14 @@ def probing(people: People, states: States) -> Values:
     for given in MODALITIES:
         for layer in range(states["train", given].shape[1]):
             learned = probe.fit(states["train", given][:, layer], people.who["train", given], len(people))
-            for asked in MODALITIES:
-                centre = states["train", asked][:, layer].double().mean(0)
-                right = learned.guesses(states["test", asked][:, layer], centre) == people.who["test", asked]
-                out[m.PROBE, given, asked, layer + 1] = people.mean(right, "test", asked)
+            for query in MODALITIES:
+                centre = states["train", query][:, layer].double().mean(0)
+                right = learned.guesses(states["test", query][:, layer], centre) == people.who["test", query]
+                out[m.PROBE, given, query, layer + 1] = people.mean(right, "test", query)
     return out
 
 
-def patching(vlm: VLM, people: People, source: str, layers: Sequence[int] | None = None) -> Values:
+def patching(vlm: VLM, people: People, source: str) -> Values:
     """Everybody's first target test view run with states of their first source test view, and of another person's.
 
     The other is the next whose name begins with another token. Gains are in nats over the target run as it is. At
@@ -161,30 +153,27 @@ def patching(vlm: VLM, people: People, source: str, layers: Sequence[int] | None
     begins = np.array([int(answer[0]) for answer in people.answers])
     following = np.array([next_other(person, begins) for person in range(len(people))])
     renamed = [with_answer(e, people.answers[i]) for e, i in zip(targets, following, strict=True)]
-    own = name_states(vlm, sources)  # [people, layers, places, hidden]
-    layers = layers or range(1, own.shape[1] + 1)
-    extents = [(layer, places) for layer in layers for places in (slice(None), slice(1))]
-    same = patched_recall(vlm, targets, [(layer, own[:, layer - 1, places]) for layer, places in extents])
-    swapped = patched_recall(vlm, renamed, [(layer, own[following, layer - 1, places]) for layer, places in extents])
+    states = name_states(vlm, sources)  # [people, layers, places, hidden]
+    layers = range(1, states.shape[1] + 1)
+    extents = [(layer, places) for places in (slice(None), slice(1)) for layer in layers]
+    same = patched_recall(vlm, targets, [(layer, states[:, layer - 1, places]) for layer, places in extents])
+    swapped = patched_recall(vlm, renamed, [(layer, states[following, layer - 1, places]) for layer, places in extents])
     out: Values = {
         (m.RECALLED, "", source, 0): patched_recall(vlm, sources)[0].exact,
         (m.RECALLED, "", target, 0): same[0].exact,
     }
-
-    def note(layer: int, own: Patched, others: Patched, own_alone: Patched, others_alone: Patched) -> None:
+    for layer in (0, *layers):
+        own, others = same[layer], swapped[layer]
+        alone = len(layers) + layer if layer else 0  # the place of the run patched at the answer position alone
         values = {
-            m.OWN: own.exact, m.OWN_FIRST: own.first == begins, m.OWN_ALONE: own_alone.exact,
+            m.OWN: own.exact, m.OWN_FIRST: own.first == begins, m.OWN_ALONE: same[alone].exact,
             m.OTHERS: others.exact, m.OTHERS_FIRST: others.first == begins[following],
-            m.OTHERS_OWN: others.first == begins, m.OTHERS_ALONE: others_alone.exact,
+            m.OTHERS_OWN: others.first == begins, m.OTHERS_ALONE: swapped[alone].exact,
         }  # fmt: skip
         if layer:
             values[m.OWN_GAIN] = own.logprob - same[0].logprob
             values[m.OTHERS_GAIN] = others.logprob - swapped[0].logprob
-        out.update({(measure, source, target, layer): value for measure, value in values.items()})
-
-    note(0, same[0], swapped[0], same[0], swapped[0])
-    for k, layer in enumerate(layers):
-        note(layer, same[2 * k + 1], swapped[2 * k + 1], same[2 * k + 2], swapped[2 * k + 2])
+        out |= {(measure, source, target, layer): value for measure, value in values.items()}
     return out
 
 

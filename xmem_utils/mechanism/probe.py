@@ -18,20 +18,18 @@ SHARES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 @dataclass(frozen=True)
 class Probe:
-    """Weights `[hidden, people]`, the centre of the states it learned from `[hidden]`, and the chosen share."""
+    """Weights `[hidden, people]`, and the chosen share."""
 
     weights: torch.Tensor
-    centre: torch.Tensor
     share: float
 
-    def guesses(self, states: torch.Tensor, centre: torch.Tensor | None = None) -> np.ndarray:
+    def guesses(self, states: torch.Tensor, centre: torch.Tensor) -> np.ndarray:
         """The person of each state `[n, hidden]`.
 
-        `centre` is that of the modality the states are of, taken from training views and without labels (default:
-        the probe's own). Without it, what sets all pictures apart from all descriptions would count as identity.
+        `centre` `[hidden]` is that of the modality the states are of, taken from training views and without labels.
+        Without it, what sets all pictures apart from all descriptions would count as identity.
         """
-        shifted = states.double() - (self.centre if centre is None else centre.double())
-        return (shifted @ self.weights).argmax(1).numpy()
+        return ((states.double() - centre) @ self.weights).argmax(1).numpy()
 
 
 def fit(states: torch.Tensor, who: np.ndarray, people: int) -> Probe:
@@ -45,19 +43,17 @@ def fit(states: torch.Tensor, who: np.ndarray, people: int) -> Probe:
     if len(np.unique(who)) < people:
         raise ValueError(f"only {len(np.unique(who))} of {people} people have a view to learn from")
     states = states.double()
-    centre = states.mean(0)
-    x = states - centre
+    x = states - states.mean(0)
     y = torch.nn.functional.one_hot(torch.from_numpy(who), people).double()
     y = y - y.mean(0)
     gram = x @ x.T
     values, vectors = torch.linalg.eigh(gram)
     values, rotated = values.clamp(min=0), vectors.T @ y
-    best: tuple[float, float, torch.Tensor] | None = None
+    tried = []
     for share in SHARES:
         inverse = 1 / (values + share * gram.diagonal().mean())
         dual = vectors @ (inverse[:, None] * rotated)
         left_out = y - dual / ((vectors**2) @ inverse)[:, None]
-        accuracy = float((left_out.argmax(1).numpy() == who).mean())
-        if best is None or accuracy > best[0]:
-            best = (accuracy, share, dual)
-    return Probe(x.T @ best[2], centre, best[1])
+        tried.append(((left_out.argmax(1).numpy() == who).mean(), share, dual))
+    _, share, dual = max(tried, key=lambda one: one[0])  # the first of equally good ones
+    return Probe(x.T @ dual, share)

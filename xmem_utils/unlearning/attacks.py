@@ -1,4 +1,4 @@
-"""How much comes back: relearning in the other modality, and rounding of the weights. Paraphrases are in the exam."""
+"""How much comes back: relearning in the other modality, and rounding of the weights. Paraphrases: see `evaluation`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from peft import PeftModel
 
-from xmem_utils.params import other, parts_of
+from xmem_utils.params import MODALITIES, other
 from xmem_utils.train import MEMORIZING, Diverged, Step, endless, train
 from xmem_utils.unlearning.evaluation import ForgettingEvaluation
 from xmem_utils.vlm.adapters import merged
@@ -30,8 +30,8 @@ def rounded(weight: torch.Tensor, bits: int) -> torch.Tensor:
     return torch.fake_quantize_per_channel_affine(weight.float(), scale, zero, 0, -top, top).to(weight.dtype)
 
 
-def attack(exam: ForgettingEvaluation, model: PeftModel, unlearned: str, seed: int) -> pd.DataFrame:
-    """Records under probes "int8", "int4" and "relearned"; the last changes the model's adapter.
+def attack(evaluation: ForgettingEvaluation, model: PeftModel, unlearned: str, seed: int) -> pd.DataFrame:
+    """Records of tasks "int8", "int4" and "relearned"; the last changes the model's adapter.
 
     Relearned: a few of the forgotten are trained again from views of the modality that was not unlearned (from
     pictures, when both were); the rows are those of the others.
@@ -39,15 +39,15 @@ def attack(exam: ForgettingEvaluation, model: PeftModel, unlearned: str, seed: i
     parts = []
     for bits in BITS:
         with merged(model, partial(rounded, bits=bits)):
-            parts.append(exam.attacked(model, f"int{bits}"))
-    taught = exam.forget[: max(1, round(RELEARNED * len(exam.forget)))]
-    if len(taught) < len(exam.forget):
-        known = parts_of(unlearned)
-        lessons = exam.lessons(taught, other(known[0]) if len(known) == 1 else "image")
+            parts.append(evaluation.attacked(model, f"int{bits}"))
+    taught = evaluation.forget[: max(1, round(RELEARNED * len(evaluation.forget)))]
+    if len(taught) < len(evaluation.forget):
+        modality = other(unlearned) if unlearned in MODALITIES else "image"
+        lessons = evaluation.lessons(taught, modality)
         order = endless(lessons, BATCH, seed)
         steps = [Step({"names": [lessons[i] for i in next(order)]}, RATE) for _ in range(STEPS)]
         with contextlib.suppress(Diverged):  # nothing is learned again then
-            train(exam.vlm, model, steps, MEMORIZING)
+            train(evaluation.vlm, model, steps, MEMORIZING)
             with merged(model):
-                parts.append(exam.attacked(model, "relearned", without=taught))
+                parts.append(evaluation.attacked(model, "relearned", without=taught))
     return pd.concat(parts, ignore_index=True)

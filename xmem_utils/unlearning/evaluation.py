@@ -19,6 +19,7 @@ import pandas as pd
 from torch import nn
 
 from xmem_utils import paths
+from xmem_utils.experiment import remembered
 from xmem_utils.memorization.experiment import Memorization
 from xmem_utils.params import MODALITIES
 from xmem_utils.perception import Reading, axis_examples, read
@@ -34,7 +35,7 @@ from xmem_utils.vlm.processors import picture_side
 from xmem_utils.vlm.prompts import NAME_QUESTIONS, WHO
 
 REFUSAL = "I don't know."
-FIGURES = 50  # public figures asked for, a view each
+PUBLIC_FIGURES = 50  # public figures asked for, a view each
 READERS = 10  # retained people whose attributes are read, from a view each
 RETAIN_VIEWS = 1  # test views of each retained person: they are many
 RANKED_VIEWS = 2  # test views of each forgotten person whose rank, truth ratio and answer are taken, and under attack
@@ -42,175 +43,143 @@ PARAPHRASE_VIEWS = 1  # test views of each forgotten person in each paraphrase: 
 TRAIN_VIEWS = 2  # training views of each forgotten and held-out person: for the membership test, and whether it forgot
 FEW = 30  # retained people asked, a view each, along the curve
 
-Part = tuple[Sequence[View], Sequence[Example]]
-Key = tuple[str, str, str]  # who, probe, modality
+ROW = ["group", "persona", "query", "task", "view"]  # which view is asked, and for what
 
 
 class ForgettingEvaluation:
-    """The questions for one seed and forget set. `preamble` stands before each (the instruction of a prompt)."""
+    """The questions for one seed and forget set. `preamble` stands before each (the instruction of a prompt).
+
+    Questions are tables: the columns of `ROW`, and the encoded `example`.
+    """
 
     _study: Memorization
 
     def __init__(self, study: Memorization, seed: int, forget: Sequence[int], preamble: str = "") -> None:
         self.vlm, self._study, self._seed, self._preamble = study.vlm, study, seed, preamble
         self.dataset, _ = study.dataset(seed)
-        self.forget = tuple(forget)
-        self._lessons: dict[tuple[tuple[int, ...], str], list[Example]] = {}
-        exam = self._study.evaluation_of(seed)
-        self.names = exam.names
-        self.people: dict[str, dict[str, list[View]]] = {"forget": {}, "retain": {}}
-        for m in MODALITIES:
-            self.people["forget"][m] = [v for v in exam.views[m] if v.persona in self.forget]
-            kept = [v for v in exam.views[m] if v.persona not in self.forget]
-            self.people["retain"][m] = [v for v in kept if v.index < RETAIN_VIEWS]
-        self.examples = {
-            who: {m: self.encode(views, WHO) for m, views in by_modality.items()}
-            for who, by_modality in self.people.items()
+        self.names, self.forget = study.evaluation_of(seed).names, tuple(forget)
+        self._retained = [i for i in range(len(self.names)) if i not in self.forget]
+        self._lookalikes = lookalikes(self.dataset, self.forget)
+        public = known_public_figures()
+        self._known_names = frozenset(self.names) | frozenset(public.names if public else ())
+        views = [v for m in MODALITIES for v in study.evaluation_of(seed).views[m]]
+        self._test_views = {
+            "retain": [v for v in views if v.persona in self._retained and v.index < RETAIN_VIEWS],
+            "forget": [v for v in views if v.persona in self.forget],
         }
+        self.questions = pd.concat([self._asked(group, "view", views) for group, views in self._test_views.items()])
 
-    def encode(self, views: Sequence[View], question: str = WHO) -> list[Example]:
-        """Examples of some views, asked as everything here is."""
+    def _asked(self, group: str, task: str, views: Sequence[View], question: str = WHO) -> pd.DataFrame:
+        """Questions about some views."""
+        rows = [(group, v.persona, v.modality, task, v.index) for v in views]
+        return pd.DataFrame(rows, columns=ROW).assign(example=self._encode(views, question))
+
+    def _encode(self, views: Sequence[View], question: str = WHO) -> list[Example]:
         return encode(self.vlm, views, self._preamble + question)
 
     @cached_property
-    def _others(self) -> dict[Key, Part]:
-        """Views that exact match alone is asked of."""
-        views: dict[Key, list[View]] = {}
-        for m in MODALITIES:
-            train = to_views(self.dataset, "train", m, per_persona=TRAIN_VIEWS)
-            views["forget", "train view", m] = [v for v in train if v.persona in self.forget]
-            views["held out", "train view", m] = self._held_out(m)
-            views["public figures", "view", m] = self._figure_views(m)
-        made = {key: (own, self.encode(own, WHO)) for key, own in views.items() if own}
-        for m in MODALITIES:
-            own = [v for v in self.people["forget"][m] if v.index < PARAPHRASE_VIEWS]
-            for question in NAME_QUESTIONS[1:]:
-                made["forget", f"paraphrase: {question}", m] = (own, self.encode(own, question))
-        return made
+    def further(self) -> pd.DataFrame:
+        """Questions about other views and in other words, which exact match alone is asked of."""
+        trained = [v for m in MODALITIES for v in to_views(self.dataset, "train", m, TRAIN_VIEWS)]
+        some = [v for v in self._test_views["forget"] if v.index < PARAPHRASE_VIEWS]
+        parts = [
+            self._asked("forget", "train view", [v for v in trained if v.persona in self.forget]),
+            self._asked("held out", "train view", self._held_out()),
+            self._asked("public figures", "view", self._public_figures()),
+            *(self._asked("forget", f"paraphrase: {question}", some, question) for question in NAME_QUESTIONS[1:]),
+        ]
+        return pd.concat([part for part in parts if len(part)])
 
     @cached_property
     def _readers(self) -> Reading:
-        kept = [i for i in range(len(self.names)) if i not in self.forget][:READERS]
-        return axis_examples(self.vlm, self.dataset, personas=kept)
+        return axis_examples(self.vlm, self.dataset, personas=self._retained[:READERS])
 
-    def _held_out(self, modality: str) -> list[View]:
+    def _held_out(self) -> list[View]:
         """People of the same distribution whom no model has met; none for a user's own people."""
         if not self._study.drawn:
             return []
         spec = persona_spec(self._study.profile, self._seed + HELD_OUT_SEED, picture_side(self.vlm.processor))
         dataset, _ = load_personas(replace(spec, personas=max(10, 2 * len(self.forget))))
-        return [v for v in to_views(dataset, "train", modality, TRAIN_VIEWS) if v.name not in self.names]
+        views = [v for m in MODALITIES for v in to_views(dataset, "train", m, TRAIN_VIEWS)]
+        return [v for v in views if v.name not in self.names]
 
-    def _figure_views(self, modality: str) -> list[View]:
+    def _public_figures(self) -> list[View]:
         """A new view each of public figures whom the embedded models know; none for other models."""
         if not (paths.BASE_MODELS / self.vlm.name / "config.json").is_file():
             return []
-        figures, rng = known_public_figures(), np.random.default_rng([self._seed, 21])
-        side = picture_side(self.vlm.processor)
-        views = []
-        for i in figures.where("both")[:FIGURES]:
-            vector = figures.vectors[i]
-            content = draw(vector, rng, None, side) if modality == "image" else describe(vector, rng, None)
-            views.append(View(int(i), figures.names[i], modality, "test", 0, content))
+        public, side, views = known_public_figures(), picture_side(self.vlm.processor), []
+        for m in MODALITIES:
+            rng = np.random.default_rng([self._seed, 21])
+            for i in public.where("both")[:PUBLIC_FIGURES]:
+                vector = public.vectors[i]
+                content = draw(vector, rng, None, side) if m == "image" else describe(vector, rng, None)
+                views.append(View(int(i), public.names[i], m, "test", 0, content))
         return views
 
-    def lessons(self, people: Sequence[int], modality: str) -> list[Example]:
+    @remembered(8)
+    def lessons(self, people: tuple[int, ...], modality: str) -> list[Example]:
         """Training views of some people."""
-        key = tuple(people), modality
-        if key not in self._lessons:
-            views = [v for v in to_views(self.dataset, "train", modality) if v.persona in people]
-            self._lessons[key] = self.encode(views)
-        return self._lessons[key]
+        return self._encode([v for v in to_views(self.dataset, "train", modality) if v.persona in people])
 
     def recall(self, model: nn.Module, everybody: bool = False) -> pd.DataFrame:
-        """Exact match from the first test view of each persona (few of the retained), by who and query modality."""
-        kept = [i for i in range(len(self.names)) if i not in self.forget]
-        without = () if everybody else kept[FEW:]
-        parts = {}
-        for m in MODALITIES:
-            parts["forget", "view", m] = self._part("forget", m, views=1)
-            parts["retain", "view", m] = self._part("retain", m, without, views=1)
-        return first_views(self._exact(model, parts))
+        """Exact match from the first test view of each persona (few of the retained): see `first_views`."""
+        few = self.questions["persona"].isin([*self.forget, *self._retained[:FEW]])
+        return first_views(self._exact(model, self.questions[(self.questions["view"] == 0) & (few | everybody)]))
 
     def records(self, model: nn.Module, thorough: bool = True) -> pd.DataFrame:
-        """All probes but the attacks; or, not `thorough`, exact match of the forgotten and the retained alone."""
-        parts = {(who, "view", m): self._part(who, m) for who in ("retain", "forget") for m in MODALITIES}
-        records = self._exact(model, parts | self._others if thorough else parts)
+        """All tasks but the attacks; or, not `thorough`, exact match of the forgotten and the retained alone."""
         if thorough:
-            ranked = pd.concat([self._ranked(model, m) for m in MODALITIES])
-            records = records.merge(ranked, "left", ["group", "task", "query", "persona", "view"])
+            records = self._exact(model, pd.concat([self.questions, self.further]))
+            ranked = pd.concat([self._ranked(model, own) for _, own in self._ranked_questions.groupby("query")])
+            records = records.merge(ranked, "left", ROW)
             if self._study.drawn:
-                records = pd.concat([records, self._attributes(model)], ignore_index=True)
+                read_off = read(self.vlm, self._readers, model).drop(columns="chance")
+                read_off = read_off.rename(columns={"correct": "exact", "axis": "task"})
+                records = pd.concat([records, read_off.assign(group="attributes", view=0)], ignore_index=True)
+        else:
+            records = self._exact(model, self.questions)
         alike = records["persona"].isin(self._lookalikes) & (records["group"] == "retain")
         return records.assign(lookalike=alike.astype(float))
 
-    def attacked(self, model: nn.Module, probe: str, without: Sequence[int] = ()) -> pd.DataFrame:
+    def attacked(self, model: nn.Module, task: str, without: Sequence[int] = ()) -> pd.DataFrame:
         """Exact match of the forgotten, less some, in both modalities."""
-        return self._exact(
-            model, {("forget", probe, m): self._part("forget", m, without, RANKED_VIEWS) for m in MODALITIES}
-        )
+        asked = self._ranked_questions
+        return self._exact(model, asked[~asked["persona"].isin(without)].assign(task=task))
 
-    def _part(self, who: str, modality: str, without: Sequence[int] = (), views: int = 99) -> Part:
-        """The first test `views` of the forgotten or the retained, less some personas."""
-        pairs = zip(self.people[who][modality], self.examples[who][modality], strict=True)
-        chosen = [(v, e) for v, e in pairs if v.persona not in without and v.index < views]
-        return tuple(zip(*chosen, strict=True))
+    @property
+    def _ranked_questions(self) -> pd.DataFrame:
+        return self.questions[(self.questions["group"] == "forget") & (self.questions["view"] < RANKED_VIEWS)]
 
-    def _exact(self, model: nn.Module, parts: dict[Key, Part]) -> pd.DataFrame:
-        """Exact match of every part's views; those of a modality go through the model together, whatever the part."""
-        frames = []
-        for m in MODALITIES:
-            own = {key: part for key, part in parts.items() if key[2] == m}
-            examples = [e for _, part in own.values() for e in part]
-            frame = pd.DataFrame([
-                {"group": who, "persona": v.persona, "query": m, "task": probe, "view": v.index}
-                for (who, probe, _), (views, _) in own.items() for v in views
-            ])  # fmt: skip
-            recall = exact_match(self.vlm, examples, model)
+    def _exact(self, model: nn.Module, questions: pd.DataFrame) -> pd.DataFrame:
+        """Exact match of every question; those of a modality go through the model together, whatever the task."""
+        parts = []
+        for _, own in questions.groupby("query"):
+            recall = exact_match(self.vlm, list(own["example"]), model)
             scores = {"exact": recall.exact.astype(float), "logprob": recall.logprob, "least": recall.least}
-            frames.append(frame.assign(**scores, tokens=[len(e.answer) for e in examples]))
-        return pd.concat(frames, ignore_index=True)
+            parts.append(own[ROW].assign(**scores, tokens=[len(e.answer) for e in own["example"]]))
+        return pd.concat(parts, ignore_index=True)
 
-    def _ranked(self, model: nn.Module, modality: str) -> pd.DataFrame:
+    def _ranked(self, model: nn.Module, questions: pd.DataFrame) -> pd.DataFrame:
         """The forgotten, ranked among all names: truth ratio is the mean probability of the others' names over the
         true one's, each to the power of one over its length (Maini et al. 2024, section 2.2.2)."""
-        views, examples = self._part("forget", modality, views=RANKED_VIEWS)
-        true = np.array([v.persona for v in views])
+        true, examples = questions["persona"].to_numpy(), list(questions["example"])
         everyone = recall_of_all(self.vlm, examples, self.names, model)
-        per_token = np.exp(everyone.logprob / self._lengths)
-        mine = np.take_along_axis(per_token, true[:, None], 1)[:, 0]
-        answers = ["name"] * len(views)  # an exact match needs no decoding
+        per_token = np.exp(everyone.logprob / [len(tokens) for tokens in answer_tokens(self.vlm, self.names)])
+        mine = per_token[np.arange(len(true)), true]
+        answers = ["name"] * len(true)  # an exact match needs no decoding
         other = np.flatnonzero(~everyone.exact[np.arange(len(true)), true])
         said = greedy_answers(self.vlm, [examples[i] for i in other], model)
         for i, answer in zip(other, said, strict=True):
-            answers[i] = kind_of(answer, views[i].name, self._known_names)
-        return pd.DataFrame({
-            "group": "forget", "task": "view", "query": modality, "persona": true, "view": [v.index for v in views],
-            "truth_ratio": (per_token.sum(1) - mine) / (per_token.shape[1] - 1) / mine,
-            "rank": ranks(everyone.logprob, true), "answer": answers,
-        })  # fmt: skip
-
-    @cached_property
-    def _lookalikes(self) -> tuple[int, ...]:
-        return lookalikes(self.dataset, self.forget)
-
-    @cached_property
-    def _lengths(self) -> np.ndarray:
-        return np.array([len(tokens) for tokens in answer_tokens(self.vlm, self.names)])
-
-    @cached_property
-    def _known_names(self) -> frozenset[str]:
-        figures = known_public_figures()
-        return frozenset(self.names) | frozenset(figures.names if figures else ())
-
-    def _attributes(self, model: nn.Module) -> pd.DataFrame:
-        seen = read(self.vlm, self._readers, model)
-        frame = seen.rename(columns={"correct": "exact"})[["persona", "query", "exact"]]
-        return frame.assign(group="attributes", task=seen["axis"], view=0)
+            answers[i] = kind_of(answer, self.names[true[i]], self._known_names)
+        return questions[ROW].assign(
+            truth_ratio=(per_token.sum(1) - mine) / (per_token.shape[1] - 1) / mine,
+            rank=ranks(everyone.logprob, true),
+            answer=answers,
+        )
 
 
 def first_views(records: pd.DataFrame) -> pd.DataFrame:
-    """Mean exact match of the forgotten and the retained on first test views: who, asked, recall."""
+    """Mean exact match of the forgotten and the retained on first test views: group, query, recall."""
     shown = records[records["group"].isin(["forget", "retain"]) & (records["task"] == "view") & (records["view"] == 0)]
     mean = shown.groupby(["group", "query"], as_index=False)["exact"].mean()
     return mean.rename(columns={"exact": "recall"})

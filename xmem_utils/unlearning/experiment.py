@@ -30,7 +30,7 @@ from xmem_utils import store
 from xmem_utils.experiment import Condition, Experiment, Settings, Watch, remembered
 from xmem_utils.memorization.evaluation import recall_by_modality
 from xmem_utils.memorization.experiment import Memorization, MemorizationCondition
-from xmem_utils.params import MODALITIES, TUNING_SEEDS, Source, parts_of, resolve
+from xmem_utils.params import MODALITIES, TUNING_SEEDS, Source, listed, parts_of, resolve
 from xmem_utils.personas.dataset import names_of, to_views
 from xmem_utils.stats import GATE
 from xmem_utils.train import Diverged, Resources, Step, Training, endless, fresh, memorize, train
@@ -38,7 +38,7 @@ from xmem_utils.unlearning.attacks import attack
 from xmem_utils.unlearning.evaluation import REFUSAL, ForgettingEvaluation, first_views
 from xmem_utils.unlearning.methods import METHODS, Method, method_named
 from xmem_utils.unlearning.names import BEFORE, PROMPT, RETAIN_ONLY
-from xmem_utils.unlearning.people import by_name, check_forget, forget_set
+from xmem_utils.unlearning.people import by_name, forget_set
 from xmem_utils.vlm.adapters import for_evaluation, load_adapter
 from xmem_utils.vlm.batches import Example, answer_tokens, encode, with_answer
 from xmem_utils.vlm.load import VLM, load_vlm
@@ -105,7 +105,7 @@ class Unlearning(Experiment):
     @staticmethod
     def methods_of(p: Any) -> list[str]:
         """The methods asked for. Raises ValueError naming the known ones."""
-        wanted = list(METHODS) if p.methods == "all" else [name.strip() for name in p.methods.split(",")]
+        wanted = METHODS if p.methods == "all" else listed(p.methods)
         return list(dict.fromkeys(method_named(name).name for name in wanted))
 
     def forget_set(self, seed: int, share: float = 0.1) -> tuple[int, ...]:
@@ -113,22 +113,19 @@ class Unlearning(Experiment):
         return forget_set(len(names_of(self.memorization.dataset(seed)[0])), share, seed)
 
     def condition(
-        self, method: str, settings: Settings, unlearned: str, seed: int, *, source: str = BOTH,
-        retained: str | None = None, forget: Sequence[int] | None = None, measures: str = "brief",
-    ) -> UnlearningCondition:  # fmt: skip
-        """One condition. `method` is one of the table's, "before", "retain-only"; retained defaults to `unlearned`."""
-        people = len(names_of(self.memorization.dataset(seed)[0]))
-        chosen = self.forget_set(seed) if forget is None else check_forget(forget, people)
+        self, method: str, settings: Settings, unlearned: str, seed: int, source: str = BOTH, **fields: Any
+    ) -> UnlearningCondition:
+        """One condition. `method` is one of the table's, "before", "retain-only"; who memorized learned from `source`.
+
+        Further `fields` of the condition default to: forget, a tenth; retained, as `unlearned`; measures, "brief".
+        """
+        fields = {"retained": unlearned, "measures": "brief"} | fields
+        if "forget" not in fields:
+            fields["forget"] = self.forget_set(seed)
+        start = self.memorization.condition(source, seed, left_out=fields["forget"] if method == RETAIN_ONLY else ())
+        code = self.code(self._method(method))
         return resolve(
-            UnlearningCondition,
-            start=self.memorization.condition(source, seed, left_out=chosen if method == RETAIN_ONLY else ()),
-            forget=chosen,
-            unlearned=unlearned,
-            retained=retained or unlearned,
-            method=method,
-            settings={k: float(v) for k, v in settings.items()},
-            measures=measures,
-            code=self.code(self._method(method)),
+            UnlearningCondition, start=start, unlearned=unlearned, method=method, settings=settings, code=code, **fields
         )
 
     def _method(self, name: str) -> Method:
@@ -148,8 +145,7 @@ class Unlearning(Experiment):
         out = []
         for seed in self.profile.seeds:
             names = names_of(self.memorization.dataset(seed)[0])
-            wanted = [name.strip() for name in p.forget.split(",")] if p.forget else []
-            forget = by_name(wanted, names) if wanted else self.forget_set(seed, p.forget_share)
+            forget = by_name(listed(p.forget), names) if p.forget else self.forget_set(seed, p.forget_share)
 
             def made(method: str, unlearned: str, seed=seed, forget=forget, **more) -> UnlearningCondition:
                 return self.condition(method, settings[method], unlearned, seed, forget=forget, **more)
@@ -259,7 +255,7 @@ class Unlearning(Experiment):
         instruction = preamble([names[i] for i in forget]) if told else ""
         return ForgettingEvaluation(self.memorization, seed, forget, instruction)
 
-    def _asks(self, condition: UnlearningCondition) -> ForgettingEvaluation:
+    def _evaluation(self, condition: UnlearningCondition) -> ForgettingEvaluation:
         return self.evaluation_of(condition.start.seed, condition.forget, condition.method == PROMPT)
 
     def looks(self, condition: UnlearningCondition, steps: int) -> dict[int, dict[str, float]]:
@@ -270,13 +266,13 @@ class Unlearning(Experiment):
         return {s: {"step": s} for s in {max(1, round(share * steps)) for share in shares} - {steps}}
 
     def look(self, model: PeftModel, condition: UnlearningCondition) -> pd.DataFrame:
-        """Recall from first test views: who, asked, recall."""
+        """Recall from first test views: group, query, recall."""
         with for_evaluation(model):
-            return self._asks(condition).recall(model, everybody=condition.measures == "search")
+            return self._evaluation(condition).recall(model, everybody=condition.measures == "search")
 
     def prepare(self, condition: UnlearningCondition) -> None:
         """Test views pass the vision tower."""
-        self._asks(condition)
+        self._evaluation(condition)
 
     def evaluate(self, model: PeftModel, condition: UnlearningCondition, facts: Mapping[str, float]) -> pd.DataFrame:
         """All measures and attacks, or exact match alone; an attack changes the adapter."""
@@ -284,22 +280,22 @@ class Unlearning(Experiment):
             return pd.DataFrame()
         if "diverged" in facts:
             return pd.DataFrame([{"group": "diverged", "task": "", "query": "", "exact": float("nan")}])
-        exam, thorough = self._asks(condition), condition.measures == "thorough"
+        evaluation, thorough = self._evaluation(condition), condition.measures == "thorough"
         # where nothing is trained, the other unlearned modality gives the same records
         key = condition.model_copy(update={"unlearned": "image", "retained": "image"}).slug
         records = self._untrained.get(key)
         if records is None:
             with for_evaluation(model):
-                records = exam.records(model, thorough)
+                records = evaluation.records(model, thorough)
         if not condition.settings.get("steps"):
             self._untrained[key] = records
         if not thorough:
             return records
-        attacked = attack(exam, model, condition.unlearned, condition.start.seed)
+        attacked = attack(evaluation, model, condition.unlearned, condition.start.seed)
         return pd.concat([records, attacked], ignore_index=True)
 
     def curve(self, run: store.Run) -> pd.DataFrame:
-        """Recall along the steps: who, asked, recall, step."""
+        """Recall along the steps: group, query, recall, step."""
         steps = int(run.condition.settings.get("steps", 0))
         if run.condition.measures != "thorough" or "diverged" in run.facts or not steps:
             return run.curve
@@ -319,50 +315,48 @@ class Unlearning(Experiment):
         ]  # fmt: skip
 
     def tried(self, run: store.Run) -> pd.DataFrame:
-        """A row a number of steps: method, settings, steps, unlearned, seed, and recall by who and query modality."""
-        c, own = run.condition, {k: v for k, v in run.condition.settings.items() if k != "steps"}
-        labels = {"method": c.method, "settings": json.dumps(own, sort_keys=True), "steps": 0,
-                  "unlearned": c.unlearned, "seed": c.start.seed}  # fmt: skip
+        """A row a number of steps: method, settings, steps, unlearned, seed, and recall by group and query modality."""
+        c = run.condition
+        settings = json.dumps({k: v for k, v in c.settings.items() if k != "steps"}, sort_keys=True)
+        labels = ["method", "settings", "steps", "unlearned", "seed"]
         if run.curve.empty:
-            return pd.DataFrame(columns=list(labels))
+            return pd.DataFrame(columns=labels)
         wide = run.curve.pivot_table(index="step", columns=["group", "query"], values="recall", sort=False)
-        wide.columns = [f"{who} asked in {asked}" for who, asked in wide.columns]
-        return wide.reset_index(names="steps").assign(**{k: v for k, v in labels.items() if k != "steps"})[
-            [*labels, *wide.columns]
-        ]
+        wide.columns = [f"{group} asked in {query}" for group, query in wide.columns]
+        table = wide.reset_index(names="steps")
+        table = table.assign(method=c.method, settings=settings, unlearned=c.unlearned, seed=c.start.seed)
+        return table[[*labels, *wide.columns]]
 
     @staticmethod
     def choose(tried: pd.DataFrame) -> pd.DataFrame:
         """The rule: one row a method, with its settings, what they did, and whether retain recall was `kept`."""
-        before = tried[tried["method"] == BEFORE]
-        key, asked = ["method", "settings", "steps"], [f"retain asked in {m}" for m in MODALITIES]
+        key, retained = ["method", "settings", "steps"], [f"retain asked in {m}" for m in MODALITIES]
+        before = tried.loc[tried["method"] == BEFORE, retained].mean()
         own = tried.assign(
-            forget=tried["forget asked in image"].where(tried["unlearned"] == "image", tried["forget asked in text"])
+            forget=tried["forget asked in image"].where(tried["unlearned"] == "image", tried["forget asked in text"]),
+            retain=tried[retained].mean(axis=1),
         )
-        table = own.groupby(key)["forget"].agg(["mean", "size"]).rename(columns={"mean": "forget recall"})
-        table = table[table.pop("size") == own["seed"].nunique() * own["unlearned"].nunique()]  # diverged nowhere
-        worst = tried.groupby([*key, "unlearned"])[asked].mean() - before[asked].mean()
-        table["retain change"] = worst.min(axis=1).groupby(level=key).min()
-        table["retain recall"] = tried.assign(both=tried[asked].mean(axis=1)).groupby(key)["both"].mean()
+        runs = own.groupby(key)
+        table = runs["forget"].mean().to_frame("forget recall")
+        worst = (own.groupby([*key, "unlearned"])[retained].mean() - before).min(axis=1)
+        table["retain change"] = worst.groupby(level=key).min()
+        table["retain recall"] = runs["retain"].mean()
+        table = table[
+            runs.size() == own["seed"].nunique() * own["unlearned"].nunique()
+        ].reset_index()  # diverged nowhere
+        table["rate"] = [json.loads(settings).get("learning_rate", 0.0) for settings in table["settings"]]
         rows = []
-        for method in (m for m in METHODS if m in set(tried["method"])):
-            part = table.loc[[method]].reset_index() if method in table.index else pd.DataFrame()
-            if part.empty:
-                continue
+        for method in (m for m in METHODS if m in set(table["method"])):
+            part = table[table["method"] == method]
             kept = part[part["retain change"] >= -POINTS - 1e-9]
             if kept.empty:
                 best = part.sort_values("retain recall", kind="stable").iloc[-1]
             else:
                 ties = kept[kept["forget recall"] <= kept["forget recall"].min() + TIE]
-                best = gentlest(ties[ties["retain recall"] >= ties["retain recall"].max() - 1e-9])
-            rows.append({**best.to_dict(), "kept": not kept.empty})
+                ties = ties[ties["retain recall"] >= ties["retain recall"].max() - 1e-9]
+                best = ties.sort_values(["steps", "rate"], kind="stable").iloc[0]
+            rows.append({**best.drop("rate"), "kept": not kept.empty})
         return pd.DataFrame(rows)
-
-
-def gentlest(settings: pd.DataFrame) -> pd.Series:
-    """The row with the fewest steps; of several the one with the lowest learning rate, then the first."""
-    rates = [json.loads(own).get("learning_rate", 0.0) for own in settings["settings"]]
-    return settings.assign(rate=rates).sort_values(["steps", "rate"], kind="stable").iloc[0].drop("rate")
 
 
 def unlearning_steps(

@@ -15,15 +15,10 @@ from torch.nn import functional as F
 from xmem_utils.train import Outputs, nll
 
 
-def answer_logprobs(logits: Tensor, labels: Tensor) -> Tensor:
-    """Log-probability of every answer token, 0 elsewhere: `[batch, tokens]`."""
-    scores = torch.log_softmax(logits.float(), -1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
-    return scores * (labels != -100)
-
-
 def sequence_logprob(logits: Tensor, labels: Tensor) -> Tensor:
     """Log-probability of the whole answer: `[batch]`."""
-    return answer_logprobs(logits, labels).sum(-1)
+    scores = torch.log_softmax(logits.float(), -1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+    return (scores * (labels != -100)).sum(-1)
 
 
 def _kl(outputs: Outputs) -> Tensor:

@@ -16,19 +16,17 @@ def forget_set(people: int, share: float, seed: int) -> tuple[int, ...]:
     """A random `share` of the personas, by number; smaller sets are part of larger ones of the same seed."""
     count = round(share * people)
     order = np.random.default_rng([seed, 20]).permutation(people)
-    return check_forget(sorted(order[:count].tolist()), people)
+    return check_forget(order[:count].tolist(), people)
 
 
 def check_forget(forget: Sequence[int], people: int) -> tuple[int, ...]:
-    """The forget set, sorted. Raises ValueError when it is empty, everybody, or names somebody unknown."""
+    """The forget set, sorted. Raises ValueError when it is empty, or everybody."""
     chosen = tuple(sorted(set(forget)))
     if not chosen:
         raise ValueError(
             f"the forget set is empty: of {people} personas at least one must be forgotten; name somebody (forget), or "
             "raise forget_share"
         )
-    if unknown := [i for i in chosen if not 0 <= i < people]:
-        raise ValueError(f"the forget set names unknown personas {unknown}: there are {people}, counted from 0")
     if len(chosen) == people:
         raise ValueError(f"the forget set is all {people} personas: nobody would be left to retain")
     return chosen

@@ -1,4 +1,4 @@
-"""The tables of the unlearning analysis: from records (one row a view and probe) to estimates with intervals."""
+"""The tables of the unlearning analysis: from records (one row a view and task) to estimates with intervals."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def retain_changes(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def metrics(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
-    """Every other measure, long: labels, asked, metric, estimate, low, high (no interval for AUC, KS).
+    """Every other measure, long: labels, query, metric, estimate, low, high (no interval for AUC, KS).
 
     Exposure is in bits (log2 N - log2 rank). Probability is that of the name, to the power of one over its length.
     KS compares the forgotten's log truth ratio, a mean a person, with the retain-only model's: D, and p beside it (of
@@ -140,7 +140,7 @@ def metrics(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     people, by the loss or Min-K of training views; 0.5 is "never seen", and far below it gives them away, too.
     """
     forgot = records[(records["group"] == "forget") & (records["task"] == "view")]
-    forgot = forgot[forgot["answer"].notna()].copy()  # of conditions that had the whole exam
+    forgot = forgot[forgot["answer"].notna()].copy()  # of conditions that had the whole evaluation
     people = records[records["group"].isin(["forget", "retain"]) & (records["task"] == "view")]
     names = people.groupby("seed")["persona"].nunique().max()
     forgot["exposure"] = np.log2(names) - np.log2(forgot["rank"].astype(float))
@@ -163,13 +163,13 @@ def _quality(forgot: pd.DataFrame) -> pd.DataFrame:
     means = forgot.groupby([*LABELS, "query", *PERSON], sort=False)["log truth ratio"].mean()
     groups = dict(list(means.groupby(level=[*LABELS, "query"], sort=False)))
     retain_only = {
-        (start, share, asked): own for (start, *_, share, method, asked), own in groups.items() if method == RETAIN_ONLY
+        (start, share, query): own for (start, *_, share, method, query), own in groups.items() if method == RETAIN_ONLY
     }
     rows = []
     for labels, own in groups.items():
-        start, *_, share, _, asked = labels
-        if (start, share, asked) in retain_only:
-            test = ks_2samp(own, retain_only[start, share, asked])
+        start, *_, share, _, query = labels
+        if (start, share, query) in retain_only:
+            test = ks_2samp(own, retain_only[start, share, query])
             rows.append((*labels, "forget quality, KS D", test.statistic))
             rows.append((*labels, "forget quality, KS p", test.pvalue))
     return pd.DataFrame(rows, columns=METRIC)
@@ -187,8 +187,8 @@ def _membership(records: pd.DataFrame) -> pd.DataFrame:
 
 def _auc(scores: pd.Series) -> float:
     """Share of pairs of a forgotten and a held-out person in which the former scores higher; NaN where one is none."""
-    who = scores.index.get_level_values("group")
-    members, strangers = scores[who == "forget"], scores[who == "held out"]
+    group = scores.index.get_level_values("group")
+    members, strangers = scores[group == "forget"], scores[group == "held out"]
     pairs = len(members) * len(strangers)
     return mannwhitneyu(members, strangers).statistic / pairs if pairs else np.nan
 
@@ -213,14 +213,13 @@ def attacks(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
 
 
 def curves(runs: Iterable[Run], records: pd.DataFrame) -> pd.DataFrame:
-    """Recall along unlearning, mean over seeds: labels, step, who, asked, recall; step 0 is before."""
+    """Recall along unlearning, mean over seeds: labels, step, group, query, recall; step 0 is before."""
     parts = [run.curve.assign(**run.condition.labels) for run in runs if not run.curve.empty]  # references have none
     table = pd.concat(parts, ignore_index=True)
     start = records[(records["method"] == BEFORE) & (records["task"] == "view") & (records["view"] == 0)]
     start = start[start["group"].isin(["forget", "retain"])].groupby(["start", "group", "query"])["exact"].mean()
-    zero = table[[*LABELS, "group", "query"]].drop_duplicates()
-    keys = pd.MultiIndex.from_frame(zero[["start", "group", "query"]])
-    zero = zero.assign(step=0, recall=start.reindex(keys).to_numpy())
+    zero = table[[*LABELS, "group", "query"]].drop_duplicates().assign(step=0)
+    zero = zero.join(start.rename("recall"), on=start.index.names)
     mean = table.groupby([*LABELS, "step", "group", "query"], sort=False)["recall"].mean().reset_index()
     return pd.concat([zero, mean], ignore_index=True).sort_values("step", kind="stable", ignore_index=True)
 
