@@ -2,16 +2,15 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
-from xmem_utils import plots
+from xmem_utils import paths, plots
 
-COMMITTED = Path(__file__).parents[1] / "figures"
+COMMITTED = paths.REPO / "figures"
 
 
 def table(name):
@@ -67,13 +66,14 @@ FIGURES = {  # by name: how it is drawn, panels, words in its legend
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_a_figure_stands_on_its_committed_table(name, tmp_path):
+def test_a_figure_stands_on_its_committed_table(name, tmp_path, monkeypatch):
     draw, panels, words = FIGURES[name]
     figure = draw()
     assert len(figure.axes) == panels
     legend = {text.get_text() for legend in figure.legends for text in legend.get_texts()}
     assert words <= legend
-    plots.save(figure, name, table(name), tmp_path)
+    monkeypatch.setattr(paths, "FIGURES", tmp_path)
+    plots.save(figure, name, table(name))
     assert {file.suffix for file in tmp_path.iterdir()} == {".png", ".svg", ".csv"}
     plt.close(figure)
 
