@@ -1,7 +1,4 @@
-"""Every figure of the study drawn from its committed table, and by plots alone: without torch."""
-
-import subprocess
-import sys
+"""Every figure of the study drawn from its committed table."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -89,8 +86,3 @@ def test_every_estimate_and_every_interval_is_drawn():
     intervals = sorted(tuple(ends) for ends in bars if not np.isnan(ends).any())
     np.testing.assert_allclose(intervals, sorted(zip(drawn["low"], drawn["high"], strict=True)))
     plt.close(figure)
-
-
-def test_plots_load_no_torch():
-    code = "import sys; from xmem_utils import plots; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
