@@ -10,7 +10,7 @@ import pytest
 
 from xmem_utils import paths, plots, store
 from xmem_utils.experiment import summary
-from xmem_utils.multihop import tables, tasks
+from xmem_utils.multihop import experiment, tables, tasks
 from xmem_utils.multihop.evaluation import MultihopEvaluation, encoded
 from xmem_utils.multihop.experiment import Multihop
 from xmem_utils.multihop.people import PRACTISED, STUDY, TOGETHER, dealt, draw_population, public_population
@@ -178,7 +178,8 @@ def test_the_model_of_the_study_is_of_the_committed_recipe_and_base(model_of_the
     assert recipe == json.loads(json.dumps(asdict(build.HOPS)))
 
 
-def test_the_model_of_the_study_finds_facts_by_the_name_and_knows_its_figures(model_of_the_study):
+def test_the_model_of_the_study_finds_facts_by_the_name_and_knows_its_figures(model_of_the_study, monkeypatch):
+    monkeypatch.setattr(experiment, "ALONE", (tasks.HOP_1, tasks.HOP_2, tasks.NAMED, tasks.TOLD))
     records = Multihop(model_of_the_study, PROFILE, rank=4, learning_rate=1e-3).public_figures()
     recall = records[records["group"] == "public figures, withheld"].groupby(["task", "query"])["exact"].mean()
     for modality in MODALITIES:

@@ -62,8 +62,7 @@ def facets(
 
     Axes named in `recall` ("x", "y", "xy") reach from 0 to 100 %, with room for marks at either end.
     """
-    shape = len(ylabels), len(titles)
-    figure, grid = plt.subplots(*shape, figsize=size, squeeze=False, sharex=sharex, sharey=sharey)
+    figure, grid = plt.subplots(len(ylabels), len(titles), figsize=size, squeeze=False, sharex=sharex, sharey=sharey)
     for column, title in zip(grid.T, titles, strict=True):
         column[0].set_title(title)
         column[-1].set_xlabel(xlabel)
@@ -152,8 +151,8 @@ def with_legend(figure: plt.Figure, columns: int = 4) -> plt.Figure:
 def contact_sheet(rows: pd.DataFrame) -> plt.Figure:
     """Portraits of some personas, a row each, with name and attributes beside them."""
     columns = max(map(len, rows["portraits"]))
-    size, space = (0.95 * (columns + 4), 0.95 * len(rows)), {"wspace": 0.04, "hspace": 0.08}
-    space["width_ratios"] = [*[1] * columns, 4]
+    size = (0.95 * (columns + 4), 0.95 * len(rows))
+    space = {"wspace": 0.04, "hspace": 0.08, "width_ratios": [*[1] * columns, 4]}
     figure, grid = plt.subplots(len(rows), columns + 1, figsize=size, squeeze=False, gridspec_kw=space)
     for axes in grid.flat:
         axes.set_axis_off()
@@ -631,7 +630,6 @@ def mechanism(table: pd.DataFrame, subtitle: str = "") -> plt.Figure:
     """
     before = table[table["model"] == BEFORE]
     models = list(table.drop(before.index).groupby(["source", "model"], sort=False))
-    models.sort(key=lambda item: item[0][1] == OF_FIGURES)
     ylabels = [f"{model}\n{WORDS[s]} → {WORDS[other(s)]}" for (s, model), _ in models]
     figure, grid = facets((11.4, 1.9 * len(models) + 1.4), list(QUESTIONS.values()), ylabels, "layer")
     for panels, ((source, model), rows) in zip(grid, models, strict=True):
