@@ -56,7 +56,7 @@ FIGURES = {  # by name: how it is drawn, panels, words in its legend
     "mitigation": (lambda: plots.mitigation(table("mitigation"), table("mitigation_tests")), 2,
                    {"significantly above it", "significantly below it", "perception ceiling, asked with pictures",
                     "what a row is held against"}),
-    "mitigation_pairs": (lambda: plots.mitigation_pairs(table("mitigation_pairs")), 2, {"nobody is paired: plain"}),
+    "mitigation_pairs": (lambda: plots.mitigation_pairs(table("mitigation_pairs")), 2, {"nobody is paired: baseline"}),
     "decomposition": (lambda: plots.decomposition(table("decomposition")), 2, {"perception part", "recall part"}),
     "mechanism": (lambda: plots.mechanism(table("mechanism")), 24, {"target, before anything is memorized", "chance"}),
 }  # fmt: skip

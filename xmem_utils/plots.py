@@ -566,7 +566,7 @@ def mitigation_pairs(table: pd.DataFrame) -> plt.Figure:
             rows = own[own["group"] == who].set_index("paired").reindex(counts)
             label = f"people who are {who}, asked with {{asked}}"
             dots(axes, rows, range(len(counts)), "y", **look(other(source), label=label, **line))
-        axes.axhline(rows.loc[0, "estimate"], label="nobody is paired: plain", **DOTTED)
+        axes.axhline(rows.loc[0, "estimate"], label="nobody is paired: baseline", **DOTTED)
     axes.set_xticks(range(len(counts)), [str(n) for n in counts])
     return with_legend(figure, columns=3)
 
