@@ -6,6 +6,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 
+from xmem_utils import paths
 from xmem_utils.personas.dataset import PersonaSpec, build
 from xmem_utils.vlm.load import load_vlm
 from xmem_utils.vlm.threads import set_threads
@@ -24,6 +25,16 @@ def vlm():
 def five():
     """Five personas whom nothing else uses, four training and two test views each."""
     return build(PersonaSpec(personas=5, seed=991, train_views=4, test_views=2))
+
+
+@pytest.fixture(scope="module")
+def own_store(tmp_path_factory):
+    """Runs and personas of a module's tests, apart from all others."""
+    folder = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("RUNS", "PERSONAS"):
+            patch.setattr(paths, name, folder / name.lower())
+        yield folder
 
 
 def pytest_collection_modifyitems(items):

@@ -12,70 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers as hf
 from tokenizers import Tokenizer
-from transformers import (
-    CLIPVisionConfig,
-    DeepseekVLConfig,
-    DeepseekVLForConditionalGeneration,
-    DeepseekVLImageProcessor,
-    DeepseekVLProcessor,
-    Gemma2Config,
-    Gemma3Config,
-    Gemma3ForConditionalGeneration,
-    Gemma3ImageProcessor,
-    Gemma3Processor,
-    Gemma4AudioFeatureExtractor,
-    Gemma4Config,
-    Gemma4ForConditionalGeneration,
-    Gemma4ImageProcessor,
-    Gemma4Processor,
-    GotOcr2ImageProcessor,
-    Idefics3Config,
-    Idefics3ForConditionalGeneration,
-    Idefics3ImageProcessor,
-    Idefics3Processor,
-    InternVLConfig,
-    InternVLForConditionalGeneration,
-    InternVLProcessor,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaImageProcessor,
-    LlavaOnevisionConfig,
-    LlavaOnevisionForConditionalGeneration,
-    LlavaOnevisionImageProcessor,
-    LlavaOnevisionProcessor,
-    LlavaProcessor,
-    Mistral3Config,
-    Mistral3ForConditionalGeneration,
-    MistralConfig,
-    MllamaConfig,
-    MllamaForConditionalGeneration,
-    MllamaImageProcessor,
-    MllamaProcessor,
-    PaliGemmaConfig,
-    PaliGemmaForConditionalGeneration,
-    PaliGemmaProcessor,
-    PixtralImageProcessor,
-    PixtralProcessor,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-    ProcessorMixin,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen2_5_VLProcessor,
-    Qwen2Config,
-    Qwen2VLImageProcessor,
-    Qwen3VLConfig,
-    Qwen3VLForConditionalGeneration,
-    Qwen3VLProcessor,
-    SiglipImageProcessor,
-    SiglipVisionConfig,
-    SmolVLMConfig,
-    SmolVLMForConditionalGeneration,
-    SmolVLMImageProcessor,
-    SmolVLMProcessor,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin
 from transformers.utils import is_torchvision_available
 
 from xmem_utils.vlm.processors import without_video
@@ -154,7 +93,7 @@ def gemma3(texts: list[str], **text: object) -> tuple[PreTrainedModel, Processor
     tokenizer = tokenizer_of(
         texts, boi_token="<start_of_image>", eoi_token="<end_of_image>", image_token="<image_soft_token>"
     )
-    config = Gemma3Config(
+    config = hf.Gemma3Config(
         text_config=text_config(tokenizer, query_pre_attn_scalar=16, **text),
         vision_config={**SIGHT, "vision_use_head": False},
         mm_tokens_per_image=16,
@@ -162,12 +101,12 @@ def gemma3(texts: list[str], **text: object) -> tuple[PreTrainedModel, Processor
         eoi_token_index=tokenizer.eoi_token_id,
         image_token_index=tokenizer.image_token_id,
     )
-    model = Gemma3ForConditionalGeneration(config)
+    model = hf.Gemma3ForConditionalGeneration(config)
     # the class starts its projector at zero, to which every picture is the same
     torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=0.2)
-    images = Gemma3ImageProcessor(size={"height": SIDE, "width": SIDE}, do_pan_and_scan=False)
+    images = hf.Gemma3ImageProcessor(size={"height": SIDE, "width": SIDE}, do_pan_and_scan=False)
     template = "{{ bos_token }}" + TURNS.replace("{image}", "<start_of_image>")
-    return model, Gemma3Processor(images, tokenizer, chat_template=template, image_seq_length=16)
+    return model, hf.Gemma3Processor(images, tokenizer, chat_template=template, image_seq_length=16)
 
 
 def _qwen(texts: list[str], config_class, model_class, processor_class, sight, patch: int, **rope: object):
@@ -196,7 +135,7 @@ def _qwen(texts: list[str], config_class, model_class, processor_class, sight, p
         vision_end_token_id=tokenizer.vision_end_token_id,
         tie_word_embeddings=True,
     )
-    images = Qwen2VLImageProcessor(
+    images = hf.Qwen2VLImageProcessor(
         patch_size=patch, merge_size=2, size={"shortest_edge": 16 * 16, "longest_edge": SIDE * SIDE}
     )
     template = TURNS.replace("{image}", "<|vision_start|><|image_pad|><|vision_end|>")
@@ -205,12 +144,12 @@ def _qwen(texts: list[str], config_class, model_class, processor_class, sight, p
 
 def qwen2_5_vl(texts: list[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
     sight = {"window_size": 32, "fullatt_block_indexes": [1], "spatial_merge_size": 2}
-    return _qwen(texts, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor, sight, 8)
+    return _qwen(texts, hf.Qwen2_5_VLConfig, hf.Qwen2_5_VLForConditionalGeneration, hf.Qwen2_5_VLProcessor, sight, 8)
 
 
 def qwen3_vl(texts: list[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
     sight = {"num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1], "spatial_merge_size": 2}
-    classes = (Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor)
+    classes = (hf.Qwen3VLConfig, hf.Qwen3VLForConditionalGeneration, hf.Qwen3VLProcessor)
     return _qwen(texts, *classes, sight, 8, mrope_interleaved=True)
 
 
@@ -224,7 +163,7 @@ def _idefics(texts: list[str], config_class, model_class) -> tuple[PreTrainedMod
         **{f"tile_{r}_{c}": f"<row_{r}_col_{c}>" for r in (1, 2, 3, 4) for c in (1, 2, 3, 4)},
     )
     config = config_class(
-        text_config=LlamaConfig(**text_config(tokenizer)).to_dict(),
+        text_config=hf.LlamaConfig(**text_config(tokenizer)).to_dict(),
         vision_config=SIGHT,
         scale_factor=2,
         image_token_id=tokenizer.image_token_id,
@@ -237,27 +176,29 @@ TILES = {"size": {"longest_edge": 2 * SIDE}, "max_image_size": {"longest_edge": 
 
 
 def idefics3(texts: list[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
-    model, tokenizer = _idefics(texts, Idefics3Config, Idefics3ForConditionalGeneration)
+    model, tokenizer = _idefics(texts, hf.Idefics3Config, hf.Idefics3ForConditionalGeneration)
     template = TURNS.replace("{image}", "<image>")
-    return model, Idefics3Processor(Idefics3ImageProcessor(**TILES), tokenizer, image_seq_len=4, chat_template=template)
+    return model, hf.Idefics3Processor(
+        hf.Idefics3ImageProcessor(**TILES), tokenizer, image_seq_len=4, chat_template=template
+    )
 
 
 def smolvlm(texts: list[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
-    model, tokenizer = _idefics(texts, SmolVLMConfig, SmolVLMForConditionalGeneration)
-    template, images = TURNS.replace("{image}", "<image>"), SmolVLMImageProcessor(**TILES)
-    return model, video_free(SmolVLMProcessor, images, tokenizer, None, image_seq_len=4, chat_template=template)
+    model, tokenizer = _idefics(texts, hf.SmolVLMConfig, hf.SmolVLMForConditionalGeneration)
+    template, images = TURNS.replace("{image}", "<image>"), hf.SmolVLMImageProcessor(**TILES)
+    return model, video_free(hf.SmolVLMProcessor, images, tokenizer, None, image_seq_len=4, chat_template=template)
 
 
 def llava(texts: list[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
     tokenizer = tokenizer_of(texts, image_token="<image>")
-    config = LlavaConfig(
-        text_config=LlamaConfig(**text_config(tokenizer, tie_word_embeddings=True)).to_dict(),
-        vision_config=CLIPVisionConfig(**SIGHT).to_dict(),
+    config = hf.LlavaConfig(
+        text_config=hf.LlamaConfig(**text_config(tokenizer, tie_word_embeddings=True)).to_dict(),
+        vision_config=hf.CLIPVisionConfig(**SIGHT).to_dict(),
         image_token_index=tokenizer.image_token_id,
         image_seq_length=16,
     )
-    images = LlavaImageProcessor(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
-    return LlavaForConditionalGeneration(config), LlavaProcessor(
+    images = hf.LlavaImageProcessor(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
+    return hf.LlavaForConditionalGeneration(config), hf.LlavaProcessor(
         images,
         tokenizer,
         patch_size=8,
@@ -269,14 +210,14 @@ def llava(texts: list[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
 
 def deepseek_vl(texts: list[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
     tokenizer = tokenizer_of(texts, image_token="<image_placeholder>")
-    config = DeepseekVLConfig(
-        text_config=LlamaConfig(**text_config(tokenizer)).to_dict(),
-        vision_config=SiglipVisionConfig(**SIGHT, vision_use_head=False).to_dict(),
+    config = hf.DeepseekVLConfig(
+        text_config=hf.LlamaConfig(**text_config(tokenizer)).to_dict(),
+        vision_config=hf.SiglipVisionConfig(**SIGHT, vision_use_head=False).to_dict(),
         image_token_id=tokenizer.image_token_id,
     )
-    images = DeepseekVLImageProcessor(size={"height": SIDE, "width": SIDE})
+    images = hf.DeepseekVLImageProcessor(size={"height": SIDE, "width": SIDE})
     template = TURNS.replace("{image}", "<image_placeholder>")
-    return DeepseekVLForConditionalGeneration(config), DeepseekVLProcessor(
+    return hf.DeepseekVLForConditionalGeneration(config), hf.DeepseekVLProcessor(
         images, tokenizer, num_image_tokens=16, chat_template=template
     )
 
@@ -285,7 +226,7 @@ def mllama(texts: list[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
     tokenizer = tokenizer_of(texts, image_token="<|image|>")
     fields = text_config(tokenizer, num_hidden_layers=3, cross_attention_layers=[1])
     fields.pop("head_dim")
-    config = MllamaConfig(
+    config = hf.MllamaConfig(
         text_config=fields,
         vision_config={
             "hidden_size": HIDDEN,
@@ -300,12 +241,12 @@ def mllama(texts: list[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
         },
         image_token_index=tokenizer.image_token_id,
     )
-    model = MllamaForConditionalGeneration(config)
+    model = hf.MllamaForConditionalGeneration(config)
     for name, gate in model.named_parameters():  # the class starts its cross-attention shut
         if "cross_attn" in name and "gate" in name:
             torch.nn.init.ones_(gate)
-    images = MllamaImageProcessor(size={"height": SIDE, "width": SIDE})
-    return model, MllamaProcessor(images, tokenizer, chat_template=TURNS.replace("{image}", "<|image|>"))
+    images = hf.MllamaImageProcessor(size={"height": SIDE, "width": SIDE})
+    return model, hf.MllamaProcessor(images, tokenizer, chat_template=TURNS.replace("{image}", "<|image|>"))
 
 
 def gemma4(texts: list[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
@@ -313,7 +254,7 @@ def gemma4(texts: list[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
     tokens |= {"boa": "<|audio>", "eoa": "<audio|>", "audio": "<|audio|>", "video": "<|video|>"}
     tokenizer = tokenizer_of(texts, **{f"{k}_token": v for k, v in tokens.items()})
     ids = {k: tokenizer.convert_tokens_to_ids(v) for k, v in tokens.items()}
-    config = Gemma4Config(
+    config = hf.Gemma4Config(
         text_config=text_config(
             tokenizer,
             layer_types=["sliding_attention", "full_attention"],
@@ -338,15 +279,15 @@ def gemma4(texts: list[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
         **{f"{k}_token_id": v for k, v in ids.items() if k != "eoa"},
         eoa_token_index=ids["eoa"],
     )
-    model = Gemma4ForConditionalGeneration(config)
+    model = hf.Gemma4ForConditionalGeneration(config)
     # the class starts its position embeddings at one, beside which every picture is the same
     torch.nn.init.normal_(model.model.vision_tower.patch_embedder.position_embedding_table, std=0.1)
     torch.nn.init.normal_(model.model.embed_vision.embedding_projection.weight, std=0.2)
     # the class makes of every picture as many tokens as fit
-    images = Gemma4ImageProcessor(patch_size=8, pooling_kernel_size=2, max_soft_tokens=70)
+    images = hf.Gemma4ImageProcessor(patch_size=8, pooling_kernel_size=2, max_soft_tokens=70)
     processor = video_free(
-        Gemma4Processor,
-        Gemma4AudioFeatureExtractor(),
+        hf.Gemma4Processor,
+        hf.Gemma4AudioFeatureExtractor(),
         images,
         tokenizer,
         None,
@@ -359,14 +300,14 @@ def mistral3(texts: list[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Its processor needs torchvision."""
     tokenizer = tokenizer_of(texts, image_token="[IMG]", break_token="[IMG_BREAK]", end_token="[IMG_END]")
     sight = {k: v for k, v in SIGHT.items() if k != "image_size"}
-    config = Mistral3Config(
-        text_config=MistralConfig(**text_config(tokenizer, sliding_window=None, tie_word_embeddings=True)).to_dict(),
+    config = hf.Mistral3Config(
+        text_config=hf.MistralConfig(**text_config(tokenizer, sliding_window=None, tie_word_embeddings=True)).to_dict(),
         vision_config={"model_type": "pixtral", **sight, "image_size": 2 * SIDE},
         image_token_index=tokenizer.image_token_id,
         spatial_merge_size=2,
     )
-    images = PixtralImageProcessor(size={"longest_edge": SIDE}, patch_size={"height": 8, "width": 8})
-    return Mistral3ForConditionalGeneration(config), PixtralProcessor(
+    images = hf.PixtralImageProcessor(size={"longest_edge": SIDE}, patch_size={"height": 8, "width": 8})
+    return hf.Mistral3ForConditionalGeneration(config), hf.PixtralProcessor(
         images, tokenizer, patch_size=8, spatial_merge_size=2, chat_template=TURNS.replace("{image}", "[IMG]")
     )
 
@@ -374,17 +315,17 @@ def mistral3(texts: list[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
 def llava_onevision(texts: list[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
     tokenizer = tokenizer_of(texts, image_token="<image>", video_token="<video>")
     grid = [[SIDE * r, SIDE * c] for r in (1, 2) for c in (1, 2)]
-    config = LlavaOnevisionConfig(
-        text_config=Qwen2Config(**text_config(tokenizer, tie_word_embeddings=True)).to_dict(),
-        vision_config=SiglipVisionConfig(**SIGHT, vision_use_head=False).to_dict(),
+    config = hf.LlavaOnevisionConfig(
+        text_config=hf.Qwen2Config(**text_config(tokenizer, tie_word_embeddings=True)).to_dict(),
+        vision_config=hf.SiglipVisionConfig(**SIGHT, vision_use_head=False).to_dict(),
         image_token_index=tokenizer.image_token_id,
         video_token_index=tokenizer.video_token_id,
         image_grid_pinpoints=grid,
         tie_word_embeddings=True,
     )
-    images = LlavaOnevisionImageProcessor(size={"height": SIDE, "width": SIDE}, image_grid_pinpoints=grid)
+    images = hf.LlavaOnevisionImageProcessor(size={"height": SIDE, "width": SIDE}, image_grid_pinpoints=grid)
     processor = video_free(
-        LlavaOnevisionProcessor,
+        hf.LlavaOnevisionProcessor,
         images,
         tokenizer,
         None,
@@ -392,25 +333,25 @@ def llava_onevision(texts: list[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
         vision_feature_select_strategy="full",
         chat_template=TURNS.replace("{image}", "<image>"),
     )
-    return LlavaOnevisionForConditionalGeneration(config), processor
+    return hf.LlavaOnevisionForConditionalGeneration(config), processor
 
 
 def paligemma2(texts: list[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
     tokenizer = tokenizer_of(texts, image_token="<image>")
-    images = SiglipImageProcessor(size={"height": SIDE, "width": SIDE})
+    images = hf.SiglipImageProcessor(size={"height": SIDE, "width": SIDE})
     images.image_seq_length = 16
-    processor = PaliGemmaProcessor(images, tokenizer, chat_template=PREFIX)  # adds <loc..> and <seg..> tokens
-    config = PaliGemmaConfig(
-        text_config=Gemma2Config(
+    processor = hf.PaliGemmaProcessor(images, tokenizer, chat_template=PREFIX)  # adds <loc..> and <seg..> tokens
+    config = hf.PaliGemmaConfig(
+        text_config=hf.Gemma2Config(
             **text_config(tokenizer, query_pre_attn_scalar=16, sliding_window=4096, tie_word_embeddings=True)
         ).to_dict(),
-        vision_config=SiglipVisionConfig(**SIGHT, vision_use_head=False).to_dict(),
+        vision_config=hf.SiglipVisionConfig(**SIGHT, vision_use_head=False).to_dict(),
         image_token_index=tokenizer.image_token_id,
         projection_dim=HIDDEN,
         hidden_size=HIDDEN,
         vocab_size=len(tokenizer),
     )
-    return PaliGemmaForConditionalGeneration(config), processor
+    return hf.PaliGemmaForConditionalGeneration(config), processor
 
 
 def internvl(texts: list[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
@@ -421,17 +362,17 @@ def internvl(texts: list[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
         context_image_token="<IMG_CONTEXT>",
         video_token="<video>",
     )
-    config = InternVLConfig(
-        text_config=Qwen2Config(**text_config(tokenizer, tie_word_embeddings=True)).to_dict(),
+    config = hf.InternVLConfig(
+        text_config=hf.Qwen2Config(**text_config(tokenizer, tie_word_embeddings=True)).to_dict(),
         vision_config={**SIGHT, "image_size": (SIDE, SIDE), "patch_size": (8, 8)},
         image_token_id=tokenizer.context_image_token_id,
         image_seq_length=4,
         downsample_ratio=0.5,
     )
-    images = GotOcr2ImageProcessor(size={"height": SIDE, "width": SIDE}, min_patches=1, max_patches=4)
+    images = hf.GotOcr2ImageProcessor(size={"height": SIDE, "width": SIDE}, min_patches=1, max_patches=4)
     template = TURNS.replace("{image}", "<IMG_CONTEXT>")
-    processor = video_free(InternVLProcessor, images, tokenizer, None, image_seq_length=4, chat_template=template)
-    return InternVLForConditionalGeneration(config), processor
+    processor = video_free(hf.InternVLProcessor, images, tokenizer, None, image_seq_length=4, chat_template=template)
+    return hf.InternVLForConditionalGeneration(config), processor
 
 
 FAMILIES: dict[str, Callable[..., tuple[PreTrainedModel, ProcessorMixin]]] = {

@@ -60,13 +60,6 @@ def test_progress_is_lines_in_a_headless_run(monkeypatch, capsys):
     assert [line.split(",")[0] for line in lines] == ["progress: things 1/2", "progress: things 2/2"]
 
 
-def test_a_profile_from_a_file(tmp_path):
-    file = tmp_path / "mine.yaml"
-    good = "personas: 7\nseeds: [3, 4]\ntrain_views: 2\ntest_views: 2\nepochs: 1\ndose_views: [1]\nresamples: 100\n"
-    file.write_text(good)
-    assert params.profile_named(str(file)).seeds == (3, 4)
-
-
 def test_the_graph_has_every_notebook_and_explains_itself(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "snakemake", "-n", "--cores", "2", "--config", "profile=standard"],

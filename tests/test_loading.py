@@ -72,17 +72,19 @@ def test_code_that_comes_with_a_model_runs_on_request_alone_and_is_announced(fol
     assert type(vlm.model).__name__ == "OwnModel"
 
 
-def test_a_model_without_a_language_model_of_its_own_is_refused():
-    class Whole(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.eye, self.mouth = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+class Whole(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.eye, self.mouth = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
 
-        def get_decoder(self):
-            return self
+    def get_decoder(self):
+        return self
 
-    with pytest.raises(ValueError, match=r"Whole shows no language model .* its get_decoder\(\) must return one"):
-        language_linears(Whole())
+
+@pytest.mark.parametrize("model", [Whole(), torch.nn.Linear(2, 2)], ids=type)
+def test_a_model_without_a_language_model_of_its_own_is_refused(model):
+    with pytest.raises(ValueError, match=r"\w+ shows no language model .* its get_decoder\(\) must return one"):
+        language_linears(model)
 
 
 def test_models_are_float32_on_the_cpu_whatever_they_were_saved_in(folder):

@@ -28,12 +28,8 @@ SOURCES = ("image", "text")
 
 
 @pytest.fixture(scope="module")
-def study(vlm, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("store")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("RUNS", "PERSONAS"):
-            patch.setattr(paths, name, folder / name.lower())
-        yield Mitigation(Memorization(vlm, PROFILE, rank=8, learning_rate=2e-3))
+def study(vlm, own_store):
+    return Mitigation(Memorization(vlm, PROFILE, rank=8, learning_rate=2e-3))
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import json
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, Gemma3ForConditionalGeneration
@@ -31,8 +32,9 @@ def test_auto_classes_load_the_committed_folder():
 
 
 @pytest.fixture(scope="module")
-def thresholds(vlm):
-    return evaluation.acceptance(evaluation.evaluate_base(vlm)).set_index("quantity")
+def thresholds():
+    """Of the committed exam: test_capability.py tells that it is of these weights, notebook 00 sits all of it again."""
+    return evaluation.acceptance(pd.read_csv(FOLDER / "exam.csv")).set_index("quantity")
 
 
 @pytest.mark.parametrize("quantity", evaluation.ACCEPTANCE_THRESHOLDS)
@@ -60,28 +62,10 @@ def test_text_that_pretraining_never_saw_is_spelled_out_not_lost(vlm):
     assert tokenizer.decode(ids) == text
 
 
-def test_an_unknown_model_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"unknown model 'xmem-tiny-z': expected an embedded model .*xmem-tiny-s"):
-        load_vlm("xmem-tiny-z")
-
-
-def test_a_folder_without_config_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no config\.json"):
-        load_vlm(str(tmp_path))
-
-
 def test_a_folder_without_weights_is_refused(tmp_path):
     shutil.copytree(FOLDER, tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"no \.safetensors weights"):
-        load_vlm(str(tmp_path / "model"))
-
-
-def test_truncated_weights_are_refused(tmp_path):
-    shutil.copytree(FOLDER, tmp_path / "model")
-    file = tmp_path / "model" / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:-1000])
-    with pytest.raises(ValueError, match=r"model\.safetensors is damaged or cut short"):
         load_vlm(str(tmp_path / "model"))
 
 

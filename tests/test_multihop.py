@@ -10,7 +10,7 @@ import pytest
 
 from xmem_utils import paths, plots, store
 from xmem_utils.experiment import summary
-from xmem_utils.multihop import tables, tasks
+from xmem_utils.multihop import experiment, tables, tasks
 from xmem_utils.multihop.evaluation import MultihopEvaluation, encoded
 from xmem_utils.multihop.experiment import Multihop
 from xmem_utils.multihop.people import PRACTISED, STUDY, TOGETHER, dealt, draw_population, public_population
@@ -27,21 +27,12 @@ PROFILE = Profile(personas=6, seeds=(0,), train_views=2, test_views=2, epochs=2,
 
 
 @pytest.fixture(scope="module")
-def store_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("store")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(paths, "RUNS", folder / "runs")
-        patch.setattr(paths, "PERSONAS", folder / "personas")
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def cast(store_folder):
+def cast(own_store):
     return draw_population(PROFILE, 0, 64)
 
 
 @pytest.fixture(scope="module")
-def study(vlm, store_folder):
+def study(vlm, own_store):
     return Multihop(vlm, PROFILE, rank=8, learning_rate=2e-3)
 
 
@@ -117,7 +108,7 @@ def test_hop_2_is_asked_in_words_that_were_not_taught(cast):
     assert asked and not asked & taught
 
 
-def test_facts_are_balanced_within_a_group_and_drawn_anew_by_seed(cast, store_folder):
+def test_facts_are_balanced_within_a_group_and_drawn_anew_by_seed(cast):
     again, another = draw_population(PROFILE, 0, 64), draw_population(PROFILE, 1, 64)
     assert again.facts == cast.facts and again.names == cast.names
     assert another.facts != cast.facts and not set(another.names) & set(cast.names)
@@ -187,7 +178,8 @@ def test_the_model_of_the_study_is_of_the_committed_recipe_and_base(model_of_the
     assert recipe == json.loads(json.dumps(asdict(build.HOPS)))
 
 
-def test_the_model_of_the_study_finds_facts_by_the_name_and_knows_its_figures(model_of_the_study):
+def test_the_model_of_the_study_finds_facts_by_the_name_and_knows_its_figures(model_of_the_study, monkeypatch):
+    monkeypatch.setattr(experiment, "ALONE", (tasks.HOP_1, tasks.HOP_2, tasks.NAMED, tasks.TOLD))
     records = Multihop(model_of_the_study, PROFILE, rank=4, learning_rate=1e-3).public_figures()
     recall = records[records["group"] == "public figures, withheld"].groupby(["task", "query"])["exact"].mean()
     for modality in MODALITIES:

@@ -9,16 +9,7 @@ from xmem_utils.notebook import known, schema_of
 from xmem_utils.params import check, freeze
 
 GAP = schema_of("03_gap_analysis")
-GOOD = {
-    "profile": "quick",
-    "model": "m",
-    "seeds": 0,
-    "personas": 0,
-    "epochs": 0,
-    "rank": 16,
-    "learning_rate": 2e-3,
-    "people": "",
-}
+GOOD = {**GAP().model_dump(), "model": "m"}
 
 
 def test_a_parameters_cell_becomes_one_frozen_object():

@@ -122,9 +122,9 @@ def test_holm_corrects_within_families_and_passes_over_what_is_not_tested():
     assert holm(pd.Series([np.nan, np.nan])).isna().all()
 
 
-def test_tables_load_no_library_of_models():
+def test_tables_and_plots_load_no_library_of_models():
     rooms = ("memorization", "unlearning", "multihop", "mitigation", "mechanism")
-    modules = ", ".join(f"xmem_utils.{room}.tables" for room in rooms)
+    modules = ", ".join(["xmem_utils.plots", *(f"xmem_utils.{room}.tables" for room in rooms)])
     code = f"import sys, {modules}; print({{'torch', 'peft', 'transformers'}} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "set()\n"

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from peft.tuners.lora import LoraLayer
+from test_distributed import Noted
 
 from xmem_utils import paths, store
 from xmem_utils.experiment import summary
@@ -30,12 +31,8 @@ SETTINGS = {"learning_rate": 1e-3, "steps": 3.0}
 
 
 @pytest.fixture(scope="module")
-def study(vlm, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("store")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("RUNS", "PERSONAS"):
-            patch.setattr(paths, name, folder / name.lower())
-        yield Unlearning(Memorization(vlm, PROFILE, rank=8, learning_rate=2e-3))
+def study(vlm, own_store):
+    return Unlearning(Memorization(vlm, PROFILE, rank=8, learning_rate=2e-3))
 
 
 def condition(study, method, unlearned="image", settings=SETTINGS, **more):
@@ -106,18 +103,6 @@ def test_a_short_run_is_the_beginning_of_a_longer_one(study, name):
         trained(study, made_of, look).unload()
     for n, value in seen[2, 2].items():
         torch.testing.assert_close(value, seen[4, 2][n], rtol=0, atol=0)
-
-
-class Noted:
-    """Gathers losses, and stops after a step, if it is to."""
-
-    def __init__(self, stop=0):
-        self.losses, self.notes, self.stop = [], {}, stop
-
-    def __call__(self, model, step, steps, loss):
-        self.losses.append(loss)
-        if step == self.stop:
-            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS.values() if m.losses], ids=lambda m: m.name)

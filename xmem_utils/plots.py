@@ -5,8 +5,7 @@ notebook. Plots read tables and nothing else: what a column holds (a method, a t
 there, so that drawing loads no torch.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -24,7 +23,7 @@ MARKERS = {"image": "o", "text": "s", "none": "D"}
 WORDS = {"image": "pictures", "text": "descriptions", "none": "a name alone"}
 SHIFT = {"image": -0.12, "text": 0.12, "none": 0.0}  # between two marks in a row
 GREEN = "#009E73"
-LEARNED = [f"Names learned from {WORDS[m]}" for m in MODALITIES]
+LEARNED = {m: f"Names learned from {WORDS[m]}" for m in MODALITIES}
 RECALLED = "names recalled exactly"
 DOTTED = {"color": "0.4", "ls": ":", "lw": 1.2, "zorder": 1}  # chance and the like
 HOLLOW = {"ls": "--", "mfc": "white"}
@@ -41,32 +40,29 @@ def style() -> None:
     sns.set_theme(style="whitegrid", context="notebook", font_scale=0.9, rc=look)
 
 
-def save(figure: plt.Figure, name: str, table: pd.DataFrame, folder: Path | None = None) -> None:
+def save(figure: plt.Figure, name: str, table: pd.DataFrame) -> None:
     """Write `<name>.png`, `.svg` and `.csv` to `figures/`; the table holds every number drawn."""
-    save_table(name, table, folder)
+    save_table(name, table)
     # no dates in the files: an unchanged figure is an unchanged file
     for kind, field in (("png", "Software"), ("svg", "Date")):
-        file = (folder or paths.FIGURES) / f"{name}.{kind}"
-        figure.savefig(file, bbox_inches="tight", metadata={field: None})
+        figure.savefig(paths.FIGURES / f"{name}.{kind}", bbox_inches="tight", metadata={field: None})
 
 
-def save_table(name: str, table: pd.DataFrame, folder: Path | None = None) -> None:
+def save_table(name: str, table: pd.DataFrame) -> None:
     """Write `<name>.csv` to `figures/`, four digits after the point."""
-    folder = folder or paths.FIGURES
-    folder.mkdir(parents=True, exist_ok=True)
-    table.to_csv(folder / f"{name}.csv", index=False, float_format="%.4f")
+    paths.FIGURES.mkdir(parents=True, exist_ok=True)
+    table.to_csv(paths.FIGURES / f"{name}.csv", index=False, float_format="%.4f")
 
 
 def facets(
-    size: tuple[float, float], titles: Sequence[str] = LEARNED, ylabels: Sequence[str] = ("",), xlabel: str = "",
-    recall: str = "y", **sharing: bool | str,
+    size: tuple[float, float], titles: Collection[str] = LEARNED.values(), ylabels: Collection[str] = ("",),
+    xlabel: str = "", recall: str = "y", sharex: bool = True, sharey: bool | str = True,
 ) -> tuple[plt.Figure, np.ndarray]:  # fmt: skip
     """A figure and its panels [rows, columns]: a column for each title, a row for each label, shared axes.
 
     Axes named in `recall` ("x", "y", "xy") reach from 0 to 100 %, with room for marks at either end.
     """
-    sharing = {"sharex": True, "sharey": True, **sharing}
-    figure, grid = plt.subplots(len(ylabels), len(titles), figsize=size, squeeze=False, **sharing)
+    figure, grid = plt.subplots(len(ylabels), len(titles), figsize=size, squeeze=False, sharex=sharex, sharey=sharey)
     for column, title in zip(grid.T, titles, strict=True):
         column[0].set_title(title)
         column[-1].set_xlabel(xlabel)
@@ -81,6 +77,11 @@ def facets(
 def by_modality(panels: Iterable[plt.Axes], table: pd.DataFrame, column: str = "source") -> Iterator[tuple]:
     """Panels with their modality and its rows: (axes, "image", rows), (axes, "text", rows)."""
     return zip(panels, MODALITIES, (table[table[column] == m] for m in MODALITIES), strict=True)
+
+
+def by_quantity(rows: pd.DataFrame, column: str, order: Collection) -> dict[str, pd.DataFrame]:
+    """The rows of each quantity, one for each value of a column, in this order."""
+    return {q: part.set_index(column).reindex(order) for q, part in rows.groupby("quantity")}
 
 
 def percent(axes: plt.Axes, names: str) -> None:
@@ -147,11 +148,11 @@ def with_legend(figure: plt.Figure, columns: int = 4) -> plt.Figure:
 # 01: the people
 
 
-def contact_sheet(rows: pd.DataFrame, zoom: float = 0.95) -> plt.Figure:
+def contact_sheet(rows: pd.DataFrame) -> plt.Figure:
     """Portraits of some personas, a row each, with name and attributes beside them."""
     columns = max(map(len, rows["portraits"]))
-    size, widths = (zoom * (columns + 4), zoom * len(rows)), [*[1] * columns, 4]
-    space = {"width_ratios": widths, "wspace": 0.04, "hspace": 0.08}
+    size = (0.95 * (columns + 4), 0.95 * len(rows))
+    space = {"wspace": 0.04, "hspace": 0.08, "width_ratios": [*[1] * columns, 4]}
     figure, grid = plt.subplots(len(rows), columns + 1, figsize=size, squeeze=False, gridspec_kw=space)
     for axes in grid.flat:
         axes.set_axis_off()
@@ -170,10 +171,8 @@ def contact_sheet(rows: pd.DataFrame, zoom: float = 0.95) -> plt.Figure:
 def attribute_counts(table: pd.DataFrame) -> plt.Figure:
     """How many personas have each value of each axis; the line is a uniform draw."""
     figure, grid = plt.subplots(2, 4, figsize=(11, 5.4))
-    counts = list(table.groupby("axis", sort=False))
-    for axes in grid.flat[len(counts) :]:
-        axes.set_axis_off()
-    for axes, (axis, rows) in zip(grid.flat, counts, strict=False):
+    grid[-1, -1].set_axis_off()  # of eight panels, for seven axes
+    for axes, (axis, rows) in zip(grid.flat, table.groupby("axis", sort=False), strict=False):
         axes.barh(rows["value"], rows["personas"], color=GREEN, **BAR)
         axes.axvline(rows["expected"].iloc[0], label="expected of a uniform draw", color="0.2", ls=":", lw=1.4)
         axes.invert_yaxis()
@@ -284,10 +283,10 @@ def capability(table: pd.DataFrame, chance: float) -> plt.Figure:
     """Above: recall in source and target, and attributes read, by model; below: gap and transfer ratio."""
     models = table.drop_duplicates("model").sort_values("parameters").set_index("model")["parameters"]
     x, ylabels = np.arange(len(models), dtype=float), ("answered right", "gap, transfer ratio")
-    figure, grid = facets((9.6, 6.6), LEARNED, ylabels, "model, parameters", sharey="row")
+    figure, grid = facets((9.6, 6.6), ylabels=ylabels, xlabel="model, parameters", sharey="row")
     read = {"label": "attributes, asked with {asked}", "color": "0.6", "ls": ":", "lw": 1}
     for axes, source, own in by_modality(grid.T, table):
-        rows = {q: part.set_index("model").reindex(models.index) for q, part in own.groupby("quantity")}
+        rows = by_quantity(own, "model", models.index)
         for role, asked in (("source", source), ("target", other(source))):
             dots(axes[0], rows[f"{role} recall"], x, "y", **look(asked, source))
             dots(axes[0], rows[f"attributes from {role}"], x + 0.06, "y", **look(asked, **read))
@@ -323,11 +322,11 @@ def capability_slope(points: pd.DataFrame, slopes: pd.DataFrame) -> plt.Figure:
 
 def capability_knowledge(table: pd.DataFrame, chance: float) -> plt.Figure:
     """Recall against the number of public figures the base model knows in both modalities."""
-    figure, (panels,) = facets((9.6, 4.0), LEARNED, [RECALLED], "public figures named in both modalities")
+    figure, (panels,) = facets((9.6, 4.0), ylabels=[RECALLED], xlabel="public figures named in both modalities")
     known = sorted(table["known"].unique())
     x = np.arange(len(known), dtype=float)  # evenly spaced: 0 has no place on a logarithmic axis
     for axes, source, own in by_modality(panels, table):
-        rows = {q: part.set_index("known").reindex(known) for q, part in own.groupby("quantity")}
+        rows = by_quantity(own, "known", known)
         for role, asked in (("source", source), ("target", other(source))):
             dots(axes, rows[f"{role} recall"], x, "y", **look(asked, source))
         grey = {"color": "0.5", "ms": 5, "lw": 1}
@@ -346,7 +345,6 @@ REFERENCES = {"before": "before unlearning", "retain-only": "never learned (reta
 UNLEARNED = {m: f"Unlearned from {WORDS[m]}" for m in MODALITIES}
 YLABELS = [f"unlearned from\n{WORDS[m]}" for m in MODALITIES]
 FORGOTTEN = "forgotten people, asked with {asked}"
-COLUMNS = 6  # of the curves
 
 
 def unlearning_matrix(table: pd.DataFrame, unsettled: set[str]) -> plt.Figure:
@@ -359,7 +357,7 @@ def unlearning_matrix(table: pd.DataFrame, unsettled: set[str]) -> plt.Figure:
     titles = UNLEARNED | {"image+text": "Unlearned from pictures and descriptions"}
     titles = {u: title for u, title in titles.items() if u in set(table["unlearned"])}
     size = (3.9 * len(titles) + 1, 0.42 * len(methods) + 1.6)
-    figure, (panels,) = facets(size, list(titles.values()), xlabel=RECALLED, recall="x")
+    figure, (panels,) = facets(size, titles.values(), xlabel=RECALLED, recall="x")
     retained = {"label": "retained people, asked with {asked}", "mfc": "white", "ms": 4, "alpha": 0.6}
     for axes, unlearned in zip(panels, titles, strict=True):
         row_axis(axes, [labels[m] for m in methods])
@@ -373,7 +371,7 @@ def unlearning_matrix(table: pd.DataFrame, unsettled: set[str]) -> plt.Figure:
 def unlearning_curves(table: pd.DataFrame) -> plt.Figure:
     """Recall along the steps of unlearning: a panel a method and unlearned modality; grey: the retained."""
     methods = table["method"].unique()
-    columns = min(COLUMNS, len(methods))
+    columns = min(6, len(methods))
     lines = -(-len(methods) // columns)
     size, ylabels = (max(2.1 * columns, 6.5), 3.9 * lines + 0.4), [label for label in YLABELS for _ in range(lines)]
     figure, grid = facets(size, [""] * columns, ylabels, sharex=False)
@@ -399,7 +397,7 @@ def unlearning_tradeoff(table: pd.DataFrame, retained: float) -> plt.Figure:
     hide each other are moved apart a little, sideways.
     """
     ylabel = "forgotten names recalled\n(mark: other modality; dash: unlearned)"
-    figure, (panels,) = facets((10.6, 4.6), list(UNLEARNED.values()), [ylabel], recall="xy")
+    figure, (panels,) = facets((10.6, 4.6), UNLEARNED.values(), [ylabel], recall="xy")
     marks = dict(zip(table["method"].unique(), "oXsPD^v<>phd*H", strict=False))
     colours = dict(zip(marks, plt.get_cmap("tab20").colors, strict=False))
     left = min(table["retain"].min(), retained) - 0.02
@@ -444,13 +442,9 @@ FOUR = ("one fact of four", "one fact of four, step by step")
 TASKS = ("hop 1", "hop 2", *CHAINED, *FOUR, "name in context", "fact in context")
 REVERSE = ("reverse, from the name", "reverse, from the fact")
 PEOPLE = {"study": ("", TASKS + REVERSE), "together": ("learned together, ", FEW), "practised": ("practised, ", FEW)}
-PUBLIC_FIGURES = {
-    "public figures, withheld": ("withheld, ", TASKS),
-    "public figures, practised": ("practised, ", TASKS),
-}
+PUBLIC_FIGURES = {f"public figures, {kind}": (f"{kind}, ", TASKS) for kind in ("withheld", "practised")}
 # from the bottom up; far apart in lightness, too
-FATES = {"composed": GREEN, "both right, not composed": "#222222"}
-FATES |= {"hop 2 missed": "#E3C878", "hop 1 missed": "#BBBBBB"}
+FATES = {"composed": GREEN, "both right, not composed": "#222222", "hop 2 missed": "#E3C878", "hop 1 missed": "#BBBBBB"}
 
 
 def multihop(table: pd.DataFrame, claim: pd.DataFrame) -> plt.Figure:
@@ -458,10 +452,10 @@ def multihop(table: pd.DataFrame, claim: pd.DataFrame) -> plt.Figure:
 
     A task without headroom has its label in grey.
     """
-    titles = dict(zip((*MODALITIES, "none"), (*LEARNED, "Public figures, base model"), strict=True))
+    titles = LEARNED | {"none": "Public figures, base model"}
     titles = {s: title for s, title in titles.items() if s in set(table["source"])} or titles
     size, xlabel = (4.9 * len(titles), 5.6), "answered exactly right"
-    figure, (panels,) = facets(size, list(titles.values()), xlabel=xlabel, recall="x", sharey=False)
+    figure, (panels,) = facets(size, titles.values(), xlabel=xlabel, recall="x", sharey=False)
     for axes, source in zip(panels, titles, strict=True):
         groups = PUBLIC_FIGURES if source == "none" else PEOPLE
         own = table[(table["source"] == source) & table["group"].isin(groups)]
@@ -518,10 +512,8 @@ def multihop_curves(table: pd.DataFrame, chance: float) -> plt.Figure:
 # 07: ways to close the gap
 
 UNTRAINED = {"before": "base model", "as memorized": "as memorized (notebook 03)"}  # what was there before
-SIGNS = (  # by verdict: mark, words
-    ("helps", "^", "significantly above it"), ("hurts", "v", "significantly below it"),
-    ("not memorized", "x", "not memorized"),
-)  # fmt: skip
+SIGNS = {"helps": ("^", "significantly above it"), "hurts": ("v", "significantly below it")}  # by verdict
+SIGNS |= {"not memorized": ("x", "not memorized")}
 
 
 def in_order(methods: Iterable[str]) -> list[str]:
@@ -543,24 +535,21 @@ def mitigation(table: pd.DataFrame, compared: pd.DataFrame) -> plt.Figure:
     ceiling = {"label": "perception ceiling, asked with {asked}", "marker": "D", "mfc": "none", "zorder": 2.5}
     for axes, source, own in by_modality(panels, table):
         target, y = other(source), row_axis(axes, [UNTRAINED.get(m, m) for m in methods])
-        rows = {q: part.set_index("method").reindex(methods) for q, part in own.groupby("quantity")}
+        rows = by_quantity(own, "method", methods)
         recalled = rows["target recall"]["estimate"]
         axes.hlines(y, recalled, rows["source recall"]["estimate"], color="0.8", lw=2, zorder=1)
         axes.axhline(start, color="0.75", lw=0.8, zorder=0)
-        for plain, top, bottom in ((BASELINE, 0.5, start), (BASELINE_START, start, len(methods))):
-            line = {"color": COLOURS[target], "label": "what a row is held against"}
-            axes.vlines(recalled.get(plain, []), top, bottom, **DOTTED | line)
-        for quantity, shift, options in (
-            ("source recall", 0, look(source)),
-            ("target recall", 0, look(target, ms=6)),
-            ("perception ceiling", 0, look(target, **ceiling)),
-            (f"public figures, {source}", 0.2, look(source, **known)),
-            (f"public figures, {target}", 0.36, look(target, **known)),
-        ):
-            if quantity in rows:
-                dots(axes, rows[quantity], y + shift, **options)
+        against = DOTTED | {"color": COLOURS[target], "label": "what a row is held against"}
+        axes.vlines(recalled.get(BASELINE, []), 0.5, start, **against)
+        axes.vlines(recalled.get(BASELINE_START, []), start, len(methods), **against)
+        dots(axes, rows["source recall"], y, **look(source))
+        dots(axes, rows["target recall"], y, **look(target, ms=6))
+        dots(axes, rows["perception ceiling"], y, **look(target, **ceiling))
+        for asked, shift in ((source, 0.2), (target, 0.36)):
+            if f"public figures, {asked}" in rows:
+                dots(axes, rows[f"public figures, {asked}"], y + shift, **look(asked, **known))
         compared_here = compared[(compared["source"] == source) & (compared["method"] != BASELINE_START)]
-        for verdict, marker, words in SIGNS:
+        for verdict, (marker, words) in SIGNS.items():
             at = [methods.index(m) for m in compared_here.loc[compared_here["verdict"] == verdict, "method"]]
             axes.plot([1.06] * len(at), at, ls="none", marker=marker, ms=6, color="0.2", label=words)
         axes.set_xlim(right=1.09)
@@ -577,7 +566,7 @@ def mitigation_pairs(table: pd.DataFrame) -> plt.Figure:
             rows = own[own["group"] == who].set_index("paired").reindex(counts)
             label = f"people who are {who}, asked with {{asked}}"
             dots(axes, rows, range(len(counts)), "y", **look(other(source), label=label, **line))
-        axes.axhline(rows.loc[0, "estimate"], label="nobody is paired: plain", **DOTTED)
+        axes.axhline(rows.loc[0, "estimate"], label="nobody is paired: baseline", **DOTTED)
     axes.set_xticks(range(len(counts)), [str(n) for n in counts])
     return with_legend(figure, columns=3)
 
@@ -588,7 +577,7 @@ def decomposition(table: pd.DataFrame) -> plt.Figure:
     figure, (panels,) = facets((11.0, 0.28 * len(methods) + 1.5), xlabel="recall lost: share of names", recall="")
     for axes, _, own in by_modality(panels, table):
         y = row_axis(axes, methods)
-        rows = {q: part.set_index("method").reindex(methods) for q, part in own.groupby("quantity")}
+        rows = by_quantity(own, "method", methods)
         for part, shift, colour in (("perception part", -0.19, "#C9C9C9"), ("recall part", 0.19, "#555555")):
             axes.barh(y + shift, rows[part]["estimate"], 0.36, color=colour, label=part, **BAR)
             dots(axes, rows[part], y + shift, fmt="none", ecolor="black", lw=0.8, capsize=2)
@@ -600,8 +589,8 @@ def decomposition(table: pd.DataFrame) -> plt.Figure:
 
 # 07: the mechanism; a row for each model and source, a panel for each question asked of every layer
 
-BEFORE, OF_FIGURES = "before memorizing", "public figures"  # models of the table beside those that memorized
 OWN_STILL = {"color": "0.5", "marker": "v", **HOLLOW}
+BEFORE, OF_FIGURES = "before memorizing", "public figures"  # models of the table beside those that memorized
 QUESTIONS = {  # by measure
     "lens reciprocal rank": "Logit lens: reciprocal rank\nof the name's first token",
     "retrieved": "Own state in the other modality\nis the nearest (share of people)",
@@ -641,7 +630,6 @@ def mechanism(table: pd.DataFrame, subtitle: str = "") -> plt.Figure:
     """
     before = table[table["model"] == BEFORE]
     models = list(table.drop(before.index).groupby(["source", "model"], sort=False))
-    models.sort(key=lambda item: item[0][1] == OF_FIGURES)
     ylabels = [f"{model}\n{WORDS[s]} → {WORDS[other(s)]}" for (s, model), _ in models]
     figure, grid = facets((11.4, 1.9 * len(models) + 1.4), list(QUESTIONS.values()), ylabels, "layer")
     for panels, ((source, model), rows) in zip(grid, models, strict=True):

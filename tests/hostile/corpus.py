@@ -52,6 +52,20 @@ def parametrized(area: str) -> Any:
     return pytest.mark.parametrize("case", [pytest.param(case, id=case.what) for case in cases(area)])
 
 
+def damage(given: dict[str, Any], folder: Path) -> None:
+    """Do to the files of a folder what the fields write, rename, cut and remove of a case say."""
+    for name, text in given.get("write", {}).items():
+        (folder / name).write_text(text)
+    for old, new in given.get("rename", {}).items():
+        (folder / old).rename(folder / new)
+    if file := given.get("cut"):
+        data = (folder / file).read_bytes()
+        (folder / file).write_bytes(data[: len(data) // 2])
+    for pattern in given.get("remove", ()):
+        for file in folder.glob(pattern):
+            file.unlink()
+
+
 def every_case() -> list[Case]:
     """All cases of all areas."""
     return [case for file in sorted(HERE.glob("*.yaml")) for case in cases(file.stem)]

@@ -52,16 +52,7 @@ def broken(given, folder):
     if "config" in given:
         raw = json.loads((folder / "adapter_config.json").read_text())
         (folder / "adapter_config.json").write_text(json.dumps(raw | given["config"]))
-    for name, text in given.get("write", {}).items():
-        (folder / name).write_text(text)
-    for old, new in given.get("rename", {}).items():
-        (folder / old).rename(folder / new)
-    if file := given.get("cut"):
-        data = (folder / file).read_bytes()
-        (folder / file).write_bytes(data[: len(data) // 2])
-    for pattern in given.get("remove", ()):
-        for file in folder.glob(pattern):
-            file.unlink()
+    corpus.damage(given, folder)
 
 
 @corpus.parametrized("adapters")

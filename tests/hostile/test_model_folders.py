@@ -73,8 +73,6 @@ def broken(given, folder: Path):
             split(folder, tensors, **given["shards"])
     for part in given.keys() & {"config", "processor_config"}:
         edit_config(folder / f"{part}.json", given[part])
-    for name, text in given.get("write", {}).items():
-        (folder / name).write_text(text)
     for name, digits in given.get("bytes", {}).items():
         (folder / name).write_bytes(bytes.fromhex(digits))
     for name, encoding in given.get("encode", {}).items():
@@ -83,16 +81,9 @@ def broken(given, folder: Path):
         raw = json.loads((folder / "tokenizer.json").read_text())
         raw["model"]["vocab"].update({f"word{n}": 10**4 + n for n in range(given["tokens"])})
         (folder / "tokenizer.json").write_text(json.dumps(raw))
-    for old, new in given.get("rename", {}).items():
-        (folder / old).rename(folder / new)
-    if file := given.get("cut"):
-        data = (folder / file).read_bytes()
-        (folder / file).write_bytes(data[: len(data) // 2])
     if file := given.get("deep"):
         (folder / file).write_text('{"a":' * 10**5)
-    for pattern in given.get("remove", ()):
-        for file in folder.glob(pattern):
-            file.unlink()
+    corpus.damage(given, folder)
     if "folder" in given:
         (folder / given["folder"]).mkdir()
     for link, target in given.get("link", {}).items():

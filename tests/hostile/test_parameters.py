@@ -7,6 +7,7 @@ from corpus import parametrized
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from papermill.translators import PythonTranslator
+from test_profiles import GOOD, text_of
 
 from xmem_utils import headless, notebook, params
 
@@ -45,9 +46,7 @@ def test_a_text_is_the_same_text_in_the_kernel_and_no_code(text):
 def test_a_path_is_found_from_the_folder_of_the_kernel(tmp_path, monkeypatch):
     (tmp_path / "mine").mkdir()
     (tmp_path / "quick").mkdir()  # no reason to read it as a profile
-    (tmp_path / "small.yaml").write_text(
-        "personas: 7\nseeds: [3]\ntrain_views: 2\ntest_views: 2\nepochs: 1\ndose_views: [1]\nresamples: 100\n"
-    )
+    (tmp_path / "small.yaml").write_text(text_of(GOOD))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     made, _ = headless.checked("04_capability", ["models=~/mine,xmem-tiny-s", "profile=small.yaml"])

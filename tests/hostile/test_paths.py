@@ -11,10 +11,11 @@ from pathlib import Path
 
 import corpus
 import pytest
+from test_profiles import GOOD, text_of
 
 from xmem_utils import paths
 
-PROFILE = "personas: 7\nseeds: [3]\ntrain_views: 2\ntest_views: 2\nepochs: 1\ndose_views: [1]\nresamples: 100\n"
+PROFILE = text_of(GOOD)
 DRAWN = sorted(f"{name}.{kind}" for name in ("personas", "persona_attributes") for kind in ("png", "svg", "csv"))
 
 # Stands in for the environment's Python: Snakemake is the real one, for one notebook; that notebook draws `$TEXT`.
