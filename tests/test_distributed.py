@@ -55,7 +55,7 @@ if os.environ.get("ACCELERATE_USE_FSDP"):
     PartialState._shared_state["distributed_type"] = DistributedType.FSDP
     accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
 from xmem_utils import cli as commands
-from xmem_utils.checkpoint import WholeAdapter
+from xmem_utils.checkpoint import adapter_writer
 from xmem_utils.train import Resources, Training, memorize
 from tests.test_distributed import Noted, few, load_vlm
 
@@ -66,9 +66,9 @@ whole = Noted()
 model = memorize(vlm, examples, training, whole)
 local = [p.to_local() if isinstance(p, DTensor) else p for p in model.parameters()]
 share = sum(p.numel() for p in local) / sum(p.numel() for p in model.parameters())
-adapter = WholeAdapter(model)
+write_adapter = adapter_writer(model)
 if accelerator.is_main_process:
-    adapter.save_pretrained(folder / "adapter")
+    write_adapter(folder / "adapter")
 
 stop = Noted({"seen": 7}, stop=6)  # the last step of two epochs; what is on disk is the first
 first = Resources(checkpoint=folder / "checkpoint", save_every=3)

@@ -55,7 +55,7 @@ def test_shards_are_a_partition():
 def test_progress_is_lines_in_a_headless_run(monkeypatch, capsys):
     monkeypatch.setenv(progress.LINES, "1")
     monkeypatch.setattr(progress, "QUIET", 0.0)
-    assert list(progress.progress("ab", 2, "things")) == ["a", "b"]
+    assert list(progress.progress("ab", "things")) == ["a", "b"]
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(",")[0] for line in lines] == ["progress: things 1/2", "progress: things 2/2"]
 

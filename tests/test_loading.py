@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from xmem_utils import paths, store
-from xmem_utils.checkpoint import WholeAdapter
+from xmem_utils.checkpoint import adapter_writer
 from xmem_utils.memorization.experiment import MemorizationCondition
 from xmem_utils.plan import config_of
 from xmem_utils.vlm.adapters import adapt, language_linears
@@ -121,7 +121,7 @@ def test_a_stored_run_names_its_base_and_no_folder_of_this_machine(folder, tmp_p
     own = load_vlm("xmem-tiny-s" if name == "xmem-tiny-s" else str(folder), "cpu")
 
     def train():
-        return WholeAdapter(adapt(own.model, 1)), pd.DataFrame({"epoch": [0]}), {}
+        return adapter_writer(adapt(own.model, 1)), pd.DataFrame({"epoch": [0]}), {}
 
     condition = MemorizationCondition(
         weights=own.fingerprint, data="d", personas=5, source="image", seed=0, train_views=1, epochs=1, rank=1,

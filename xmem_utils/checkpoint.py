@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -62,21 +63,15 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, purpose
     return found
 
 
-class WholeAdapter:
-    """A trained adapter as it is now, which one process can write alone, its weights gathered from all.
+def adapter_writer(model: PeftModel) -> Callable[[Path], None]:
+    """What writes a trained adapter, as it is now, into a folder that `peft.PeftModel.from_pretrained` reads.
 
-    All processes must make one (FSDP spreads the weights).
+    All processes must call (FSDP spreads the weights, which are gathered); one can write alone.
     """
-
-    def __init__(self, model: PeftModel) -> None:
-        self._model = model
-        self._weights = {
-            name: p.full_tensor() if isinstance(p, DTensor) else p.detach().clone()
-            for name, p in model.named_parameters()
-            if p.requires_grad
-        }
-
-    def save_pretrained(self, folder: Path) -> None:
-        """Write what `peft.PeftModel.from_pretrained` reads."""
-        # the vocabulary is never resized; "auto" would look for the base on the Hub to compare
-        self._model.save_pretrained(folder, state_dict=self._weights, save_embedding_layers=False)
+    weights = {
+        name: p.full_tensor() if isinstance(p, DTensor) else p.detach().clone()
+        for name, p in model.named_parameters()
+        if p.requires_grad
+    }
+    # the vocabulary is never resized; "auto" would look for the base on the Hub to compare
+    return partial(model.save_pretrained, state_dict=weights, save_embedding_layers=False)

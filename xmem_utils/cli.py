@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from xmem_utils.experiment import Experiment
     from xmem_utils.memorization.experiment import Memorization
 
-MANIFEST_PROFILES = ("quick", "standard")
 MANY = 1_000_000
 INTERRUPTED = "interrupted; what was finished is stored, the same command goes on from there"
 LONGEST = 450  # characters of what is said about an error
@@ -176,11 +175,11 @@ def _train(
         cpu=not torch.accelerator.is_available(), mixed_precision="no", kwargs_handlers=[patience]
     )
     set_threads()
-    kind, resources = experiments()[notebook], Resources(accumulation, gradient_checkpointing)
-    resources = replace(resources, save_every=25 if checkpoint else 0)
+    kind = experiments()[notebook]
+    resources = Resources(accumulation, gradient_checkpointing, save_every=25 if checkpoint else 0)
     experiment = kind.of(p, resources)
     conditions = experiment.ordered(shard_of(experiment.conditions(p), shard))
-    for number, condition in enumerate(progress(conditions, len(conditions), kind.folder)):
+    for number, condition in enumerate(progress(conditions, kind.folder)):
         if number and accelerator.distributed_type == DistributedType.FSDP:  # which left the model sharded
             experiment = kind.of(p, resources)
         made = experiment.run(condition)
@@ -233,9 +232,9 @@ def search(
         print(experiment.write(tried).to_string(index=False))
 
 
-def tuning_study(model: str) -> tuple[Path, Memorization]:
-    """A model's folder, for tables, and memorization with it. Raises ValueError, before any work, for a Hub id."""
-    from xmem_utils.memorization.experiment import Memorization
+def tuning_study(model: str, notebook: str = "02_training") -> tuple[Path, Memorization]:
+    """A model's folder, for tables, and a notebook's way of memorizing with it. Raises ValueError, before any work, for
+    a Hub id."""
     from xmem_utils.vlm.load import load_vlm, resolve_model
     from xmem_utils.vlm.threads import set_threads
 
@@ -243,7 +242,7 @@ def tuning_study(model: str) -> tuple[Path, Memorization]:
     if not folder.is_dir():
         raise ValueError(f"the tables go into the model's folder, and {shown(model)} is none: give a local copy")
     set_threads()
-    return folder, Memorization(load_vlm(model), PROFILES["standard"], rank=16, learning_rate=2e-3)
+    return folder, experiments()[notebook](load_vlm(model), PROFILES["standard"], rank=16, learning_rate=2e-3)
 
 
 @app.command(cls=Command, rich_help_panel=MAINTAINERS)
@@ -280,15 +279,12 @@ def knowledge(
 @app.command(cls=Command, rich_help_panel=MAINTAINERS)
 def hops() -> None:
     """Pretrain the base model of the multi-hop study (notebook 06), from the committed one."""
-    from xmem_utils.multihop.experiment import Multihop
     from xmem_utils.multihop.tables import accuracies
     from xmem_utils.pretraining import build as bases
-    from xmem_utils.vlm.load import load_vlm
     from xmem_utils.vlm.threads import set_threads
 
     set_threads()
-    folder = bases.practise_hops()
-    study = Multihop(load_vlm(folder.name), PROFILES["standard"], rank=16, learning_rate=2e-3)
+    folder, study = tuning_study(bases.practise_hops().name, "06_multihop")
     runs = study.run_all([study.condition(source, TUNING_SEEDS[0]) for source in MODALITIES])
     table = accuracies(study.collect(runs), PROFILES["standard"].resamples)
     table.to_csv(folder / "tuning.csv", index=False, float_format="%.4f")
@@ -302,7 +298,7 @@ def manifest() -> None:
     from xmem_utils.personas.dataset import build, content_fingerprint, persona_spec
 
     entries = {}
-    for name in MANIFEST_PROFILES:
+    for name in ("quick", "standard"):
         for seed in PROFILES[name].seeds:
             spec = persona_spec(PROFILES[name], seed)
             entries[spec.slug] = {"fingerprint": content_fingerprint(build(spec))}

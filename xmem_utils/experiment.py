@@ -5,7 +5,6 @@ A subclass says which conditions there are, how one is trained and what its mode
 
 from __future__ import annotations
 
-import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,10 +18,11 @@ import pandas as pd
 from peft import PeftModel
 
 from xmem_utils import fingerprint, paths, store
-from xmem_utils.checkpoint import WholeAdapter
-from xmem_utils.params import Profile, Strict, shard_of
+from xmem_utils.checkpoint import adapter_writer
+from xmem_utils.params import Profile, shard_of
 from xmem_utils.processes import is_main
 from xmem_utils.progress import Bar, progress
+from xmem_utils.store import Condition
 from xmem_utils.train import Resources
 from xmem_utils.vlm.adapters import load_adapter
 from xmem_utils.vlm.load import VLM, resolve_model
@@ -30,28 +30,6 @@ from xmem_utils.vlm.readable import check_answers
 
 BATCH = 32
 Settings = dict[str, float]
-
-
-class Condition(Strict):
-    """Everything that determines one trained adapter; `code` is that of what trains."""
-
-    code: str
-
-    @property
-    def name(self) -> str:
-        """A readable folder name."""
-        raise NotImplementedError
-
-    @property
-    def labels(self) -> dict[str, Any]:
-        """What tells its records from those of other conditions, by column."""
-        raise NotImplementedError
-
-    @property
-    def slug(self) -> str:
-        """The name, made unique."""
-        digest = hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()
-        return f"{self.name}-{digest[:10]}"
 
 
 @dataclass(frozen=True)
@@ -92,7 +70,6 @@ class Watch:
     def __init__(self, experiment: Experiment, condition: Condition) -> None:
         self._experiment, self._condition = experiment, condition
         self._bar: Bar | None = None
-        self._done = 0
         self.notes: dict[float, list[dict[str, Any]]] = {}  # by step; saved with a checkpoint
 
     def __call__(self, model: PeftModel, step: int, steps: int, loss: float) -> None:
@@ -100,12 +77,9 @@ class Watch:
         if self._bar is None:
             shown = is_main() and steps > 0
             self._bar = Bar(steps, f"{self._experiment.doing(self._condition)}, step", shown=shown)
-        self._bar.advance(step - self._done)
-        self._done = step
+        self._bar.reach(step)
         if (at := self._experiment.looks(self._condition, steps).get(step)) is not None:
             self.notes[step] = self._experiment.look(model, self._condition).assign(**at).to_dict("records")
-        if step == steps:
-            self._bar.close()
 
     def curve(self) -> pd.DataFrame:
         """All points, one below the other."""
@@ -202,21 +176,20 @@ class Experiment(ABC):
     def run(self, condition: Condition) -> store.Run:
         """The run of a condition, trained and evaluated now if need be."""
         models: list[PeftModel] = []
-        saved, resources = self.root / f".{condition.slug}.checkpoint", self.resources
-        if resources.save_every:
-            resources = replace(resources, checkpoint=saved)
+        saved = self.root / f".{condition.slug}.checkpoint"
+        resources = replace(self.resources, checkpoint=saved) if self.resources.save_every else self.resources
 
-        def train() -> tuple[WholeAdapter, pd.DataFrame, dict[str, float]]:
+        def train() -> tuple[Callable[[Path], None], pd.DataFrame, dict[str, float]]:
             self.prepare(condition)
             watch = Watch(self, condition)
             model, facts = self.train(condition, watch, resources)
             models.append(model)
-            return WholeAdapter(model), watch.curve(), facts
+            return adapter_writer(model), watch.curve(), facts
 
         def evaluate() -> pd.DataFrame:
             if not models:
                 self.prepare(condition)
-                models.append(load_adapter(self.base(condition).model, found.adapter).eval())
+                models.append(self.model_of(found))
             return self.evaluate(models[0], condition, found.facts)
 
         try:
@@ -231,11 +204,10 @@ class Experiment(ABC):
 
     def run_all(self, conditions: Sequence[Condition]) -> list[store.Run]:
         """The runs of some conditions, with a bar over them."""
-        ordered = self.ordered(conditions)
-        runs = {c.slug: self.run(c) for c in progress(ordered, len(ordered), self.folder)}
+        runs = {c.slug: self.run(c) for c in progress(self.ordered(conditions), self.folder)}
         return [runs[c.slug] for c in conditions]
 
-    def model_of(self, run: store.Run) -> PeftModel:
+    def model_of(self, run: store.Trained) -> PeftModel:
         """The model of a run, in eval mode; `.unload()` gives the base back."""
         return load_adapter(self.base(run.condition).model, run.adapter).eval()
 
@@ -267,27 +239,31 @@ class Experiment(ABC):
     @classmethod
     def table(cls, model: str, name: str = "settings") -> pd.DataFrame:
         """What the search tried ("search") or chose for a model; without one of its own, for `xmem-tiny-s`."""
-        own = Path(resolve_model(model)) / f"{cls.folder}_{name}.csv"
+        own = cls._own_table(model, name)
         return pd.read_csv(own if own.exists() else paths.BASE_MODELS / "xmem-tiny-s" / own.name)
 
     @classmethod
     def searched(cls, model: str) -> bool:
         """Whether a model has had a search of its own."""
-        return (Path(resolve_model(model)) / f"{cls.folder}_settings.csv").exists()
+        return cls._own_table(model, "settings").exists()
+
+    @classmethod
+    def _own_table(cls, model: str, name: str) -> Path:
+        return Path(resolve_model(model)) / f"{cls.folder}_{name}.csv"
 
     def write(self, tried: pd.DataFrame) -> pd.DataFrame:
         """Write a search, of all methods or of some, and what was chosen into the model's folder; returns the latter.
 
         Rows of other methods stay as they are.
         """
-        chosen, out = self.choose(tried), Path(resolve_model(self.vlm.name))
+        chosen, model = self.choose(tried), self.vlm.name
         place = {name: i for i, name in enumerate(self.methods)}
         for name, table in (("search", tried), ("settings", chosen)):
-            if self.searched(self.vlm.name):
-                kept = self.table(self.vlm.name, name)
+            if self.searched(model):
+                kept = self.table(model, name)
                 table = pd.concat([kept[~kept["method"].isin(table["method"])], table])
             table = table.sort_values("method", key=lambda names: names.map(place).fillna(-1), kind="stable")
-            table.to_csv(out / f"{self.folder}_{name}.csv", index=False, float_format="%.4f")
+            table.to_csv(self._own_table(model, name), index=False, float_format="%.4f")
         return chosen
 
     @classmethod

@@ -37,12 +37,10 @@ class Table(dict):
     """A table whose rows count one by one (`values_of`): code that looks one up does not depend on the others."""
 
 
-class _Bare(ast.NodeTransformer):
-    """Drops docstrings, and the type hints of functions."""
-
-    def visit(self, node: ast.AST) -> ast.AST:
-        """Visit one node and what is below it."""
-        node = self.generic_visit(node)
+def bare(source: str) -> ast.Module:
+    """Python source as a tree, without comments, docstrings, type hints of functions and layout."""
+    tree = ast.parse(textwrap.dedent(source))
+    for node in ast.walk(tree):
         documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
         if documented and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:] or [ast.Pass()]
@@ -50,12 +48,7 @@ class _Bare(ast.NodeTransformer):
             node.annotation = None
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             node.returns = None
-        return node
-
-
-def bare(source: str) -> ast.Module:
-    """Python source as a tree, without comments, docstrings, type hints of functions and layout."""
-    return _Bare().visit(ast.parse(textwrap.dedent(source)))
+    return tree
 
 
 @cache
@@ -87,10 +80,10 @@ def values_of(value: object) -> str:
     """Hash of a value: plain data, and functions in it as `code_of` has them. Of a dataclass, fields that play no part
     in comparisons (`field(compare=False)`) are left out."""
     seen: dict[str, str] = {}
-    return _digest([_constant(value, seen), *(f"{name}:{seen[name]}" for name in sorted(seen))], ())
+    return _digest([_constant(value, seen), *_listed(seen)])
 
 
-def _digest(parts: list[str], libraries: tuple[str, ...]) -> str:
+def _digest(parts: list[str], libraries: tuple[str, ...] = ()) -> str:
     parts = [*parts, *(f"{name}=={version(name)}" for name in libraries)]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
@@ -98,6 +91,10 @@ def _digest(parts: list[str], libraries: tuple[str, ...]) -> str:
 def _followed(function: Callable, owner: type | None) -> list[str]:
     seen: dict[str, str] = {}
     _follow(function, owner, seen)
+    return _listed(seen)
+
+
+def _listed(seen: dict[str, str]) -> list[str]:
     return [f"{name}:{seen[name]}" for name in sorted(seen)]
 
 

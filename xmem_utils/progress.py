@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from tqdm.auto import tqdm
@@ -18,27 +18,24 @@ Item = TypeVar("Item")
 
 
 class Bar:
-    """Counts to `total`; `shown=False` is silent, as are the first seconds of a headless run."""
+    """Counts to `total`, and goes then; `shown=False` is silent, as are the first seconds of a headless run."""
 
     def __init__(self, total: int, label: str, shown: bool = True, leave: bool = False) -> None:
         self._lines = shown and bool(os.environ.get(LINES))
         self._bar = tqdm(total=total, desc=label, unit="", leave=leave, mininterval=1, disable=self._lines or not shown)
-        self._label, self._total, self._done = label, total, 0
+        self._label, self._total = label, total
         self._started = self._last = time.monotonic()
 
-    def advance(self, count: int = 1) -> None:
-        """`count` more are done."""
-        self._bar.update(count)
-        self._done += count
+    def reach(self, done: int) -> None:
+        """So many are done."""
+        self._bar.update(done - self._bar.n)
         now = time.monotonic()
         if self._lines and now - self._last >= QUIET:
             self._last, spent = now, now - self._started
-            left = spent / self._done * (self._total - self._done)
-            print(f"{MARK}{self._label} {self._done}/{self._total}, {spent:.0f} s, {left:.0f} s left", flush=True)
-
-    def close(self) -> None:
-        """Take the bar away."""
-        self._bar.close()
+            left = spent / done * (self._total - done)
+            print(f"{MARK}{self._label} {done}/{self._total}, {spent:.0f} s, {left:.0f} s left", flush=True)
+        if done == self._total:
+            self._bar.close()
 
 
 def note(text: str) -> None:
@@ -46,10 +43,9 @@ def note(text: str) -> None:
     print(f"{MARK}{text}" if os.environ.get(LINES) else text, flush=True)
 
 
-def progress(items: Iterable[Item], total: int, label: str) -> Iterator[Item]:
+def progress(items: Sequence[Item], label: str) -> Iterator[Item]:
     """Yield `items` with a bar that counts those the caller is done with."""
-    bar = Bar(total, label, leave=True)
-    for item in items:
+    bar = Bar(len(items), label, leave=True)
+    for done, item in enumerate(items, 1):
         yield item
-        bar.advance()
-    bar.close()
+        bar.reach(done)

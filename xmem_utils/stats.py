@@ -13,7 +13,6 @@ import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
 RESAMPLES = 10_000
-GATE = 0.9  # source recall below which a run counts as "not memorized"
 LEVEL = 0.05  # below it a test rejects
 GATE = 0.9  # source recall below which a run counts as "not memorized"
 PERSON = ["seed", "persona"]

@@ -17,42 +17,47 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
 from filelock import FileLock
 from safetensors import SafetensorError
 
+from xmem_utils.params import Strict
 from xmem_utils.processes import is_main, told
 
 Found = TypeVar("Found")
 
 
-class Adapter(Protocol):
-    """A PEFT model, or what else can write an adapter."""
+class Condition(Strict):
+    """Everything that determines one trained adapter; `code` is that of what trains."""
 
-    def save_pretrained(self, folder: Path) -> None:
-        """Write what `peft.PeftModel.from_pretrained` reads."""
+    code: str
 
+    @property
+    def name(self) -> str:
+        """A readable folder name."""
+        raise NotImplementedError
 
-class Named(Protocol):
-    """A condition: anything with a slug that can be written as JSON."""
+    @property
+    def labels(self) -> dict[str, Any]:
+        """What tells its records from those of other conditions, by column."""
+        raise NotImplementedError
 
     @property
     def slug(self) -> str:
-        """A unique folder name."""
-
-    def model_dump_json(self, *, indent: int) -> str:
-        """All of it."""
+        """The name, made unique."""
+        digest = hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()
+        return f"{self.name}-{digest[:10]}"
 
 
 @dataclass(frozen=True)
 class Trained:
     """A stored training: its condition, where it is, recall along the training, and what the training took."""
 
-    condition: Named
+    condition: Condition
     folder: Path
     curve: pd.DataFrame
     facts: Mapping[str, float]
@@ -67,10 +72,11 @@ class Trained:
 class Run(Trained):
     """A stored training and the records of one evaluation."""
 
-    records: pd.DataFrame = field(default_factory=pd.DataFrame)
+    records: pd.DataFrame
 
 
-Training = Callable[[], tuple[Adapter, pd.DataFrame, Mapping[str, float]]]
+# What writes the adapter into a folder; the curve; facts.
+Training = Callable[[], tuple[Callable[[Path], None], pd.DataFrame, Mapping[str, float]]]
 
 
 def _checksum(file: Path) -> str:
@@ -99,7 +105,7 @@ def _sealed(file: Path) -> bool:
     return seal.exists() and seal.read_text() == _checksum(file)
 
 
-def find(condition: Named, root: Path) -> Trained | None:
+def find(condition: Condition, root: Path) -> Trained | None:
     """The stored training of a condition, or None; for a damaged one too, with a warning that names it."""
     folder = root / condition.slug
     if not folder.exists():
@@ -111,8 +117,8 @@ def find(condition: Named, root: Path) -> Trained | None:
     return Trained(condition, folder, pd.read_parquet(folder / "curve.parquet"), facts)
 
 
-def trained(condition: Named, train: Training, root: Path) -> Trained:
-    """The stored training of a condition; `train` (adapter, curve, facts) is called when there is none.
+def trained(condition: Condition, train: Training, root: Path) -> Trained:
+    """The stored training of a condition; `train` is called when there is none.
 
     One lock a condition: of several processes that want it, one trains and the others wait and read. A store that
     cannot be written is read all the same. Raises OSError with a sentence when a new run cannot be stored (read-only,
@@ -126,8 +132,8 @@ def trained(condition: Named, train: Training, root: Path) -> Trained:
             shutil.rmtree(left, ignore_errors=True)  # of a process that was killed: the lock is ours
         partial.mkdir()
 
-    def write(adapter: Adapter, curve: pd.DataFrame, facts: Mapping[str, float]) -> None:
-        adapter.save_pretrained(partial / "adapter")
+    def write(write_adapter: Callable[[Path], None], curve: pd.DataFrame, facts: Mapping[str, float]) -> None:
+        write_adapter(partial / "adapter")
         curve.to_parquet(partial / "curve.parquet", index=False)
         (partial / "facts.json").write_text(json.dumps(dict(facts), indent=1))
         (partial / "condition.json").write_text(condition.model_dump_json(indent=1))
@@ -135,7 +141,7 @@ def trained(condition: Named, train: Training, root: Path) -> Trained:
         partial.rename(folder)
 
     try:
-        return _once(condition.slug, root, lambda: find(condition, root), prepare, lambda: train(), write)
+        return _once(condition.slug, root, lambda: find(condition, root), prepare, train, write)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -162,7 +168,7 @@ def evaluated(found: Trained, key: str, evaluate: Callable[[], pd.DataFrame]) ->
         partial.rename(file)
 
     records = _once(found.condition.slug, root, read, partial.touch, lambda: (evaluate(),), write)
-    return Run(found.condition, found.folder, found.curve, found.facts, records)
+    return Run(**vars(found), records=records)
 
 
 def _once(
@@ -219,12 +225,11 @@ def listing(
     `verify` files are not read, and "not checked" stands for the first.
     """
     rows = []
-    files = [f for name in ("condition.json", "manifest.json") for f in root.rglob(name)]
-    for folder in sorted({f.parent for f in files if not f.parent.name.startswith(".")}):
-        files = [f for f in folder.rglob("*") if f.is_file()]
+    folders = {f.parent for name in ("condition.json", "manifest.json") for f in root.rglob(name)}
+    for folder in sorted(f for f in folders if not f.name.startswith(".")):
         row: dict[str, object] = {
             "run": str(folder.relative_to(root)),
-            "MiB": round(sum(f.stat().st_size for f in files) / 2**20, 2),
+            "MiB": round(sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 2**20, 2),
             "hours": round((time.time() - folder.stat().st_mtime) / 3600, 1),
         }
         problem = damage(folder) if verify else None

@@ -22,7 +22,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
-from torch.utils.data import RandomSampler, Sampler
+from torch.utils.data import RandomSampler
 
 from xmem_utils import checkpoint as checkpoints
 from xmem_utils.vlm.adapters import adapt
@@ -134,42 +134,29 @@ class Training:
     resources: Resources = Resources()
 
 
-class OneModalityBatches(Sampler[list[int]]):
-    """The batches of an epoch, as indices: every example once, pictures and texts never in one batch.
+def alike(examples: Sequence[Example], bucket: int = 0) -> list[list[int]]:
+    """Examples, as indices, in groups of those that may be in one batch: pictures and texts never are.
 
     What a processor makes of a picture has no place in a batch of texts, and classes differ in how they mix them.
     With a `bucket`, lengths that lie in different ones are kept apart, too.
     """
-
-    def __init__(
-        self, examples: Sequence[Example], batch_size: int, generator: torch.Generator, bucket: int = 0
-    ) -> None:
-        lengths = [len(e.prompt) + len(e.answer) for e in examples]
-        kinds = [
-            (tuple(sorted(e.inputs)), n // bucket if bucket else 0) for e, n in zip(examples, lengths, strict=True)
-        ]
-        self._groups = [[i for i, k in enumerate(kinds) if k == kind] for kind in sorted(set(kinds))]
-        self._size, self._generator = batch_size, generator
-
-    def __len__(self) -> int:
-        """Batches in an epoch."""
-        return sum(math.ceil(len(group) / self._size) for group in self._groups)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        """A new order each time."""
-        batches = []
-        for group in self._groups:
-            order = [group[i] for i in RandomSampler(group, generator=self._generator)]
-            batches += [order[k : k + self._size] for k in range(0, len(order), self._size)]
-        if len(self._groups) > 1:
-            batches = [batches[i] for i in RandomSampler(batches, generator=self._generator)]
-        yield from batches
+    groups: dict[tuple, list[int]] = {}
+    for i, e in enumerate(examples):
+        kind = tuple(sorted(e.inputs)), (len(e.prompt) + len(e.answer)) // bucket if bucket else 0
+        groups.setdefault(kind, []).append(i)
+    return [groups[kind] for kind in sorted(groups)]
 
 
 def endless(examples: Sequence[Example], size: int, seed: int, bucket: int = 0) -> Iterator[list[int]]:
-    """Batches of indices, epoch after epoch."""
-    batches = OneModalityBatches(examples, size, torch.Generator().manual_seed(seed), bucket)
+    """Batches of indices, epoch after epoch: every example once an epoch, in a new order each time."""
+    groups, generator = alike(examples, bucket), torch.Generator().manual_seed(seed)
     while True:
+        batches = []
+        for group in groups:
+            order = [group[i] for i in RandomSampler(group, generator=generator)]
+            batches += [order[k : k + size] for k in range(0, len(order), size)]
+        if len(groups) > 1:
+            batches = [batches[i] for i in RandomSampler(batches, generator=generator)]
         yield from batches
 
 
@@ -191,7 +178,7 @@ def rate(done: float) -> float:
 def memorizing_steps(examples: Sequence[Example], training: Training) -> list[Step]:
     """Epoch after epoch of the examples as part "names", in an order that the seed determines."""
     size, bucket = training.batch_size, training.bucket
-    count = steps_of(training.epochs, len(OneModalityBatches(examples, size, torch.Generator(), bucket)))
+    count = steps_of(training.epochs, sum(math.ceil(len(group) / size) for group in alike(examples, bucket)))
     order = endless(examples, size, training.seed, bucket)
     rates = [training.learning_rate * rate(k / count) for k in range(count)]
     return [Step({"names": [examples[i] for i in next(order)]}, own) for own in rates]
@@ -217,9 +204,7 @@ def fresh(vlm: VLM, rank: int, seed: int) -> PeftModel:
     return adapt(vlm.model, rank)
 
 
-def memorize(
-    vlm: VLM, examples: Sequence[Example], training: Training, on_step: OnStep | None = None
-) -> PeftModel:  # fmt: skip
+def memorize(vlm: VLM, examples: Sequence[Example], training: Training, on_step: OnStep | None = None) -> PeftModel:
     """Train new LoRA on `examples`; returns the PEFT model in eval mode. See `train`."""
     steps, model = memorizing_steps(examples, training), fresh(vlm, training.rank, training.seed)
     return train(vlm, model, steps, MEMORIZING, on_step, training.resources)
@@ -359,8 +344,7 @@ class _Passes:
             logits, labels = said.logits.split(sizes), said.labels.split(sizes)
             states = said.states.split(sizes, 1) if said.states is not None else [None] * len(names)
             for k, name in enumerate(names):
-                p = parts[name]
-                out[name] = Outputs(logits[k], labels[k], None, states[k], None, p.examples, p.tokens, p.rows)
+                out[name] = Outputs(logits[k], labels[k], states=states[k], **vars(parts[name]))
         return out
 
     def _answers(self, examples: Sequence[Example]) -> Answered:
