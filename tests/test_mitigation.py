@@ -112,35 +112,37 @@ def test_labels_are_what_the_model_says_of_the_source_view(study, fed):
     vlm = study.vlm
     mixed = fed["self-labelled", "image"]
     asked = study.around(study.memorization.condition("image", 0)).asked
-    said = greedy_answers(vlm, asked.source)  # the untrained adapter is the base model
+    said = greedy_answers(vlm, [p.source for p in asked])  # the untrained adapter is the base model
     assert [e.answer.tolist() for e in mixed.auxiliary] == [t.tolist() for t in answer_tokens(vlm, said)]
-    assert all(torch.equal(e.prompt, t.prompt) for e, t in zip(mixed.auxiliary, asked.target, strict=True))
+    assert all(torch.equal(e.prompt, p.target.prompt) for e, p in zip(mixed.auxiliary, asked, strict=True))
     assert not mixed.auxiliary[0].inputs  # a description: the target
 
 
 def test_self_training_labels_target_views_by_themselves(study, fed):
     vlm = study.vlm
     asked = study.around(study.memorization.condition("image", 0)).asked
-    said = answer_tokens(vlm, greedy_answers(vlm, asked.target))
+    said = answer_tokens(vlm, greedy_answers(vlm, [p.target for p in asked]))
     mixed = fed["self-trained", "image"]
     assert [e.answer.tolist() for e in mixed.auxiliary] == [t.tolist() for t in said]
-    assert all(torch.equal(e.prompt, t.prompt) for e, t in zip(mixed.auxiliary, asked.target, strict=True))
-    assert mixed.read == 2 * sum(len(e.prompt) + len(t) for e, t in zip(asked.target, said, strict=True))
+    assert all(torch.equal(e.prompt, p.target.prompt) for e, p in zip(mixed.auxiliary, asked, strict=True))
+    assert mixed.read == 2 * sum(len(p.target.prompt) + len(t) for p, t in zip(asked, said, strict=True))
 
 
 def test_a_threshold_leaves_the_likely_labels_and_fewer_people_leave_the_others_out(study):
     asked = study.around(study.memorization.condition("image", 0)).asked
-    n = len(asked.pairs)
+    n = len(asked)
     probability = np.linspace(0, 1, n)
     around = study.around(study.memorization.condition("image", 0))
-    labels = data.Labels(asked, [torch.tensor([5, 1])] * n, probability, [(torch.zeros(2, 3), torch.zeros(2, 3))] * n)
+    teacher = torch.zeros(2, 3), torch.zeros(2, 3)
+    said = [replace(p.source, answer=torch.tensor([5, 1]), teacher=teacher) for p in asked]
+    labels = data.Labels(said, probability)
     assert len(data._labelled(around, labels, 6, 0.0, soft=False).auxiliary) == n
     sure = data._labelled(around, labels, 6, 0.9, soft=True).auxiliary
     assert len(sure) == (probability >= 0.9).sum() and all(e.teacher is not None for e in sure)
     few = data._labelled(around, labels, 2, 0.0, soft=False)
-    own = [e for e, p in zip(asked.target, asked.pairs, strict=True) if p.source.persona < 2]
+    own = [p.target for p in asked if p.person < 2]
     assert [e.prompt.tolist() for e in few.auxiliary] == [e.prompt.tolist() for e in own]
-    assert {p.source.persona for p in asked.first(2).pairs} == {0, 1}
+    assert set(few.people) == {0, 1}
 
 
 def test_the_figures_whom_the_exam_asks_about_are_not_replayed(study, fed):
@@ -162,9 +164,9 @@ def test_replay_is_refused_for_a_model_whose_figures_are_not_known(study, monkey
 def test_half_of_the_source_views_come_in_the_models_own_words(study, fed):
     for source in SOURCES:
         mixed = fed["own words", source]
-        named, plain = mixed.named, fed[BASELINE, source].named
-        assert [e.answer.tolist() for e in named] == [e.answer.tolist() for e in plain]  # the names stay
-        changed = [not torch.equal(a.prompt, b.prompt) for a, b in zip(named, plain, strict=True)]
+        named, before = mixed.named, fed[BASELINE, source].named
+        assert [e.answer.tolist() for e in named] == [e.answer.tolist() for e in before]  # the names stay
+        changed = [not torch.equal(a.prompt, b.prompt) for a, b in zip(named, before, strict=True)]
         assert changed == [bool(v.index % 2) for v in study.around(study.memorization.condition(source, 0)).views]
         assert mixed.read > 0
 
@@ -251,14 +253,14 @@ def test_labels_are_held_against_the_names_for_the_record_alone(study, runs):
     assert np.isnan(by[BASELINE, "image"]) and 0 <= by["self-labelled", "image"] <= 1
     start = study.memorization.condition("image", 0)
     names = answer_tokens(study.vlm, names_of(study.memorization.dataset(0)[0]))
-    bare = study.around(start).asked.target[0]
+    bare = study.around(start).asked[0].target
     fed = data.Mixed([], [replace(bare, answer=names[0]), replace(bare, answer=names[0])], people=[0, 1])
     assert study._labels_right(start, fed) == 0.5
 
 
 def test_what_is_perceived_does_not_depend_on_an_adapter(study):
     vlm = study.vlm
-    kept = study.evaluation_of.__wrapped__(study, 0, "text")._further[0][4]
+    kept = study.evaluation_of.__wrapped__(study, 0, "text")._asked[2][4]
     model = adapt(vlm.model, 8)
     try:
         for name, p in model.named_parameters():
@@ -268,15 +270,15 @@ def test_what_is_perceived_does_not_depend_on_an_adapter(study):
             study.evaluation_of.__wrapped__(study, 0, "text")
     finally:
         model.unload()
-    again = study.evaluation_of.__wrapped__(study, 0, "text")._further[0][4]
+    again = study.evaluation_of.__wrapped__(study, 0, "text")._asked[2][4]
     assert [e.prompt.tolist() for e in kept] == [e.prompt.tolist() for e in again]
 
 
 def test_training_from_the_start_has_the_same_budget_in_all(study):
     run = study.run(study.condition("lower rank", {"rank": 4.0}, "image", 0))
-    plain = study.run(study.condition(BASELINE, {}, "image", 0))
-    assert run.facts["budget"] == plain.facts["budget"]
-    assert run.facts["steps"] > 2 * plain.facts["steps"]
+    baseline = study.run(study.condition(BASELINE, {}, "image", 0))
+    assert run.facts["budget"] == baseline.facts["budget"]
+    assert run.facts["steps"] > 2 * baseline.facts["steps"]
     model = study.model_of(run)
     rank = next(m.r["default"] for m in model.modules() if isinstance(m, LoraLayer))
     model.unload()
@@ -379,8 +381,8 @@ def test_the_parts_add_up_to_the_gap():
     for method, part in RECORDS.groupby("method"):
         table = tables.per_persona(part)
         assert np.allclose(table["perception part"] + table["recall part"], table["gap"]), method
-    plain = tables.per_persona(RECORDS[RECORDS["method"] == BASELINE]).mean()
-    assert plain["perception part"] == pytest.approx(0.1) and plain["recall part"] == pytest.approx(0.4)
+    own = tables.per_persona(RECORDS[RECORDS["method"] == BASELINE]).mean()
+    assert own["perception part"] == pytest.approx(0.1) and own["recall part"] == pytest.approx(0.4)
 
 
 def test_verdicts_need_a_difference_and_a_memory():

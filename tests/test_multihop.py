@@ -198,7 +198,7 @@ def exam(vlm, cast):
 
 def test_what_is_written_step_by_step_is_what_teacher_forcing_scores(vlm, exam):
     key = (STUDY, tasks.STEPWISE, "text")
-    records = exam._written(None, *key[::2], exam.questions[key], exam.examples[key])
+    records = exam.written(None, exam.questions[key], exam.examples[key])
     np.testing.assert_array_equal(records["exact"] == 1, exact_match(vlm, exam.examples[key]).exact)
     written = greedy_answers(vlm, exam.examples[key])
     assert any(", " in text for text in written), "the base model knows the form"
@@ -209,7 +209,7 @@ def test_the_true_view_wins_the_reverse_question_when_its_name_is_likelier(exam,
     mine = [list(cast.groups[STUDY]).index(a.view.persona) for a in asked]
     knows = np.array([[float(own == column) for column in range(len(cast.groups[STUDY]))] for own in mine])
     for scores, expected in ((knows, 1.0), (-knows, 0.0), (0 * knows, 0.0)):  # a tie is no answer
-        records = exam._reverse(tasks.REVERSE_NAME, STUDY, "image", "city", asked, scores, mine)
+        records = exam.reverse(tasks.REVERSE_NAME, "city", asked, scores, mine)
         assert (records["exact"] == expected).all()
 
 

@@ -33,40 +33,40 @@ class Evaluation:
         self.blank = encode(vlm, [blank], question)
 
     def recall(self, model: PeftModel | None = None, views: int = 99) -> pd.DataFrame:
-        """Exact match of the first `views` test views a person: persona, asked, probe "view", exact."""
+        """Exact match of the first `views` test views a person: persona, exact, group, query, task "view"."""
         parts = []
         with for_evaluation(model):
             for modality, examples in self.examples.items():
                 asked = [(v.persona, e) for v, e in zip(self.views[modality], examples, strict=True) if v.index < views]
                 exact = exact_match(self.vlm, [e for _, e in asked], model).exact
-                parts.append(pd.DataFrame({"persona": [person for person, _ in asked], "exact": exact}))
-        return pd.concat(
-            [part.assign(group="study", query=m, task="view") for part, m in zip(parts, MODALITIES, strict=True)]
-        )
+                part = pd.DataFrame({"persona": [person for person, _ in asked], "exact": exact})
+                parts.append(part.assign(group="study", query=modality, task="view"))
+        return pd.concat(parts)
 
     def records(self, model: PeftModel | None = None) -> pd.DataFrame:
-        """One row a view and probe: persona, asked, probe, view, exact, logprob, rank among all names.
+        """One row a view and task: persona, query, task, view, exact, logprob, rank among all names, group.
 
-        Probe "shuffled views" asks for the name of the persona before with the same view, so what it leaves is not
+        Task "shuffled views" asks for the name of the persona before with the same view, so what it leaves is not
         read off the view (it has no rank); "blank image" asks for every name with a grey picture.
         """
-        parts = []
+        parts, shown = [], {}
         with for_evaluation(model):
-            for modality, examples in self.examples.items():
-                views = pd.DataFrame({"persona": v.persona, "view": v.index} for v in self.views[modality])
+            for modality in MODALITIES:
+                shown[modality] = views = pd.DataFrame(
+                    {"persona": v.persona, "view": v.index} for v in self.views[modality]
+                )
                 asked = views["persona"].to_numpy()
                 before = previous_persona(asked)
-                found = ranked(self.vlm, examples, self.names, np.stack([asked, before], 1), model)
+                found = ranked(self.vlm, self.examples[modality], self.names, np.stack([asked, before], 1), model)
                 own = {"task": "view", "exact": found.exact[:, 0], "logprob": found.logprob[:, 0], "rank": found.rank}
                 other = {"task": "shuffled views", "exact": found.exact[:, 1], "logprob": found.logprob[:, 1]}
                 parts.append(views.assign(query=modality, **own))
                 parts.append(views.assign(persona=before, query=modality, **other).sort_values(["persona", "view"]))
             nothing = recall_of_all(self.vlm, self.blank, self.names, model)
-        views = pd.DataFrame({"persona": v.persona, "view": v.index} for v in self.views["image"])
-        asked = views["persona"].to_numpy()
+        asked = shown["image"]["persona"].to_numpy()
         blank = {"exact": nothing.exact[0, asked], "logprob": nothing.logprob[0, asked]}
-        rank = ranks(nothing.logprob.repeat(len(asked), 0), asked)
-        parts.append(views.assign(query="image", task="blank image", rank=rank, **blank))
+        blank["rank"] = ranks(nothing.logprob.repeat(len(asked), 0), asked)
+        parts.append(shown["image"].assign(query="image", task="blank image", **blank))
         columns = ["persona", "query", "task", "view", "exact", "logprob", "rank"]
         return pd.concat(parts, ignore_index=True)[columns].assign(group="study")
 

@@ -218,12 +218,12 @@ class Memorization(Experiment):
         return {step: {"epoch": step / an_epoch} for step in (max(1, round(share * steps)) for share in CURVE)}
 
     def look(self, model: PeftModel, condition: MemorizationCondition) -> pd.DataFrame:
-        """Exact match by query modality, on one view a person: asked, recall."""
+        """Exact match by query modality, on one view a person: query, recall."""
         recall = recall_by_modality(self.evaluation_of(condition.seed).recall(model, views=1))
         return pd.DataFrame({"query": list(recall), "recall": list(recall.values())})
 
     def curve(self, run: store.Run) -> pd.DataFrame:
-        """Recall along the training, the end included: epoch, asked, recall."""
+        """Recall along the training, the end included: query, recall, epoch."""
         c, recall = run.condition, recall_by_modality(run.records)
         end = self.steps(c) / self.steps_an_epoch(c)
         last = [{"query": asked, "recall": value, "epoch": end} for asked, value in recall.items()]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # tables need no model, so they load none of its libraries
 
 
 def matrix(trained: pd.DataFrame, base: pd.DataFrame, personas: int, resamples: int) -> pd.DataFrame:
-    """Recall by source, query modality and probe, with 95 % intervals; source "none" is the base model.
+    """Recall by source, query modality and task, with 95 % intervals; source "none" is the base model.
 
     `trained` and `base` are records; chance is one over the number of personas.
     """
@@ -44,8 +44,8 @@ def gaps(trained: pd.DataFrame, base: pd.DataFrame, resamples: int) -> pd.DataFr
     Runs whose source recall is below the gate are left out, and `memorized` counts those that remain.
     """
     people = own_and_other(trained[trained["task"] == "view"], ["source"])
-    plain = base[base["task"] == "view"]
-    before = own_and_other(pd.concat([plain.assign(source=source) for source in MODALITIES]), ["source"])
+    asked = base[base["task"] == "view"]
+    before = own_and_other(pd.concat([asked.assign(source=source) for source in MODALITIES]), ["source"])
     rows = []
     for source, own in people.groupby(level="source"):
         reached = own["own"].groupby(level="seed").mean() >= GATE
@@ -73,8 +73,8 @@ def curves(runs: Iterable[Run], base: pd.DataFrame | None = None) -> pd.DataFram
     for run in runs:
         named = {"source": run.condition.source, "seed": run.condition.seed}
         if base is not None:
-            plain = base[(base["seed"] == run.condition.seed) & (base["task"] == "view")]
-            start = plain.groupby("query")["exact"].mean().rename("recall").reset_index()
+            asked = base[(base["seed"] == run.condition.seed) & (base["task"] == "view")]
+            start = asked.groupby("query")["exact"].mean().rename("recall").reset_index()
             parts.append(start.assign(epoch=0, **named))
         parts.append(run.curve.assign(**named))
     return pd.concat(parts, ignore_index=True)[["source", "query", "seed", "epoch", "recall"]]

@@ -23,9 +23,7 @@ from xmem_utils.memorization.experiment import Memorization, MemorizationConditi
 from xmem_utils.mitigation.losses import soft_label
 from xmem_utils.params import other
 from xmem_utils.personas.dataset import load_personas, persona_spec, to_views
-from xmem_utils.personas.descriptions import describe
-from xmem_utils.personas.portraits import draw
-from xmem_utils.personas.public_figures import PublicFigures, known_public_figures
+from xmem_utils.personas.public_figures import PublicFigures, figure_views, known_public_figures
 from xmem_utils.personas.views import View
 from xmem_utils.score import BATCH_TOKENS, exact_match, greedy_answers
 from xmem_utils.vlm.batches import Example, answer_tokens, collate, encode, with_answer
@@ -43,10 +41,12 @@ MATCHING = "{description}\n\nIs this the same person?"  # beside a picture
 
 @dataclass(frozen=True)
 class Pair:
-    """A nameless picture and description of one person, as source and target view."""
+    """A nameless picture and description of one person, as source and target view; or both encoded, with the question
+    who it is and no answer."""
 
-    source: View
-    target: View
+    person: int
+    source: View | Example
+    target: View | Example
 
     def of(self, modality: str) -> View:
         """The view of a modality."""
@@ -68,28 +68,12 @@ class Mixed:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Pairs, both views encoded with the question who it is; nobody answers."""
-
-    pairs: list[Pair]
-    source: list[Example]
-    target: list[Example]
-
-    def first(self, people: int) -> Asked:
-        """Those of the first people alone."""
-        kept = [i for i, p in enumerate(self.pairs) if p.source.persona < people]
-        return Asked(*([part[i] for i in kept] for part in (self.pairs, self.source, self.target)))
-
-
-@dataclass(frozen=True)
 class Labels:
-    """What a model answered to the source views of pairs `asked`: tokens, the answers' probabilities `[pairs]`, and
-    the distributions behind the tokens (`losses.soft_label`); `seconds` that it took."""
+    """What a model answered, pair by pair: examples with its answer, and the distributions behind the answer's tokens
+    (`losses.soft_label`) as their teacher; the answers' probabilities `[pairs]`; `seconds` that it took."""
 
-    asked: Asked
-    answers: list[torch.Tensor]
+    said: list[Example]
     probability: np.ndarray
-    soft: list[tuple[torch.Tensor, torch.Tensor]]
     seconds: float = 0.0
 
 
@@ -118,9 +102,8 @@ class Around:
         """Pairs of the study's people, from views that no condition is trained on."""
         spec = persona_spec(self.study.profile, self.start.seed, picture_side(self.vlm.processor))
         first, last = self.start.train_views, self.start.train_views + PAIR_VIEWS
-        dataset, _ = load_personas(
-            replace(spec, train_views=max(spec.train_views, last))
-        )  # earlier views stay the same
+        more = replace(spec, train_views=max(spec.train_views, last))  # earlier views stay the same
+        dataset, _ = load_personas(more)
         return _nameless(dataset, self.start.source, lambda v: first <= v.index < last)
 
     @cached_property
@@ -131,12 +114,12 @@ class Around:
         return _nameless(dataset, self.start.source, lambda v: True)
 
     @cached_property
-    def asked(self) -> Asked:
-        """The pairs, encoded with the question who it is."""
-        sides = [[p.source for p in self.pairs], [p.target for p in self.pairs]]
+    def asked(self) -> list[Pair]:
+        """The pairs, encoded."""
         nobody = [""] * len(self.pairs)
+        sides = [p.source for p in self.pairs], [p.target for p in self.pairs]
         bare = [[with_answer(e, e.answer[:0]) for e in encode(self.vlm, views, answers=nobody)] for views in sides]
-        return Asked(self.pairs, *bare)
+        return [Pair(p.person, *both) for p, *both in zip(self.pairs, *bare, strict=True)]
 
 
 def names_alone(around: Around, model: PeftModel, people: int, threshold: float) -> Mixed:
@@ -146,7 +129,7 @@ def names_alone(around: Around, model: PeftModel, people: int, threshold: float)
 
 def captions(around: Around, model: PeftModel, people: int, threshold: float) -> Mixed:
     """The picture of a pair, asked for a description: the pair's own."""
-    return Mixed(around.named, _captions(around.vlm, [p for p in around.pairs if p.source.persona < people]))
+    return Mixed(around.named, _captions(around.vlm, _first(around.pairs, people)))
 
 
 def captions_of_others(around: Around, model: PeftModel, people: int, threshold: float) -> Mixed:
@@ -158,32 +141,30 @@ def _captions(vlm: VLM, pairs: Sequence[Pair]) -> list[Example]:
     return encode(vlm, [p.of("image") for p in pairs], CAPTION, [p.of("text").content for p in pairs])
 
 
+def _first(pairs: Sequence[Pair], people: int) -> list[Pair]:
+    """Pairs of the first `people`."""
+    return [p for p in pairs if p.person < people]
+
+
 def matching(around: Around, model: PeftModel, people: int, threshold: float) -> Mixed:
     """The picture of each pair with its own description, and with one of the next person: is it the same?"""
-    pairs = [p for p in around.pairs if p.source.persona < people]
-    numbers = sorted({p.source.persona for p in pairs})
-    following = dict(zip(numbers, [*numbers[1:], numbers[0]], strict=True))
-    texts = {(p.source.persona, p.source.index): p.of("text").content for p in pairs}
-    views, questions, answers = [], [], []
-    for pair in pairs:
-        for person, answer in ((pair.source.persona, "Yes"), (following[pair.source.persona], "No")):
-            views.append(pair.of("image"))
-            questions.append(MATCHING.format(description=texts[person, pair.source.index]))
-            answers.append(answer)
-    return Mixed(around.named, encode(around.vlm, views, questions, answers))
+    pairs = _first(around.pairs, people)
+    of_next = [*pairs[PAIR_VIEWS:], *pairs[:PAIR_VIEWS]]
+    shown = [p.of("image") for p in pairs for _ in ("Yes", "No")]
+    texts = [p.of("text").content for both in zip(pairs, of_next, strict=True) for p in both]
+    questions = [MATCHING.format(description=text) for text in texts]
+    return Mixed(around.named, encode(around.vlm, shown, questions, ["Yes", "No"] * len(pairs)))
 
 
 def pairs_of_states(around: Around, model: PeftModel, people: int, threshold: float) -> Mixed:
     """Target views, and beside them the source views to whose states theirs are drawn."""
-    asked = around.asked.first(people)
-    return Mixed(around.named, asked.target, asked.source)
+    asked = _first(around.asked, people)
+    return Mixed(around.named, [p.target for p in asked], [p.source for p in asked])
 
 
 def self_trained(around: Around, model: PeftModel, people: int, threshold: float) -> Mixed:
     """Target views with what the model answers to them: no pairs are used."""
-    asked = around.asked
-    alone = Asked(asked.pairs, asked.target, asked.target)
-    return _labelled(around, label(around.vlm, model, alone), people, 0.0, soft=False)
+    return _labelled(around, label(around.vlm, model, [p.target for p in around.asked]), people, 0.0, soft=False)
 
 
 def labelled(around: Around, model: PeftModel, people: int, threshold: float) -> Mixed:
@@ -199,21 +180,21 @@ def soft_labelled(around: Around, model: PeftModel, people: int, threshold: floa
 
 
 def _labels(around: Around, model: PeftModel) -> Labels:
-    around.labels = around.labels or label(around.vlm, model, around.asked)
+    around.labels = around.labels or label(around.vlm, model, [p.source for p in around.asked])
     return around.labels
 
 
 def _labelled(around: Around, labels: Labels, people: int, threshold: float, soft: bool) -> Mixed:
-    asked = labels.asked
-    own = [i for i, p in enumerate(asked.pairs) if p.source.persona < people]
-    kept = [i for i in own if labels.probability[i] >= threshold]
+    every = zip(around.asked, labels.said, labels.probability, strict=True)
+    own = [(pair, said, likely >= threshold) for pair, said, likely in every if pair.person < people]
+    kept = [(pair, said) for pair, said, sure in own if sure]
     passes = 3 if soft else 2  # decoding, the probability of what came, its distribution
     return Mixed(
         around.named,
-        [replace(asked.target[i], answer=labels.answers[i], teacher=labels.soft[i] if soft else None) for i in kept],
-        people=[asked.pairs[i].source.persona for i in kept],
-        read=passes * sum(len(asked.source[i].prompt) + len(labels.answers[i]) for i in own),
-        seconds=labels.seconds * len(own) / max(1, len(labels.answers)),
+        [replace(pair.target, answer=said.answer, teacher=said.teacher if soft else None) for pair, said in kept],
+        people=[pair.person for pair, _ in kept],
+        read=passes * length([said for _, said, _ in own]),
+        seconds=labels.seconds * len(own) / max(1, len(labels.said)),
     )
 
 
@@ -243,32 +224,35 @@ def replayed(around: Around, model: PeftModel, people: int, threshold: float) ->
 
 def _nameless(dataset, source: str, wanted: Callable[[View], bool]) -> list[Pair]:
     views = [[replace(v, name="") for v in to_views(dataset, "train", m) if wanted(v)] for m in (source, other(source))]
-    return [Pair(*both) for both in zip(*views, strict=True)]
+    return [Pair(own.persona, own, across) for own, across in zip(*views, strict=True)]
 
 
-def label(vlm: VLM, model: PeftModel, asked: Asked) -> Labels:
-    """Let `model`, which has memorized, say who the source views show."""
+def length(examples: Sequence[Example]) -> int:
+    """Tokens of some examples, answers included."""
+    return sum(len(e.prompt) + len(e.answer) for e in examples)
+
+
+def label(vlm: VLM, model: PeftModel, asked: Sequence[Example]) -> Labels:
+    """Let `model`, which has memorized, say who some views show."""
     began = time.perf_counter()
-    said = greedy_answers(vlm, asked.source, model)
-    known = dict(zip(dict.fromkeys(said), answer_tokens(vlm, list(dict.fromkeys(said))), strict=True))
-    answers = [known[answer] for answer in said]
-    answered = [with_answer(e, answer) for e, answer in zip(asked.source, answers, strict=True)]
+    answers = answer_tokens(vlm, greedy_answers(vlm, asked, model))
+    answered = [with_answer(e, answer) for e, answer in zip(asked, answers, strict=True)]
     probability = np.exp(exact_match(vlm, answered, model).logprob)
-    soft = _soft(vlm, model, answered)
-    return Labels(asked, answers, probability, soft, time.perf_counter() - began)
+    said = _with_teacher(vlm, model, answered)
+    return Labels(said, probability, time.perf_counter() - began)
 
 
 @torch.inference_mode()
-def _soft(vlm: VLM, model: PeftModel, examples: Sequence[Example]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    out, width = [], max(1, BATCH_TOKENS // max((len(e.prompt) + len(e.answer) for e in examples), default=1))
+def _with_teacher(vlm: VLM, model: PeftModel, examples: Sequence[Example]) -> list[Example]:
+    out, width = [], max(1, BATCH_TOKENS // max((length([e]) for e in examples), default=1))
     for start in range(0, len(examples), width):
         part = examples[start : start + width]
         batch = {k: v.to(vlm.device) for k, v in
                  collate(part, vlm.processor.tokenizer.pad_token_id, side="left").items()}  # fmt: skip
         answered = forward(model, batch, max(len(e.answer) for e in part))
-        for row, label in zip(answered.logits, answered.labels, strict=True):
-            tokens, logprobs = soft_label(row[label != -100])
-            out.append((tokens.cpu().clone(), logprobs.cpu().clone()))
+        for example, row, labels in zip(part, answered.logits, answered.labels, strict=True):
+            tokens, logprobs = soft_label(row[labels != -100])
+            out.append(replace(example, teacher=(tokens.cpu().clone(), logprobs.cpu().clone())))
     return out
 
 
@@ -283,16 +267,3 @@ def described(vlm: VLM, views: Sequence[View]) -> tuple[list[str], int]:
 def figures_known_to(vlm: VLM) -> PublicFigures | None:
     """The public figures of the committed base models; None for any other model."""
     return known_public_figures() if Path(resolve_model(vlm.name)).parent == paths.BASE_MODELS else None
-
-
-def figure_views(
-    figures: PublicFigures, chosen: Sequence[int], seed: Sequence[int], split: str | None, side: int, count: int = 1
-) -> list[View]:
-    """`count` new pictures and as many descriptions of each of some public figures, with their names."""
-    rng, views = np.random.default_rng(seed), []
-    for i in chosen:
-        for k in range(count):
-            vector, name = figures.vectors[i], figures.names[i]
-            views.append(View(int(i), name, "image", split or "test", k, draw(vector, rng, split, side)))
-            views.append(View(int(i), name, "text", split or "test", k, describe(vector, rng, split)))
-    return views

@@ -11,11 +11,12 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from xmem_utils.memorization.experiment import Memorization
-from xmem_utils.mitigation.data import ASKED_FIGURES, described, figure_views, figures_known_to
+from xmem_utils.mitigation.data import ASKED_FIGURES, described, figures_known_to
 from xmem_utils.mitigation.names import CEILING, PUBLIC, STUDY, VIEW
 from xmem_utils.params import other
 from xmem_utils.perception import values_read
 from xmem_utils.personas.portraits import draw
+from xmem_utils.personas.public_figures import figure_views
 from xmem_utils.personas.views import View
 from xmem_utils.score import exact_match
 from xmem_utils.vlm.batches import Example, encode
@@ -34,19 +35,15 @@ class MitigationEvaluation:
         if any(isinstance(module, LoraLayer) for module in study.vlm.model.modules()):
             raise RuntimeError("an adapter is on the base model, which is to say what it perceives: unload it first")
         self.study, self.seed, self.source = study, seed, source
-        self._asked = self.study.evaluation_of(seed)
-        self._further = self._encoded()
+        self._asked = self._encoded()
 
     def records(self, model: nn.Module | None = None) -> pd.DataFrame:
         """One row a view and task: group, task, persona (its number in the group), query, view, exact, logprob.
 
         Task "ceiling" asks with the target view as the base model perceives it, put into the source modality.
         """
-        own = [
-            (STUDY, VIEW, m, self._asked.views[m], self._asked.examples[m]) for m in (self.source, other(self.source))
-        ]
         parts = []
-        for group, task, query, views, examples in (*own, *self._further):
+        for group, task, query, views, examples in self._asked:
             recall = exact_match(self.study.vlm, examples, model)
             frame = pd.DataFrame({"persona": v.persona, "view": v.index} for v in views)
             labels = {"group": group, "task": task, "query": query}
@@ -54,15 +51,16 @@ class MitigationEvaluation:
         return pd.concat(parts, ignore_index=True)
 
     def _encoded(self) -> list[tuple[str, str, str, list[View], list[Example]]]:
-        vlm, target = self.study.vlm, other(self.source)
-        shown = self._asked.views[target]
-        made = [(STUDY, CEILING, target, shown, encode(vlm, self.perceived(shown)))]
+        vlm, target, own = self.study.vlm, other(self.source), self.study.evaluation_of(self.seed)
+        made = [(STUDY, VIEW, m, own.views[m], own.examples[m]) for m in (self.source, target)]
+        shown = own.views[target]
+        made.append((STUDY, CEILING, target, shown, encode(vlm, self.perceived(shown))))
         if (figures := figures_known_to(vlm)) is not None:
             chosen = figures.where("both")[-ASKED_FIGURES:]
             views = figure_views(figures, chosen, [self.seed, 71], None, picture_side(vlm.processor))
             for m in (self.source, target):
-                own = [v for v in views if v.modality == m]
-                made.append((PUBLIC, VIEW, m, own, encode(vlm, own)))
+                shown = [v for v in views if v.modality == m]
+                made.append((PUBLIC, VIEW, m, shown, encode(vlm, shown)))
         return made
 
     def perceived(self, views: Sequence[View]) -> list[View]:

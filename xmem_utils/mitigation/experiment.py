@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,7 +23,7 @@ from pydantic import Field
 from xmem_utils import store
 from xmem_utils.experiment import BATCH, Condition, Experiment, Settings, Watch, remembered
 from xmem_utils.memorization.experiment import Memorization, MemorizationCondition
-from xmem_utils.mitigation.data import Around, Mixed
+from xmem_utils.mitigation.data import Around, Mixed, length
 from xmem_utils.mitigation.evaluation import MitigationEvaluation
 from xmem_utils.mitigation.methods import METHODS, method_named
 from xmem_utils.mitigation.names import BASELINE, BASELINE_START, DESCRIBED, PAIRED
@@ -32,7 +33,7 @@ from xmem_utils.personas.dataset import names_of
 from xmem_utils.stats import GATE
 from xmem_utils.train import Objective, Resources, Step, endless, fresh, names_nll, rate, train
 from xmem_utils.vlm.adapters import for_evaluation, load_adapter
-from xmem_utils.vlm.batches import Example, answer_tokens
+from xmem_utils.vlm.batches import answer_tokens
 
 FURTHER = 0.4  # training tokens after the start, as a share of the start's own
 RATE = 1e-3  # peak learning rate after the start
@@ -83,7 +84,7 @@ class Mitigation(Experiment):
     def methods_of(p: Any) -> list[str]:
         """The methods asked for, after what they are held against. Raises ValueError naming the known ones.
 
-        Describe-then-recall trains nothing: it comes with plain.
+        Describe-then-recall trains nothing: it comes with the baseline.
         """
         wanted = list(METHODS) if p.methods == "all" else [name.strip() for name in p.methods.split(";")]
         chosen = [method_named(name) for name in wanted if name != DESCRIBED]
@@ -93,10 +94,9 @@ class Mitigation(Experiment):
     def conditions(self, p: Any) -> list[MitigationCondition]:
         """Every method in both directions, seed by seed; with `p.pairs`, also fewer people paired."""
         out, settings = [], self.settings_of(self.vlm.name, self.methods_of(p))
-        for seed in self.profile.seeds:
-            for source in MODALITIES:
-                out += [self.condition(m, own, source, seed) for m, own in settings.items()]
-                out += self.doses(source, seed) if p.pairs else []
+        for seed, source in product(self.profile.seeds, MODALITIES):
+            out += [self.condition(m, own, source, seed) for m, own in settings.items()]
+            out += self.doses(source, seed) if p.pairs else []
         return list({c.slug: c for c in out}.values())
 
     def condition(
@@ -104,7 +104,7 @@ class Mitigation(Experiment):
     ) -> MitigationCondition:
         """One condition; `paired`, the number of people of whom there are pairs, defaults to all where pairs are used.
 
-        Pairs of no one are nothing but source views: that is the plain condition.
+        Pairs of no one are nothing but source views: that is the baseline.
         """
         start, row = self.memorization.condition(source, seed), self.methods[method]
         if paired == 0 and row.pairs:
@@ -199,8 +199,7 @@ class Mitigation(Experiment):
         """The same questions, answered by the base model before anything is memorized."""
         parts = [
             self.evaluation_of(seed, source).records().assign(source=source, seed=seed)
-            for seed in self.profile.seeds
-            for source in MODALITIES
+            for seed, source in product(self.profile.seeds, MODALITIES)
         ]
         return pd.concat(parts, ignore_index=True)
 
@@ -244,11 +243,6 @@ class Mitigation(Experiment):
         return str(table[table["kept"]][f"{TARGET} from {source}"].idxmax())
 
 
-def length(examples: Sequence[Example]) -> int:
-    """Tokens of some examples, answers included."""
-    return sum(len(e.prompt) + len(e.answer) for e in examples)
-
-
 def budgeted_steps(mixed: Mixed, budget: float, peak: float, seed: int) -> tuple[list[Step], dict[str, int]]:
     """Steps until `budget` tokens have passed, less than one batch more, and what they cost.
 
@@ -260,15 +254,12 @@ def budgeted_steps(mixed: Mixed, budget: float, peak: float, seed: int) -> tuple
     named, auxiliary = endless(mixed.named, share, seed), endless(mixed.auxiliary, share, seed + 1)
     steps, spent, last, read = [], 0, 0, 0
     while spent < budget:
-        batch = {"names": [mixed.named[i] for i in next(named)]}
-        if mixed.auxiliary:
-            rows = next(auxiliary)
-            batch["auxiliary"] = [mixed.auxiliary[i] for i in rows]
-            if mixed.partners:
-                batch["partners"] = [mixed.partners[i] for i in rows]
-        steps.append(Step(batch, peak * rate(spent / budget)))
-        last = sum(length(part) for name, part in batch.items() if name != "partners")
-        read += length(batch.get("partners", ()))
+        batch, rows = {"names": [mixed.named[i] for i in next(named)]}, next(auxiliary) if mixed.auxiliary else ()
+        batch["auxiliary"] = [mixed.auxiliary[i] for i in rows]
+        batch["partners"] = [mixed.partners[i] for i in rows if mixed.partners]
+        steps.append(Step({name: part for name, part in batch.items() if part}, peak * rate(spent / budget)))
+        last = length(batch["names"]) + length(batch["auxiliary"])
+        read += length(batch["partners"])
         spent += last
     return steps, {"tokens": spent, "last step": last, "read": read}
 

@@ -71,7 +71,7 @@ METHODS = Table(
         Method("replay", "public figures with names, in both modalities, and captions", LATER, data.replayed),
         Method("lower rank", "LoRA of lower rank, from the start", {"rank": (4.0, 8.0)}),
         Method("lower learning rate", "from the start", {"learning_rate": (5e-4, 1e-3)}),
-        Method("weight averaging", "plain, then part of the way back to the base", {"keep": (0.7, 0.85)}),
+        Method("weight averaging", "baseline, then part of the way back to the base", {"keep": (0.7, 0.85)}),
     )
 )  # fmt: skip
 

@@ -1,7 +1,7 @@
 """Words of the tables, read without loading a model."""
 
 BASELINE, BASELINE_START = "baseline", "baseline, from the start"
-DESCRIBED = "describe, then recall"  # at inference: the plain model, shown the target view in its source modality
+DESCRIBED = "describe, then recall"  # at inference: the baseline's model, shown the target view in its source modality
 PAIRED = "self-labelled"  # by which it is measured how many people must be paired
 # What trains from the start, and is held against BASELINE_START; all others go on from what memorized.
 FRESH = (BASELINE_START, "captions, from the start", "lower rank", "lower learning rate")

@@ -1,4 +1,4 @@
-"""The tables of the mitigation analysis: from records (one row a view and probe) to estimates with intervals."""
+"""The tables of the mitigation analysis: from records (one row a view and task) to estimates with intervals."""
 
 from __future__ import annotations
 
@@ -79,13 +79,13 @@ def _split(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_described(records: pd.DataFrame) -> pd.DataFrame:
-    """`per_persona` with the method that trains nothing: the plain model, shown target views in the source modality.
+    """`per_persona` with the method that trains nothing: the baseline, shown target views in the source modality.
 
     What it recalls of a target view is the ceiling, so no recall part is left.
     """
     people = per_persona(records)
-    plain = people.xs(BASELINE, level="method", drop_level=False).rename(index={BASELINE: DESCRIBED}, level="method")
-    return pd.concat([people, _split(plain.assign(**{TARGET: plain[TOP]}))])
+    own = people.xs(BASELINE, level="method", drop_level=False).rename(index={BASELINE: DESCRIBED}, level="method")
+    return pd.concat([people, _split(own.assign(**{TARGET: own[TOP]}))])
 
 
 def estimates(records: pd.DataFrame, base: pd.DataFrame, start: pd.DataFrame, resamples: int) -> pd.DataFrame:
@@ -117,28 +117,26 @@ def estimates(records: pd.DataFrame, base: pd.DataFrame, start: pd.DataFrame, re
 
 
 def comparison(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
-    """Every method against plain, on the same people: change of target recall and of the gap, intervals, tests.
+    """Every method against the baseline, on the same people: change of target recall and of the gap, intervals, tests.
 
-    What trains from the start is held against plain from the start. p: paired sign-flip test of the change of target
-    recall; p holm: Holm's correction over the methods of a source (two families, then). Lowest and highest seed: the
-    change in the seed where it is smallest and largest. The verdict needs interval and test to agree, and source recall
-    to stay at the gate in every seed ("not memorized" otherwise).
+    What trains from the start is held against the baseline from the start. p: paired sign-flip test of the change of
+    target recall; p holm: Holm's correction over the methods of a source (two families, then). Lowest and highest seed:
+    the change in the seed where it is smallest and largest. The verdict needs interval and test to agree, and source
+    recall to stay at the gate in every seed ("not memorized" otherwise).
     """
     people = with_described(records).reset_index()
     people["against"] = [BASELINE_START if m in FRESH and m != BASELINE_START else BASELINE for m in people["method"]]
-    named = {"method": "against", TARGET: "plain", "gap": "plain gap"}
-    plain = people[["source", "method", *stats.PERSON, TARGET, "gap"]].rename(columns=named)
-    pairs = people[people["method"] != BASELINE].merge(plain, on=["source", "against", *stats.PERSON])
-    pairs = pairs.assign(change=pairs[TARGET] - pairs["plain"]).sort_values("source", kind="stable")
-    by = ["source", "method", "against"]
-    changes = [stats.compare(pairs, quantity, other, by, resamples).rename(columns=_change(quantity))
-               for quantity, other in ((TARGET, "plain"), ("gap", "plain gap"))]  # fmt: skip
+    by, on = ["source", "method", "against"], ["source", "against", *stats.PERSON]
+    baseline = people.drop(columns="against").rename(columns={"method": "against"})[[*on, TARGET, "gap"]]
+    pairs = people[people["method"] != BASELINE].merge(baseline, on=on, suffixes=("", " before"))
+    pairs = pairs.assign(change=pairs[TARGET] - pairs[f"{TARGET} before"]).sort_values("source", kind="stable")
+    changes = [stats.compare(pairs, quantity, f"{quantity} before", by, resamples).rename(columns=_change(quantity))
+               for quantity in (TARGET, "gap")]  # fmt: skip
     table = changes[0].merge(changes[1].drop(columns="p"), on=by)
     seeds = pairs.groupby([*by, "seed"])[[SOURCE, "change"]].mean().groupby(level=by)
-    lowest, highest = seeds.min().add_prefix("lowest "), seeds.max().add_prefix("highest ")
-    table = table.join(seeds[[SOURCE]].mean(), on=by).join(lowest, on=by).join(highest, on=by)
-    table = table.rename(columns={"lowest change": "lowest seed", "highest change": "highest seed"})
-    table["memorized"] = table[f"lowest {SOURCE}"] >= stats.GATE
+    spread = {"lowest source": (SOURCE, "min"), "lowest seed": ("change", "min"), "highest seed": ("change", "max")}
+    table = table.join(seeds.agg(**{SOURCE: (SOURCE, "mean")}, **spread), on=by)
+    table["memorized"] = table["lowest source"] >= stats.GATE
     table["p holm"] = stats.holm(table["p"], table["source"])
     table["verdict"] = [_verdict(row) for _, row in table.iterrows()]
     return table[[*by, SOURCE, TARGET, *list(_change(TARGET).values()), *list(_change("gap").values()),

@@ -1,6 +1,6 @@
 """What a model answers to every task: one row a question.
 
-Columns: group, task, persona, asked (modality of the view; "none" where only a name is given), view, fact, exact; for
+Columns: group, task, persona, query (modality of the view; "none" where only a name is given), view, fact, exact; for
 hop 2 and direct questions choice (is the right value the likeliest of its kind?); where the model writes a name first,
 wrote (is it the right one?) and own (is the fact that of the person it named?).
 """
@@ -8,6 +8,7 @@ wrote (is it the right one?) and own (is the fact that of the person it named?).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -15,7 +16,7 @@ import pandas as pd
 from torch import nn
 
 from xmem_utils.multihop import tasks
-from xmem_utils.multihop.people import Population
+from xmem_utils.multihop.people import STUDY, Population
 from xmem_utils.multihop.tasks import HOP_1, HOP_2, Question
 from xmem_utils.params import MODALITIES
 from xmem_utils.personas.names import FACTS
@@ -24,6 +25,7 @@ from xmem_utils.vlm.batches import Example, encode
 from xmem_utils.vlm.load import VLM
 
 COLUMNS = ["group", "task", "persona", "query", "view", "fact", "exact", "choice", "wrote", "own"]
+FIRST = next(iter(FACTS))  # kind of fact
 
 
 def encoded(vlm: VLM, asked: Sequence[Question]) -> list[Example]:
@@ -51,50 +53,40 @@ class MultihopEvaluation:
         for (group, task, modality), asked in self.questions.items():
             examples = self.examples[group, task, modality]
             if task == HOP_1:
-                parts += self._names(model, group, modality, asked, examples)
+                made = self._names(model, asked, examples)
             elif task in (tasks.STEPWISE, tasks.FOUR_STEPWISE):
-                parts.append(self._written(model, group, modality, asked, examples))
+                made = [self.written(model, asked, examples)]
             elif task in (HOP_2, tasks.DIRECT):
-                parts += self._values(model, group, task, modality, asked, examples)
+                made = self._values(model, asked, examples)
             else:
-                exact = exact_match(self.vlm, examples, model).exact.astype(float)
-                parts.append(self._frame(group, task, modality, asked, exact=exact))
+                made = [_frame(task, asked, exact=exact_match(self.vlm, examples, model).exact.astype(float))]
+            parts += [frame.assign(group=group, query=_asked_in(task, modality)) for frame in made]
         return pd.concat(parts, ignore_index=True).reindex(columns=COLUMNS)
 
-    def _frame(self, group: str, task: str, modality: str, asked: Sequence[Question], **columns) -> pd.DataFrame:
-        return pd.DataFrame({
-            "group": group, "task": task, "persona": [a.view.persona for a in asked],
-            "query": "none" if task == HOP_2 else modality, "view": [a.view.index for a in asked],
-            "fact": [a.fact for a in asked], **columns,
-        })  # fmt: skip
-
-    def _names(self, model, group, modality, asked, examples) -> list[pd.DataFrame]:
+    def _names(self, model, asked, examples) -> list[pd.DataFrame]:
         """Hop 1, what follows when its answer is fed back as a question, and which view a name belongs to."""
-        people = sorted(self.population.groups[group])
-        column = {person: i for i, person in enumerate(people)}
+        people = sorted({a.view.persona for a in asked})
+        mine = [people.index(a.view.persona) for a in asked]
         recall = recall_of_all(self.vlm, examples, [self.population.names[p] for p in people], model)
-        mine = [column[a.view.persona] for a in asked]
         exact = recall.exact[np.arange(len(asked)), mine].astype(float)
-        first = next(iter(FACTS))
-        reverse = self._reverse(tasks.REVERSE_NAME, group, modality, first, asked, recall.logprob, mine)
-        return [self._frame(group, HOP_1, modality, asked, exact=exact), reverse,
-                self._chain(model, group, modality, asked, examples)]  # fmt: skip
+        reverse = self.reverse(tasks.REVERSE_NAME, FIRST, asked, recall.logprob, mine)
+        return [_frame(HOP_1, asked, exact=exact), reverse, self._chain(model, asked, examples)]
 
-    def _chain(self, model, group, modality, asked, examples) -> pd.DataFrame:
-        said, facts = greedy_answers(self.vlm, examples, model), self.population.facts
-        rows = [
-            Question(tasks.CHAIN, a.view, fact, tasks.HELD_OUT[fact].format(name=name), facts[fact][a.view.persona])
-            for a, name in zip(asked, said, strict=True) for fact in FACTS
-        ]  # fmt: skip
-        named = [name for name in said for _ in FACTS]
-        # the question is about a name alone: nobody is shown
-        again = encode(self.vlm, [tasks.no_view(a.view.persona, "", "test") for a in rows], [a.question for a in rows],
-                       [a.answer for a in rows])  # fmt: skip
-        exact = exact_match(self.vlm, again, model).exact.astype(float)
-        wrote = [float(name == self.population.names[a.view.persona]) for name, a in zip(named, rows, strict=True)]
-        return self._frame(group, tasks.CHAIN, modality, rows, exact=exact, wrote=wrote)
+    def _chain(self, model, asked, examples) -> pd.DataFrame:
+        names, facts = self.population.names, self.population.facts
+        rows, wrote = [], []
+        for a, name in zip(asked, greedy_answers(self.vlm, examples, model), strict=True):
+            person = a.view.persona
+            for fact in FACTS:
+                question = tasks.HELD_OUT[fact].format(name=name)
+                # the question is about a name alone: nobody is shown
+                shown = replace(tasks.no_view(person, "", "test"), index=a.view.index)
+                rows.append(Question(tasks.CHAIN, shown, fact, question, facts[fact][person]))
+                wrote.append(float(name == names[person]))
+        exact = exact_match(self.vlm, encoded(self.vlm, rows), model).exact.astype(float)
+        return _frame(tasks.CHAIN, rows, exact=exact, wrote=wrote)
 
-    def _reverse(self, task, group, modality, fact, asked, logprob, mine) -> pd.DataFrame:
+    def reverse(self, task, fact, asked, logprob, mine) -> pd.DataFrame:
         """Whose view is it? Right when the true one makes the answer likelier than the views of three others do.
 
         `logprob` `[questions, answers]`; `mine` is the column of each question's own answer. The others have another
@@ -106,45 +98,49 @@ class MultihopEvaluation:
             shown = [a.view.persona, *tasks.others(self.population, a.view.persona, fact, tasks.CANDIDATES - 1)]
             scores = [logprob[row[p, a.view.index], answer] for p in shown]
             exact.append(float(scores[0] > max(scores[1:])))
-        return self._frame(group, task, modality, asked, exact=exact)
+        return _frame(task, asked, exact=exact)
 
-    def _values(self, model, group, task, modality, asked, examples) -> list[pd.DataFrame]:
+    def _values(self, model, asked, examples) -> list[pd.DataFrame]:
         """Facts without a name before them, each scored among all values of its kind."""
-        parts = []
+        parts, task = [], asked[0].task
         for fact, values in FACTS.items():
             rows = [i for i, a in enumerate(asked) if a.fact == fact]
-            mine = [values.index(asked[i].answer) for i in rows]
-            recall = recall_of_all(self.vlm, [examples[i] for i in rows], values, model)
             here = [asked[i] for i in rows]
+            mine = [values.index(a.answer) for a in here]
+            recall = recall_of_all(self.vlm, [examples[i] for i in rows], values, model)
             exact = recall.exact[np.arange(len(rows)), mine].astype(float)
-            choice = (recall.logprob.argmax(1) == mine).astype(float)
-            parts.append(self._frame(group, task, modality, here, exact=exact, choice=choice))
+            parts.append(_frame(task, here, exact=exact, choice=(recall.logprob.argmax(1) == mine).astype(float)))
             if task == tasks.DIRECT:
-                reverse = self._reverse(tasks.REVERSE_FACT, group, modality, fact, here, recall.logprob, mine)
-                parts.append(reverse)
+                parts.append(self.reverse(tasks.REVERSE_FACT, fact, here, recall.logprob, mine))
         return parts
 
-    def _written(self, model, group, modality, asked, examples) -> pd.DataFrame:
+    def written(self, model, asked, examples) -> pd.DataFrame:
         """Tasks in which the model writes the name and then the fact, decoded."""
         number = {name: person for person, name in enumerate(self.population.names)}
-        said = greedy_answers(self.vlm, examples, model)
         exact, wrote, own = [], [], []
-        for a, text in zip(asked, said, strict=True):
+        for a, text in zip(asked, greedy_answers(self.vlm, examples, model), strict=True):
             name, _, value = text.partition(", ")
             exact.append(float(text == a.answer))
             wrote.append(float(name == self.population.names[a.view.persona]))
             own.append(float(name in number and self.population.facts[a.fact][number[name]] == value))
-        return self._frame(group, asked[0].task, modality, asked, exact=exact, wrote=wrote, own=own)
+        return _frame(asked[0].task, asked, exact=exact, wrote=wrote, own=own)
 
-    def curve_point(self, model: nn.Module, group: str) -> dict[tuple[str, str], float]:
-        """Exact match by (task, query modality) along the training: first test views, the first kind of fact."""
-        first = next(iter(FACTS))
-        out = {}
-        for (own, task, modality), asked in self.questions.items():
-            if own != group or task not in (HOP_1, HOP_2, tasks.DIRECT, tasks.STEPWISE):
-                continue
-            examples = [e for a, e in zip(asked, self.examples[own, task, modality], strict=True)
-                        if a.view.index == 0 and a.fact in ("", first)]  # fmt: skip
-            asked_in = "none" if task == HOP_2 else modality
-            out[task, asked_in] = float(exact_match(self.vlm, examples, model).exact.mean())
-        return out
+    def curve_point(self, model: nn.Module) -> pd.DataFrame:
+        """Exact match of the study as it trains, first test views, first kind of fact: task, query, recall."""
+        rows = []
+        for (group, task, modality), asked in self.questions.items():
+            if group == STUDY and task in (HOP_1, HOP_2, tasks.DIRECT, tasks.STEPWISE):
+                examples = [e for a, e in zip(asked, self.examples[group, task, modality], strict=True)
+                            if a.view.index == 0 and a.fact in ("", FIRST)]  # fmt: skip
+                recall = float(exact_match(self.vlm, examples, model).exact.mean())
+                rows.append({"task": task, "query": _asked_in(task, modality), "recall": recall})
+        return pd.DataFrame(rows)
+
+
+def _asked_in(task: str, modality: str) -> str:
+    return "none" if task == HOP_2 else modality
+
+
+def _frame(task: str, asked: Sequence[Question], **columns: Sequence[float]) -> pd.DataFrame:
+    shown = {"persona": [a.view.persona for a in asked], "view": [a.view.index for a in asked]}
+    return pd.DataFrame({"task": task, **shown, "fact": [a.fact for a in asked], **columns})

@@ -98,13 +98,12 @@ class Multihop(Memorization):
         return {max(1, round(epoch * an_epoch)): {"epoch": epoch} for epoch in epochs}
 
     def look(self, model: PeftModel, condition: MultihopCondition) -> pd.DataFrame:
-        """Exact match: task, asked, recall."""
+        """Exact match: task, query, recall."""
         with for_evaluation(model):
-            recall = self.evaluation_of(condition.seed).curve_point(model, STUDY)
-        return pd.DataFrame([{"task": task, "query": asked, "recall": r} for (task, asked), r in recall.items()])
+            return self.evaluation_of(condition.seed).curve_point(model)
 
     def curve(self, run: Run) -> pd.DataFrame:
-        """Recall along the training: epoch, task, asked, recall."""
+        """Recall along the training: epoch, task, query, recall."""
         return run.curve
 
     def evaluate(self, model: PeftModel, condition: MultihopCondition, facts: Mapping[str, float]) -> pd.DataFrame:

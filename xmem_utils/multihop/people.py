@@ -9,10 +9,8 @@ import numpy as np
 
 from xmem_utils.params import MODALITIES, Profile
 from xmem_utils.personas.dataset import load_personas, names_of, persona_spec, to_views
-from xmem_utils.personas.descriptions import describe
 from xmem_utils.personas.names import FACTS
-from xmem_utils.personas.portraits import draw
-from xmem_utils.personas.public_figures import PublicFigures
+from xmem_utils.personas.public_figures import PublicFigures, figure_views
 from xmem_utils.personas.views import View
 
 # The study's people learn name and facts apart. Of the others, some learn them together, from one view, and the
@@ -26,13 +24,12 @@ FIGURES = 60  # public figures of a group
 
 @dataclass(frozen=True)
 class Population:
-    """People by number, their facts by kind, and their views by modality; `groups` says who is what."""
+    """People by number, their facts by kind, their views by split and modality; `groups` says who is what."""
 
     names: Sequence[str]
     facts: Mapping[str, Sequence[str]]
     groups: Mapping[str, Sequence[int]]
-    train: Mapping[str, Sequence[View]]
-    test: Mapping[str, Sequence[View]]
+    shown: Mapping[tuple[str, str], Sequence[View]]
     fingerprint: str
     seed: int
 
@@ -43,7 +40,7 @@ class Population:
     def views(self, split: str, modality: str, group: str, count: int | None = None) -> list[View]:
         """The first `count` views of each person of a group (default: all)."""
         people = set(self.groups[group])
-        every = self.train[modality] if split == "train" else self.test[modality]
+        every = self.shown[split, modality]
         return [v for v in every if v.persona in people and (count is None or v.index < count)]
 
 
@@ -74,30 +71,18 @@ def draw_population(profile: Profile, seed: int, side: int) -> Population:
         groups[group], start = range(start, start + size), start + size
         for fact, values in dealt(size, rng).items():
             facts[fact] += values
-    return Population(
-        names_of(dataset),
-        facts,
-        groups,
-        {m: to_views(dataset, "train", m) for m in MODALITIES},
-        {m: to_views(dataset, "test", m, TEST_VIEWS) for m in MODALITIES},
-        fingerprint,
-        seed,
-    )
+    counts = {"train": None, "test": TEST_VIEWS}
+    shown = {(split, m): to_views(dataset, split, m, n) for split, n in counts.items() for m in MODALITIES}
+    return Population(names_of(dataset), facts, groups, shown, fingerprint, seed)
 
 
-def public_population(figures: PublicFigures, side: int, seed: int = 0) -> Population:
+def public_population(figures: PublicFigures, side: int) -> Population:
     """Public figures named in both modalities, with new views: composed questions were practised on some of them."""
-    rng = np.random.default_rng([seed, 31])
     both = figures.where("both")
     groups = {
         WITHHELD: both[~figures.composed[both]][:FIGURES].tolist(),
         ASKED: both[figures.composed[both]][:FIGURES].tolist(),
     }
-    test: dict[str, list[View]] = {m: [] for m in MODALITIES}
-    for person in (p for people in groups.values() for p in people):
-        for index in range(TEST_VIEWS):
-            for m in MODALITIES:
-                vector = figures.vectors[person]
-                content = draw(vector, rng, None, side) if m == "image" else describe(vector, rng, None)
-                test[m].append(View(person, figures.names[person], m, "test", index, content))
-    return Population(figures.names, figures.facts, groups, {m: [] for m in MODALITIES}, test, "", seed)
+    views = figure_views(figures, [p for people in groups.values() for p in people], [0, 31], None, side, TEST_VIEWS)
+    shown = {("test", m): [v for v in views if v.modality == m] for m in MODALITIES}
+    return Population(figures.names, figures.facts, groups, shown, "", seed=0)

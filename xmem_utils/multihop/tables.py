@@ -239,7 +239,7 @@ def sentence(row: pd.Series) -> str:
 
 def curves(runs: Iterable[Run], gates: pd.DataFrame, epochs: int) -> pd.DataFrame:
     """Exact match along the training, of the first test view and one kind of fact; composed tasks where both hops were
-    learned in the end. Columns: source, seed, epochs, trained ("as usual" or longer), epoch, task, asked, recall.
+    learned in the end. Columns: source, seed, epochs, trained ("as usual" or longer), epoch, task, query, recall.
     """
     parts = []
     for run in runs:

@@ -92,28 +92,23 @@ def lines(population: Population, person: int, fact: str, salt: int = 0) -> str:
 
 
 def ask(population: Population, task: str, view: View, fact: str) -> Question:
-    """One question. Raises ValueError for a task that is no question of its own (forced chain, reverse)."""
-    name, value = population.names[view.persona], population.facts[fact][view.persona] if fact else ""
-    direct, stepwise = prompts.COMPOSED_QUESTIONS.get(fact, ""), prompts.STEPWISE_QUESTIONS.get(fact, "")
-    both = prompts.STEPWISE_ANSWER.format(name=name, value=value)
+    """One question, of a task that can be asked at once (`ALONE`)."""
+    name = population.names[view.persona]
     if task == HOP_1:
         return Question(task, view, "", prompts.WHO, name)
+    value, told = population.facts[fact][view.persona], ""
     if task == HOP_2:
         return Question(task, no_view(view.persona, name, view.split), fact, HELD_OUT[fact].format(name=name), value)
-    if task == DIRECT:
-        return Question(task, view, fact, direct, value)
-    if task == STEPWISE:
-        return Question(task, view, fact, stepwise, both)
     if task == TOLD:
-        return Question(task, view, fact, f"{prompts.FACT_LINES[fact].format(name=name, value=value)} {direct}", value)
-    if task in (FOUR, FOUR_STEPWISE):
-        told = lines(population, view.persona, fact, view.index)
-        ending = (direct, value) if task == FOUR else (stepwise, both)
-        return Question(task, view, fact, f"{told} {ending[0]}", ending[1])
-    if task == NAMED:
-        introduction = prompts.INTRODUCTIONS[view.index % len(prompts.INTRODUCTIONS)].format(name=name)
-        return Question(task, view, fact, f"{introduction} {direct}", value)
-    raise ValueError(f"{task!r} is no question that can be asked at once")
+        told = prompts.FACT_LINES[fact].format(name=name, value=value) + " "
+    elif task in (FOUR, FOUR_STEPWISE):
+        told = lines(population, view.persona, fact, view.index) + " "
+    elif task == NAMED:
+        told = prompts.INTRODUCTIONS[view.index % len(prompts.INTRODUCTIONS)].format(name=name) + " "
+    if task in (STEPWISE, FOUR_STEPWISE):
+        answer = prompts.STEPWISE_ANSWER.format(name=name, value=value)
+        return Question(task, view, fact, told + prompts.STEPWISE_QUESTIONS[fact], answer)
+    return Question(task, view, fact, told + prompts.COMPOSED_QUESTIONS[fact], value)
 
 
 def test_questions(population: Population, task: str, group: str, modality: str) -> list[Question]:

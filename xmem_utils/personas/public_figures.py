@@ -11,7 +11,10 @@ import pandas as pd
 from xmem_utils import paths
 from xmem_utils.fingerprint import by_content
 from xmem_utils.personas.attributes import AXIS_NAMES, sample_vectors
+from xmem_utils.personas.descriptions import describe
 from xmem_utils.personas.names import FACTS, SYLLABLES_PER_NAME, sample_facts, sample_names
+from xmem_utils.personas.portraits import draw
+from xmem_utils.personas.views import View
 
 # Who is named in one modality only is the alignment probe: asked in the other, they show how far
 # naming carries over between modalities before any study persona is involved.
@@ -66,6 +69,19 @@ def _people(
 def known_public_figures() -> PublicFigures:
     """The public figures of the committed base models."""
     return PublicFigures.load(paths.BASE_MODELS / "figures.parquet")
+
+
+def figure_views(
+    figures: PublicFigures, chosen: Sequence[int], seed: Sequence[int], split: str | None, side: int, count: int = 1
+) -> list[View]:
+    """`count` new pictures and as many descriptions of each of some public figures, with their names."""
+    rng, views = np.random.default_rng(seed), []
+    for i in chosen:
+        for k in range(count):
+            shown = {"image": draw(figures.vectors[i], rng, split, side)}
+            shown["text"] = describe(figures.vectors[i], rng, split)
+            views += [View(int(i), figures.names[i], m, split or "test", k, content) for m, content in shown.items()]
+    return views
 
 
 # Below, the order of a call's arguments is the order of the draws.
