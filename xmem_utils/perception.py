@@ -22,51 +22,50 @@ from xmem_utils.vlm.prompts import AXIS_QUESTIONS
 Reading = dict[tuple[str, str], tuple[list[View], list[Example], dict[int, str]]]
 
 
-def readout(
-    vlm: VLM, dataset: DatasetDict, axes: Sequence[str] = tuple(AXES), model: nn.Module | None = None
-) -> pd.DataFrame:
+def readout(vlm: VLM, dataset: DatasetDict) -> pd.DataFrame:
     """One row a persona, modality and axis, from the persona's first test view: persona, asked, axis, correct, chance.
-
-    `model` replaces the VLM's own (a PEFT model around it, say).
 
     Multiple choice: the value of the axis with the highest log-probability is the answer, so a model need
     not know our wording. Only drawn personas have axes: raises KeyError for a user's own people.
     """
-    return read(vlm, axis_examples(vlm, dataset, axes), model)
+    return read(vlm, axis_examples(vlm, dataset))
 
 
-def axis_examples(
-    vlm: VLM, dataset: DatasetDict, axes: Sequence[str] = tuple(AXES), personas: Sequence[int] | None = None
-) -> Reading:
+def axis_examples(vlm: VLM, dataset: DatasetDict, personas: Sequence[int] | None = None) -> Reading:
     """What `read` asks: about everybody, or about some `personas`; to be made once for many models."""
     out = {}
     for asked in MODALITIES:
         views = to_views(dataset, "test", asked, per_persona=1)
         views = [view for view in views if personas is None or view.persona in personas]
-        for axis in axes:
+        for axis in AXES:
             truth = dict(zip(dataset["test"]["persona"], dataset["test"][axis], strict=True))
-            answers = [AXES[axis][0].name] * len(views)  # plays no part: all values are scored
-            out[asked, axis] = views, encode(vlm, views, AXIS_QUESTIONS[axis], answers), truth
+            out[asked, axis] = views, _asking(vlm, views, axis), truth
     return out
 
 
 def read(vlm: VLM, examples: Reading, model: nn.Module | None = None) -> pd.DataFrame:
-    """The table of `readout`, from examples that are encoded already."""
+    """The table of `readout`, from examples that are encoded already.
+
+    `model` replaces the VLM's own (a PEFT model around it, say).
+    """
     rows = []
     for (asked, axis), (views, asking, truth) in examples.items():
-        values = [value.name for value in AXES[axis]]
-        best = recall_of_all(vlm, asking, values, model).logprob.argmax(1)
-        correct = [values[b] == truth[view.persona] for b, view in zip(best, views, strict=True)]
+        best = _likeliest(vlm, asking, axis, model)
+        correct = [AXES[axis][b].name == truth[view.persona] for b, view in zip(best, views, strict=True)]
         rows.append(pd.DataFrame({"persona": [view.persona for view in views], "query": asked, "axis": axis,
-                                  "correct": correct, "chance": 1 / len(values)}))  # fmt: skip
+                                  "correct": correct, "chance": 1 / len(AXES[axis])}))  # fmt: skip
     return pd.concat(rows, ignore_index=True).astype({"correct": float, "persona": np.int64})
 
 
-def values_read(vlm: VLM, views: Sequence[View], model: nn.Module | None = None) -> np.ndarray:
+def values_read(vlm: VLM, views: Sequence[View]) -> np.ndarray:
     """The likeliest value of each axis in each view, as indices `[views, axes]`."""
-    best = []
-    for axis, values in AXES.items():
-        names = [value.name for value in values]
-        examples = encode(vlm, views, AXIS_QUESTIONS[axis], names[:1] * len(views))
-        best.append(recall_of_all(vlm, examples, names, model).logprob.argmax(1))
-    return np.stack(best, 1)
+    return np.stack([_likeliest(vlm, _asking(vlm, views, axis), axis) for axis in AXES], 1)
+
+
+def _asking(vlm: VLM, views: Sequence[View], axis: str) -> list[Example]:
+    # the answer plays no part: all values are scored
+    return encode(vlm, views, AXIS_QUESTIONS[axis], [AXES[axis][0].name] * len(views))
+
+
+def _likeliest(vlm: VLM, examples: Sequence[Example], axis: str, model: nn.Module | None = None) -> np.ndarray:
+    return recall_of_all(vlm, examples, [value.name for value in AXES[axis]], model).logprob.argmax(1)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -147,32 +146,32 @@ def plan(
     """
     model = on_meta(config)
     length = tokens or sequence_length(config)
-    parameters = list(model.parameters())
     memory: Counter[str] = Counter()
-    for p in parameters:
+    for p in model.parameters():
         memory[f"weights, {str(p.dtype).removeprefix('torch.')}"] += p.nbytes
     linear = sum(model.get_submodule(name).weight.numel() for name in language_linears(model))
-    language, total = _count(model.get_decoder().parameters()), _count(parameters)
+    language, total = (sum(p.numel() for p in part.parameters()) for part in (model.get_decoder(), model))
     together = -(-training.batch_size // (training.resources.accumulation * processes))  # examples in one pass
     activations = activation_bytes(config, model, together * length, training.resources.gradient_checkpointing)
     # of the answer's logits there are three in float32: themselves, their softmax, their gradient
     logits = together * ANSWER_TOKENS * config.get_text_config().vocab_size * 4 * 3
     with torch.device("meta"):
-        lora = [p for p in adapt(model, training.rank).parameters() if p.requires_grad]
-    size = sum(p.nbytes for p in lora)
-    memory["LoRA and its gradients"] = memory["optimizer"] = 2 * size  # AdamW: first and second moment
+        trained = [p for p in adapt(model, training.rank).parameters() if p.requires_grad]
+    lora = sum(p.numel() for p in trained)
+    # AdamW: first and second moment
+    memory["LoRA and its gradients"] = memory["optimizer"] = 2 * sum(p.nbytes for p in trained)
     memory["activations (estimate)"] = activations + logits
     views = profile.personas * profile.train_views
     vision = getattr(config, "vision_config", None)
     patches = (vision.image_size // vision.patch_size) ** 2 if hasattr(vision, "image_size") else 0
     # each picture passes the vision tower once, forward
     seeing = 2.0 * (total - language) * (views + profile.personas * profile.test_views) * patches
-    a_token = operations(linear, _count(lora), training.resources.gradient_checkpointing)
+    a_token = operations(linear, lora, training.resources.gradient_checkpointing)
     flops = views * profile.epochs * length * a_token + seeing
     return Plan(
         parameters=total,
         parameters_of_language_model=language,
-        lora_parameters=_count(lora),
+        lora_parameters=lora,
         memory=dict(memory),
         memory_bytes=memory.total(),
         sequence_tokens=length,
@@ -180,10 +179,6 @@ def plan(
         flops=flops,
         seconds=flops / (tflops * 1e12) if tflops else None,
     )
-
-
-def _count(parameters: Iterable[nn.Parameter]) -> int:
-    return sum(p.numel() for p in parameters)
 
 
 def measured_seconds(model: str, training: Training) -> float:

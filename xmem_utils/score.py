@@ -7,6 +7,7 @@ decoding leaves the true prefix at the first miss. So one pass a batch replaces 
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -48,49 +49,69 @@ def _batches(examples: Sequence[Example], extra: int = 0) -> Iterator[list[int]]
         yield batch
 
 
-@torch.inference_mode()
+def in_batches(vlm: VLM, examples: Sequence[Example]) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
+    """Rows and left-padded batches on the model's device, of similar lengths so that little is padding."""
+    for rows in _batches(examples):
+        batch = collate([examples[i] for i in rows], vlm.processor.tokenizer.pad_token_id, side="left")
+        yield rows, {k: v.to(vlm.device) for k, v in batch.items()}
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """The model in eval mode and without gradients; afterwards in the mode that it was in."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield model
+    finally:
+        model.train(training)
+
+
 def exact_match(vlm: VLM, examples: Sequence[Example], model: nn.Module | None = None) -> Recall:
     """Teacher-forced exact match and log-probability of every example's answer.
 
     `model` replaces the VLM's own (a PEFT model around it, say).
     """
-    model = vlm.model if model is None else model
     exact, logprob, least = np.zeros(len(examples), bool), np.zeros(len(examples)), np.zeros(len(examples))
-    training = model.training
-    model.eval()
-    for rows in _batches(examples):
-        batch = collate([examples[i] for i in rows], vlm.processor.tokenizer.pad_token_id, side="left")
-        batch = {k: v.to(vlm.device) for k, v in batch.items()}
-        keep = max(len(examples[i].answer) for i in rows)
-        said = forward(model, batch, keep)
-        logits, labels = said.logits, said.labels
-        asked = labels != -100
-        exact[rows] = ((logits.argmax(-1) == labels) | ~asked).all(1).cpu().numpy()
-        scores = torch.log_softmax(logits.float(), -1)
-        scores = scores.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
-        logprob[rows] = (scores * asked).sum(1).cpu().numpy()
-        fifth = (asked.sum(1) / 5).ceil().long()[:, None]
-        sorted_scores = scores.masked_fill(~asked, torch.inf).sort(1).values
-        among = torch.arange(keep, device=scores.device) < fifth
-        least[rows] = (sorted_scores.masked_fill(~among, 0).sum(1) / fifth[:, 0]).cpu().numpy()
-    model.train(training)
+    with evaluating(vlm.model if model is None else model) as model:
+        for rows, batch in in_batches(vlm, examples):
+            keep = max(len(examples[i].answer) for i in rows)
+            said = forward(model, batch, keep)
+            logits, labels = said.logits, said.labels
+            asked = labels != -100
+            exact[rows] = ((logits.argmax(-1) == labels) | ~asked).all(1).cpu().numpy()
+            scores = torch.log_softmax(logits.float(), -1)
+            scores = scores.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+            logprob[rows] = (scores * asked).sum(1).cpu().numpy()
+            fifth = (asked.sum(1) / 5).ceil().long()[:, None]
+            sorted_scores = scores.masked_fill(~asked, torch.inf).sort(1).values
+            among = torch.arange(keep, device=scores.device) < fifth
+            least[rows] = (sorted_scores.masked_fill(~among, 0).sum(1) / fifth[:, 0]).cpu().numpy()
     return Recall(exact, logprob, least)
 
 
-@torch.inference_mode()
 def recall_of_all(
-    vlm: VLM, examples: Sequence[Example], names: Sequence[str], model: nn.Module | None = None
+    vlm: VLM,
+    examples: Sequence[Example],
+    names: Sequence[str],
+    model: nn.Module | None = None,
+    given: np.ndarray | None = None,
 ) -> Recall:
     """Exact match and log-probability of every name after every prompt, both `[examples, names]`.
 
     Each prompt runs once; then the tree of all names runs once against its key-value cache. A class whose cache or
     masks do not allow that (found out by trying it on two of the prompts) gets a pass for every name instead, with a
-    warning. The examples' own answers play no part.
+    warning. The examples' own answers play no part. With `given`, see `ranked`, names that cannot reach the first of
+    them have -inf.
     """
-    return _recall(vlm, examples, answer_tokens(vlm, names), model)
+    answers = answer_tokens(vlm, names)
+    with evaluating(vlm.model if model is None else model) as model:
+        if _tree_is_exact(vlm, examples, answers, model, given is not None):
+            return _by_tree(vlm, examples, answers, model, given, margin=vlm.rounding)
+        return _name_by_name(vlm, examples, answers, model)
 
 
-@torch.inference_mode()
 def ranked(
     vlm: VLM, examples: Sequence[Example], names: Sequence[str], given: np.ndarray, model: nn.Module | None = None
 ) -> Recall:
@@ -101,35 +122,15 @@ def ranked(
     of names (see `recall_of_all`) gets a pass for every name.
     """
     given = np.asarray(given)
-    every = _recall(vlm, examples, answer_tokens(vlm, names), model, given)
+    every = recall_of_all(vlm, examples, names, model, given)
     rows = np.arange(len(examples))[:, None]
     return Recall(every.exact[rows, given], every.logprob[rows, given], rank=ranks(every.logprob, given[:, 0]))
-
-
-def _recall(
-    vlm: VLM, examples: Sequence[Example], answers: _Answers, model: nn.Module | None, given: np.ndarray | None = None
-) -> Recall:
-    """Exact match and log-probability `[examples, names]`; -inf where a name cannot reach the first of `given`."""
-    model = vlm.model if model is None else model
-    training = model.training
-    model.eval()
-    if _tree_is_exact(vlm, examples, answers, model, given is not None):
-        recall = _by_tree(vlm, examples, answers, model, given, margin=_rounding(vlm))
-    else:
-        recall = _name_by_name(vlm, examples, answers, model)
-    model.train(training)
-    return recall
 
 
 def _name_by_name(vlm: VLM, examples: Sequence[Example], answers: _Answers, model: nn.Module) -> Recall:
     """What `recall_of_all` returns, by plain teacher-forced passes."""
     columns = [exact_match(vlm, [with_answer(e, answer) for e in examples], model) for answer in answers]
     return Recall(np.stack([c.exact for c in columns], 1), np.stack([c.logprob for c in columns], 1, dtype=np.float32))
-
-
-def _rounding(vlm: VLM) -> float:
-    """How far two ways to compute a score may be apart, absolutely and in proportion to it."""
-    return torch.finfo(vlm.model.dtype).eps ** 0.5
 
 
 def _tree_is_exact(vlm: VLM, examples: Sequence[Example], answers: _Answers, model: nn.Module, by_level: bool) -> bool:
@@ -145,17 +146,17 @@ def _tree_is_exact(vlm: VLM, examples: Sequence[Example], answers: _Answers, mod
     if key not in vlm.checked:
         picked = sorted({0, len(answers) - 1, max(range(len(answers)), key=lambda i: len(answers[i]))})
         plain = _name_by_name(vlm, ends, [answers[i] for i in picked], model).logprob
-        near, given = _rounding(vlm), np.zeros((2, 1), int) if by_level else None
+        given = np.zeros((2, 1), int) if by_level else None
         try:
             tree = _by_tree(vlm, ends, answers, model, given, margin=np.inf).logprob[:, picked]
-            vlm.checked[key] = np.allclose(tree, plain, rtol=near, atol=near, equal_nan=True)
+            vlm.checked[key] = np.allclose(tree, plain, rtol=vlm.rounding, atol=vlm.rounding, equal_nan=True)
         except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):  # a cache that takes no such mask
             vlm.checked[key] = False
         if not vlm.checked[key]:
             warnings.warn(
                 f"{type(vlm.model).__name__} cannot score all names in one pass for prompts of "
                 f"{len(ends[-1].prompt)} tokens; each of {len(answers)} names gets a pass of its own",
-                stacklevel=4,
+                stacklevel=3,
             )
     return vlm.checked[key]
 
@@ -163,7 +164,7 @@ def _tree_is_exact(vlm: VLM, examples: Sequence[Example], answers: _Answers, mod
 def _by_tree(
     vlm: VLM, examples: Sequence[Example], answers: _Answers, model: nn.Module, given: np.ndarray | None, margin: float
 ) -> Recall:
-    """What `_recall` returns, by running the tree of the names after each prompt, whole or level by level."""
+    """What `recall_of_all` returns, by running the tree of the names after each prompt, whole or level by level."""
     tree = NameTree.of(answers, vlm.device)
     exact, logprob = (np.zeros((len(examples), len(answers)), kind) for kind in (bool, np.float32))
     bare = [with_answer(e, torch.empty(0, dtype=torch.long)) for e in examples]
@@ -184,26 +185,20 @@ def ranks(logprobs: np.ndarray, true: np.ndarray) -> np.ndarray:
     return (logprobs >= mine).sum(1)
 
 
-@torch.inference_mode()
 def greedy_answers(
     vlm: VLM, examples: Sequence[Example], model: nn.Module | None = None, max_new_tokens: int = 12
 ) -> list[str]:
     """What the model writes, decoded greedily: to show wrong answers and to check `exact_match`."""
-    model = vlm.model if model is None else model
-    training = model.training
-    model.eval()
     tokenizer, ends = vlm.processor.tokenizer, end_tokens(vlm)
     out = [""] * len(examples)
     bare = [with_answer(e, torch.empty(0, dtype=torch.long)) for e in examples]
-    for rows in _batches(bare):
-        batch = collate([bare[i] for i in rows], tokenizer.pad_token_id, side="left")
-        batch = {k: v.to(vlm.device) for k, v in batch.items()}
-        made = model.generate(
-            **model_inputs(batch), max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=sorted(ends)
-        )
-        for i, ids in zip(rows, made[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
-            end = next((k for k, token in enumerate(ids) if token in ends), len(ids))
-            # special tokens are shown: a name with image tokens behind it is not the name
-            out[i] = tokenizer.decode(ids[:end], skip_special_tokens=False).strip()
-    model.train(training)
+    with evaluating(vlm.model if model is None else model) as model:
+        for rows, batch in in_batches(vlm, bare):
+            made = model.generate(
+                **model_inputs(batch), max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=sorted(ends)
+            )
+            for i, ids in zip(rows, made[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
+                end = next((k for k, token in enumerate(ids) if token in ends), len(ids))
+                # special tokens are shown: a name with image tokens behind it is not the name
+                out[i] = tokenizer.decode(ids[:end], skip_special_tokens=False).strip()
     return out

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from xmem_utils.score import _batches
-from xmem_utils.vlm.batches import Example, collate, model_inputs, with_answer
+from xmem_utils.score import evaluating, in_batches
+from xmem_utils.vlm.batches import Example, model_inputs, with_answer
 from xmem_utils.vlm.load import VLM
 
 
@@ -33,13 +33,6 @@ def layers_of(model: nn.Module) -> list[nn.Module]:
     return list(lists[0])
 
 
-def in_batches(vlm: VLM, examples: Sequence[Example]) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
-    """Rows and left-padded batches on the model's device, of similar lengths so that little is padding."""
-    for rows in _batches(examples):
-        batch = collate([examples[i] for i in rows], vlm.processor.tokenizer.pad_token_id, side="left")
-        yield rows, {k: v.to(vlm.device) for k, v in batch.items()}
-
-
 def hidden_of(output: object) -> torch.Tensor:
     """The residual stream `[batch, tokens, hidden]` in what a layer returns, alone or first of a tuple.
 
@@ -49,18 +42,6 @@ def hidden_of(output: object) -> torch.Tensor:
     if not isinstance(hidden, torch.Tensor) or hidden.ndim != 3:
         raise ValueError("a layer of this model returns no [batch, tokens, hidden] tensor, so it cannot be looked into")
     return hidden
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode and without gradients; afterwards in the mode that it was in."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        model.train(training)
 
 
 @contextlib.contextmanager

@@ -67,13 +67,10 @@ def load_adapter(model: nn.Module, folder: Path, trainable: bool = False) -> Pef
             raise ValueError("it is no LoRA, or one for a task of PEFT's own")
         config.inference_mode = not trainable
         adapted = PeftModel(model, config)
-    try:
-        with (
-            one_sentence(f"the adapter in {folder} does not fit {type(model).__name__}", fresh),
-            warnings.catch_warnings(action="ignore"),
-        ):
-            # ignored sizes: tensors of another shape are then among the missing
-            found = adapted.load_adapter(str(folder), "default", trainable, ignore_mismatched_sizes=True)
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                # ignored sizes: tensors of another shape are then among the missing
+                found = adapted.load_adapter(str(folder), "default", trainable, ignore_mismatched_sizes=True)
             lost, more = sorted(found.missing_keys), sorted(found.unexpected_keys)
             if lost:
                 raise ValueError(f"{len(lost)} tensors are missing in it or of another shape, such as {lost[0]}")
@@ -81,11 +78,11 @@ def load_adapter(model: nn.Module, folder: Path, trainable: bool = False) -> Pef
                 raise ValueError(f"{len(more)} of its {len(stored)} tensors have no place, such as {more[0]}")
             if {name for name, m in model.named_modules() if isinstance(m, LoraLayer)} != set(wanted):
                 raise ValueError("it sits on other layers than the linear ones of the language model")
-        own = ((name, p) for name, p in adapted.named_parameters() if "lora_" in name)
-        check_finite(own, f"the weights of the adapter in {folder}")
-    except BaseException:
-        adapted.unload()
-        raise
+            own = ((name, p) for name, p in adapted.named_parameters() if "lora_" in name)
+            check_finite(own, f"the weights of the adapter in {folder}")
+        except BaseException:
+            adapted.unload()
+            raise
     return adapted
 
 

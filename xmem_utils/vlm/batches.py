@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
 
 from xmem_utils.params import shown
@@ -95,27 +96,21 @@ def encode(
     """
     answers = [view.name for view in views] if answers is None else answers
     known = dict(zip(dict.fromkeys(answers), answer_tokens(vlm, list(dict.fromkeys(answers))), strict=True))
-    tokenizer, image_templates = vlm.processor.tokenizer, {}
+    tokenizer = vlm.processor.tokenizer
     questions = [question] * len(views) if isinstance(question, str) else question
     takes = inspect.signature(vlm.model.forward).parameters
     limit = getattr(vlm.model.config.get_text_config(), "max_position_embeddings", None)
     examples = []
     for view, asked, answer in zip(views, questions, answers, strict=True):
+        if limit and view.modality == "text" and len(view.content) > _HEAD * limit:  # not made tokens of as a whole
+            head = view.content[: _HEAD * limit]
+            _check_length(view, len(tokenizer(head, add_special_tokens=False).input_ids), limit)
+        text = vlm.processor.apply_chat_template(messages(view, asked), add_generation_prompt=True, tokenize=False)
+        as_it_is = {"return_tensors": "pt", "add_special_tokens": False}  # the template has written special tokens
         if view.modality == "image":
-            if asked not in image_templates:
-                image_templates[asked] = vlm.processor.apply_chat_template(
-                    messages(view, asked), add_generation_prompt=True, tokenize=False
-                )
-            # add_special_tokens=False: the chat template has written the special tokens already
-            fields = vlm.processor(
-                text=[image_templates[asked]], images=[[view.content]], return_tensors="pt", add_special_tokens=False
-            )
+            fields = vlm.processor(text=[text], images=[[view.content]], **as_it_is)
         else:
-            if limit and len(view.content) > _HEAD * limit:  # so long that it is not even made tokens of as a whole
-                head = view.content[: _HEAD * limit]
-                _check_length(view, len(tokenizer(head, add_special_tokens=False).input_ids), limit)
-            text = vlm.processor.apply_chat_template(messages(view, asked), add_generation_prompt=True, tokenize=False)
-            fields = tokenizer([text], return_tensors="pt", add_special_tokens=False)
+            fields = tokenizer([text], **as_it_is)
             if "token_type_ids" in vlm.processor.model_input_names:
                 fields["token_type_ids"] = torch.zeros_like(fields["input_ids"])
         prompt = fields.pop("input_ids")
@@ -192,8 +187,7 @@ def _same_to_the_model(vlm: VLM, pixels: Example, features: Example) -> bool:
         try:
             batches = [{k: v.to(vlm.device) for k, v in collate([e], 0).items()} for e in (pixels, features)]
             one, other = (vlm.model(**model_inputs(batch)).logits for batch in batches)
-            near = torch.finfo(vlm.model.dtype).eps ** 0.5
-            vlm.checked[FEATURES] = torch.allclose(one, other, rtol=near, atol=near)
+            vlm.checked[FEATURES] = torch.allclose(one, other, rtol=vlm.rounding, atol=vlm.rounding)
         except (RuntimeError, ValueError, TypeError, AttributeError):  # reads another output of the tower
             vlm.checked[FEATURES] = False
     return vlm.checked[FEATURES]
@@ -205,12 +199,10 @@ def _concatenated(parts: Sequence[torch.Tensor]) -> torch.Tensor:
     Zeros are what processors themselves pad with, when examples have different numbers of tiles.
     """
     shape = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
-    padded = []
-    for part in parts:
-        gaps = [wanted - has for wanted, has in zip(shape, part.shape[1:], strict=True)]
-        pad = [n for gap in reversed(gaps) for n in (0, gap)]
-        padded.append(torch.nn.functional.pad(part, pad) if any(gaps) else part)
-    return torch.cat(padded)
+    whole = parts[0].new_zeros(sum(map(len, parts)), *shape)
+    for place, part in zip(whole.split([len(part) for part in parts]), parts, strict=True):
+        place[tuple(map(slice, part.shape))] = part
+    return whole
 
 
 def model_inputs(batch: dict[str, torch.Tensor]) -> dict[str, object]:
@@ -226,30 +218,21 @@ def with_answer(example: Example, answer: torch.Tensor) -> Example:
     return replace(example, answer=answer)
 
 
-def _continued(values: torch.Tensor, after: torch.Tensor | None, tokens: int) -> torch.Tensor:
-    """A token-wise tensor `[tokens, ...]` with `after` (default: zeros) at each of some more tokens."""
-    after = values.new_zeros(values.shape[1:]) if after is None else after
-    return torch.cat([values, after.expand(tokens, *after.shape)])
-
-
 def collate(examples: Sequence[Example], pad_id: int, side: str = "right") -> dict[str, torch.Tensor]:
     """Pad to a batch: `input_ids`, `attention_mask`, `labels` `[batch, tokens]` (-100: no loss) and the rest."""
-    width = max(len(e.prompt) + len(e.answer) for e in examples)
-    out: dict[str, list[torch.Tensor]] = {"input_ids": [], "attention_mask": [], "labels": []}
-    for e in examples:
-        n, gap = len(e.prompt) + len(e.answer), width - len(e.prompt) - len(e.answer)
-        pad = (0, gap) if side == "right" else (gap, 0)
-        label = torch.cat([torch.full_like(e.prompt, -100), e.answer])
-        rows = {
-            "input_ids": (torch.cat([e.prompt, e.answer]), pad_id),
-            "attention_mask": (torch.ones(n, dtype=torch.long), 0),
-            "labels": (label, -100),
-            **{k: (_continued(v, e.after.get(k), len(e.answer)), 0) for k, v in e.per_token.items()},
-        }
-        for key, (row, fill) in rows.items():
-            further = (0, 0) * (row.ndim - 1)
-            out.setdefault(key, []).append(torch.nn.functional.pad(row, (*further, *pad), value=fill))
-    batch = {key: torch.stack(rows) for key, rows in out.items()}
-    for key in examples[0].inputs:
-        batch[key] = _concatenated([e.inputs[key] for e in examples])
-    return batch
+    tokens = [torch.cat([e.prompt, e.answer]) for e in examples]
+    along = {
+        "input_ids": (tokens, pad_id),
+        "attention_mask": ([torch.ones_like(row) for row in tokens], 0),
+        "labels": ([torch.cat([torch.full_like(e.prompt, -100), e.answer]) for e in examples], -100),
+        **{key: ([_continued(e, key) for e in examples], 0) for key in examples[0].per_token},
+    }
+    batch = {key: pad_sequence(rows, True, fill, side) for key, (rows, fill) in along.items()}
+    return batch | {key: _concatenated([e.inputs[key] for e in examples]) for key in examples[0].inputs}
+
+
+def _continued(example: Example, key: str) -> torch.Tensor:
+    """A token-wise tensor `[tokens, ...]` of the prompt with `after` (default: zeros) at each token of the answer."""
+    values = example.per_token[key]
+    after = example.after.get(key, values.new_zeros(values.shape[1:]))
+    return torch.cat([values, after.expand(len(example.answer), *after.shape)])

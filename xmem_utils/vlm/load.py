@@ -60,6 +60,11 @@ class VLM:
         """Where the model's parameters are."""
         return next(self.model.parameters()).device
 
+    @property
+    def rounding(self) -> float:
+        """How far two ways to compute a score may be apart, absolutely and in proportion to it."""
+        return torch.finfo(self.model.dtype).eps ** 0.5
+
 
 def resolve_model(name: str) -> str:
     """A folder for an embedded model's name or an existing folder; a Hub id (owner/name) as it is.
@@ -84,14 +89,12 @@ def resolve_model(name: str) -> str:
 
 def fingerprint_of(folder: Path) -> str:
     """A fingerprint of config, weights and processor of a model folder: of what is read, not of what lies beside it."""
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    digest = hashlib.sha256()
     # what reads and words the prompt is part of a model's identity
-    for file in sorted({*folder.glob("*token*.json"), *folder.glob("*processor_config.json"), *folder.glob("*.jinja")}):
-        digest.update(file.read_bytes())
-    for file in weight_files(folder):
+    words = {file for kind in ("*token*.json", "*processor_config.json", "*.jinja") for file in folder.glob(kind)}
+    for file in (folder / "config.json", *sorted(words), *weight_files(folder)):
         with file.open("rb") as stream:
-            while block := stream.read(1 << 22):
-                digest.update(block)
+            hashlib.file_digest(stream, lambda: digest)
     return digest.hexdigest()[:16]
 
 

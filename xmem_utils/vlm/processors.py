@@ -121,17 +121,12 @@ def picture_side(processor: object) -> int:
     keeps any resolution, or the largest square that it leaves as it is. Never above `LARGEST_SIDE`.
     """
     images = processor.image_processor
-    size = dict(getattr(images, "size", None) or {})
-    crop = dict(getattr(images, "crop_size", None) or {}) if getattr(images, "do_center_crop", False) else {}
-    tile = dict(getattr(images, "max_image_size", None) or {})
-    edges = (
-        (tile.get("longest_edge"),),
-        (crop.get("height"), crop.get("width")),
-        (size.get("height"), size.get("width")),
-    )
-    for found in edges:
-        if all(found):
-            return min(*found, LARGEST_SIDE)
+    tile, crop, size = (dict(getattr(images, key, None) or {}) for key in ("max_image_size", "crop_size", "size"))
+    if tile.get("longest_edge"):
+        return min(tile["longest_edge"], LARGEST_SIDE)
+    for square in (crop if getattr(images, "do_center_crop", False) else {}, size):
+        if square.get("height") and square.get("width"):
+            return min(square["height"], square["width"], LARGEST_SIDE)
     longest = size.get("longest_edge") or DEFAULT_SIDE**2
     if getattr(images, "merge_size", None):  # processors that merge patches count pixels, not edges
         longest = math.isqrt(longest)
