@@ -99,7 +99,7 @@ DRAW = (
 rule all:
     input:
         [drawn(notebook) for notebook in FIGURES],
-        expand(f"{DONE}/{{notebook}}", notebook=FIGURES),
+        expand(f"{DONE}/{{notebook}}", notebook=["02_training", *FIGURES]),
 
 
 rule base_model:
@@ -137,30 +137,45 @@ rule data_synthesis:
 # and workers do not fight over cores.
 rule train:
     input:
-        notebook="notebooks/02_training.ipynb",
         base=lambda wildcards: committed(wildcards.model),
     output:
-        touch(f"{DONE}/02_training-{{model}}-{{k}}-of-{SHARDS}"),
+        touch(f"{DONE}/train-{{model}}-{{k}}-of-{SHARDS}"),
     params:
         given=lambda wildcards: given(
             f"profile={PROFILE}",
             f"model={wildcards.model}",
             f"dose={str(wildcards.model == MAIN).lower()}",  # the dose-response is asked of one model alone
-            f"shard={wildcards.k}/{SHARDS}",
         ),
         size=lambda wildcards: SIZE.model_dump_json(),
+        shards=SHARDS,
         code=CODE,
-    log:
-        notebook=f"{EXECUTED}/02_training-{{model}}-{{k}}-of-{SHARDS}.ipynb",
     threads: 1
     priority: 1
     shell:
-        "XMEM_THREADS={threads} python -m xmem_utils run 02_training {params.given:q} --out {log.notebook:q}"
+        "XMEM_THREADS={threads} python -m xmem_utils train 02_training {params.given:q}"
+        " --shard {wildcards.k}/{params.shards}"
 
 
 def shards(*models):
     """All training shards of some models."""
-    return expand(f"{DONE}/02_training-{{model}}-{{k}}-of-{SHARDS}", model=models, k=range(1, SHARDS + 1))
+    return expand(f"{DONE}/train-{{model}}-{{k}}-of-{SHARDS}", model=models, k=range(1, SHARDS + 1))
+
+
+rule training:
+    input:
+        notebook="notebooks/02_training.ipynb",
+        shards=shards(MAIN),
+    output:
+        touch(f"{DONE}/02_training"),
+    params:
+        given=lambda wildcards: given(f"profile={PROFILE}"),
+        size=lambda wildcards: SIZE.model_dump_json(),
+        code=CODE,
+    log:
+        notebook=f"{EXECUTED}/02_training.ipynb",
+    threads: 1
+    shell:
+        "XMEM_THREADS={threads} python -m xmem_utils run 02_training {params.given:q} --out {log.notebook:q}"
 
 
 rule gap_analysis:

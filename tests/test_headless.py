@@ -13,9 +13,9 @@ from xmem_utils.vlm import tiny
 
 
 def test_values_are_read_as_what_the_notebook_declares():
-    given = ["seeds=5", "learning_rate=1e-3", "source=text", "dose=true", "people=", "shard=2/6"]
+    given = ["seeds=5", "learning_rate=1e-3", "source=text", "dose=true", "people="]
     assert headless.checked("02_training", given)[0] == {
-        "seeds": 5, "learning_rate": 1e-3, "source": "text", "dose": True, "people": "", "shard": "2/6"
+        "seeds": 5, "learning_rate": 1e-3, "source": "text", "dose": True, "people": ""
     }  # fmt: skip
 
 
@@ -69,6 +69,15 @@ def test_the_graph_has_every_notebook_and_explains_itself(tmp_path):
     planned = done.stdout + done.stderr
     assert "reason: Missing output files" in planned
     shards = 6 * len(tiny.SIZES)
-    alone = ("base_model", "data_synthesis", "gap_analysis", "capability", "unlearning", "multihop", "mitigation")
+    alone = (
+        "training",
+        "base_model",
+        "data_synthesis",
+        "gap_analysis",
+        "capability",
+        "unlearning",
+        "multihop",
+        "mitigation",
+    )
     for rule, jobs in [("train", shards), ("unlearn", 6), ("hops", 6), ("mitigate", 6), *((rule, 1) for rule in alone)]:
         assert any(line.split() == [rule, str(jobs)] for line in planned.splitlines()), planned

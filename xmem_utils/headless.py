@@ -131,7 +131,7 @@ def run(name: str, assignments: Iterable[str] = (), out: Path | None = None) -> 
         folder.mkdir(parents=True, exist_ok=True)
     unfinished = out.with_name(f"unfinished-{out.name}")
     logger = logging.getLogger("papermill")
-    relay = _Relay(" ".join([name, *(str(given[key]) for key in ("source", "shard") if key in given)]))
+    relay = _Relay(f"{name} {given.get('source', '')}".strip())
     logger.handlers, logger.propagate = [relay], False
     logger.setLevel(logging.INFO)
     # on Ctrl-C a task that waited for the kernel would show in a traceback that it is gone

@@ -267,8 +267,6 @@ def check(schema: type[Parameters], given: dict[str, Any], texts: bool = False) 
         frozen = _bounded(schema.model_validate_strings(given) if texts else schema(**given))
     if hasattr(frozen, "profile"):
         scaled(profile_named(frozen.profile), frozen)
-    if hasattr(frozen, "shard"):
-        shard_of((), frozen.shard)
     return frozen
 
 

@@ -15,6 +15,7 @@ from xmem_utils.experiment import remembered
 from xmem_utils.memorization.experiment import Memorization, MemorizationCondition
 from xmem_utils.multihop.evaluation import MultihopEvaluation, encoded
 from xmem_utils.multihop.people import (
+    FIGURES,
     PRACTISED,
     STUDY,
     TOGETHER,
@@ -127,6 +128,7 @@ class Multihop(Memorization):
         file = own if own.is_file() else shared if folder.parent == paths.BASE_MODELS else None
         if file is None:
             return None
-        people = public_population(PublicFigures.load(file), picture_side(self.vlm.processor))
+        most = min(FIGURES, self.profile.personas)
+        people = public_population(PublicFigures.load(file), picture_side(self.vlm.processor), most)
         records = MultihopEvaluation(self.vlm, people, dict.fromkeys(people.groups, ALONE)).records()
         return records.assign(source="none", seed=0)

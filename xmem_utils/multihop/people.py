@@ -76,12 +76,12 @@ def draw_population(profile: Profile, seed: int, side: int) -> Population:
     return Population(names_of(dataset), facts, groups, shown, fingerprint, seed)
 
 
-def public_population(figures: PublicFigures, side: int) -> Population:
+def public_population(figures: PublicFigures, side: int, most: int = FIGURES) -> Population:
     """Public figures named in both modalities, with new views: composed questions were practised on some of them."""
     both = figures.where("both")
     groups = {
-        WITHHELD: both[~figures.composed[both]][:FIGURES].tolist(),
-        ASKED: both[figures.composed[both]][:FIGURES].tolist(),
+        WITHHELD: both[~figures.composed[both]][:most].tolist(),
+        ASKED: both[figures.composed[both]][:most].tolist(),
     }
     views = figure_views(figures, [p for people in groups.values() for p in people], [0, 31], None, side, TEST_VIEWS)
     shown = {("test", m): [v for v in views if v.modality == m] for m in MODALITIES}
