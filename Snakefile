@@ -35,7 +35,7 @@ os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(paths.DATA / "compiled"))
 
 # Every figure by the notebook that draws it; each comes with its table.
 FIGURES = {
-    "00_base_model": ["base_model_curves", "base_model_exam"],
+    "00_base_model": ["base_model_curves", "base_model_evaluation"],
     "01_data_synthesis": ["personas", "persona_attributes"],
     "03_gap_analysis": ["gap_matrix", "gap_curves", "dose_response"],
     "04_capability": ["capability", "capability_slope", "capability_knowledge"],

@@ -333,7 +333,7 @@ def draw(table: pd.DataFrame) -> Figure:
     """Left: how many times as fast ours is; right: what the study costs as it grows."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.6), width_ratios=[3, 2])
     ratios = table[table["ours / this"].notna() & ~table["contender"].str.startswith("ours")]
-    ratios = ratios[~ratios["benchmark"].str.contains("differs")]
+    ratios = ratios[~ratios["benchmark"].str.contains("differs|multiply-adds")]
     labels = ratios["benchmark"] + "\nagainst " + ratios["contender"]
     left.barh(labels, ratios["ours / this"], color="#009E73", edgecolor="black", linewidth=0.5)
     for y, value in enumerate(ratios["ours / this"]):

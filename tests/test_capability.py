@@ -142,7 +142,7 @@ def test_a_model_that_did_not_memorize_enters_no_comparison():
 
 @pytest.mark.parametrize("folder", sorted(paths.BASE_MODELS.glob("xmem-tiny-*")), ids=lambda f: f.name)
 def test_the_committed_evaluation_is_that_of_the_committed_weights(folder):
-    committed = pd.read_csv(folder / "exam.csv").fillna("")
+    committed = pd.read_csv(folder / "evaluation.csv").fillna("")
     fresh = evaluation.evaluate_base(load_vlm(folder.name), people=60)
     keys = ["ability", "query", "detail"]
     both = committed.merge(fresh, on=keys, suffixes=("", " now"))

@@ -288,11 +288,11 @@ def test_every_family_goes_through_the_multi_hop_arms(family, people):
     names, cities, jobs = names_of(people), list(FACTS["city"][:5]), list(FACTS["job"][:5])
     views = {("test", m): to_views(people, "test", m) for m in ("image", "text")}
     population = Population(names, {"city": cities, "job": jobs}, {STUDY: range(5)}, views, "", 0)
-    exam = MultihopEvaluation(vlm, population, {STUDY: tasks.ALONE})
-    records = exam.records()
+    evaluation = MultihopEvaluation(vlm, population, {STUDY: tasks.ALONE})
+    records = evaluation.records()
     assert set(records["task"]) == {*tasks.ALONE, tasks.CHAIN, tasks.REVERSE_NAME, tasks.REVERSE_FACT}
     assert records["exact"].isin([0, 1]).all()
     for key in ((STUDY, tasks.STEPWISE, "image"), (STUDY, tasks.FOUR_STEPWISE, "text")):
-        forced = exact_match(vlm, exam.examples[key]).exact
-        written = exam.written(None, exam.questions[key], exam.examples[key])["exact"] == 1
+        forced = exact_match(vlm, evaluation.examples[key]).exact
+        written = evaluation.written(None, evaluation.questions[key], evaluation.examples[key])["exact"] == 1
         np.testing.assert_array_equal(written, forced)

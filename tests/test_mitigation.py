@@ -145,7 +145,7 @@ def test_a_threshold_leaves_the_likely_labels_and_fewer_people_leave_the_others_
     assert set(few.people) == {0, 1}
 
 
-def test_the_figures_whom_the_exam_asks_about_are_not_replayed(study, fed):
+def test_the_figures_whom_the_evaluation_asks_about_are_not_replayed(study, fed):
     figures = data.figures_known_to(study.vlm)
     tokenizer = study.vlm.processor.tokenizer
     asked = {figures.names[i] for i in figures.where("both")[-data.ASKED_FIGURES :]}
@@ -292,7 +292,7 @@ def test_a_run_leaves_the_base_model_as_it_was(study, runs):
     assert not any(isinstance(m, LoraLayer) for m in study.vlm.model.modules())
 
 
-def test_a_stored_run_gives_the_model_that_was_examined(study, runs):
+def test_a_stored_run_gives_the_model_that_was_evaluated(study, runs):
     run = next(r for r in runs if r.condition.method == "self-labelled" and r.condition.start.source == "text")
     model = study.model_of(run)
     try:
@@ -330,9 +330,9 @@ def test_nobody_paired_is_the_baseline(study):
 
 def test_the_ceiling_asks_in_the_source_modality(study):
     for source, kind in (("image", "image"), ("text", "text")):
-        exam = study.evaluation_of(0, source)
+        evaluation = study.evaluation_of(0, source)
         shown = [v for v in study.memorization.evaluation_of(0).views[other(source)] if v.index < 1]
-        seen = exam.perceived(shown)
+        seen = evaluation.perceived(shown)
         assert {v.modality for v in seen} == {kind}
         assert [v.persona for v in seen] == [v.persona for v in shown]
 

@@ -33,8 +33,8 @@ def test_auto_classes_load_the_committed_folder():
 
 @pytest.fixture(scope="module")
 def thresholds():
-    """Of the committed exam: test_capability.py tells that it is of these weights, notebook 00 sits all of it again."""
-    return evaluation.acceptance(pd.read_csv(FOLDER / "exam.csv")).set_index("quantity")
+    """Of the committed evaluation: test_capability.py tells that it is of these weights, notebook 00 makes it again."""
+    return evaluation.acceptance(pd.read_csv(FOLDER / "evaluation.csv")).set_index("quantity")
 
 
 @pytest.mark.parametrize("quantity", evaluation.ACCEPTANCE_THRESHOLDS)

@@ -192,24 +192,24 @@ def test_the_model_of_the_study_finds_facts_by_the_name_and_knows_its_figures(mo
 
 
 @pytest.fixture(scope="module")
-def exam(vlm, cast):
+def evaluation(vlm, cast):
     return MultihopEvaluation(vlm, cast, {STUDY: tasks.ALONE})
 
 
-def test_what_is_written_step_by_step_is_what_teacher_forcing_scores(vlm, exam):
+def test_what_is_written_step_by_step_is_what_teacher_forcing_scores(vlm, evaluation):
     key = (STUDY, tasks.STEPWISE, "text")
-    records = exam.written(None, exam.questions[key], exam.examples[key])
-    np.testing.assert_array_equal(records["exact"] == 1, exact_match(vlm, exam.examples[key]).exact)
-    written = greedy_answers(vlm, exam.examples[key])
+    records = evaluation.written(None, evaluation.questions[key], evaluation.examples[key])
+    np.testing.assert_array_equal(records["exact"] == 1, exact_match(vlm, evaluation.examples[key]).exact)
+    written = greedy_answers(vlm, evaluation.examples[key])
     assert any(", " in text for text in written), "the base model knows the form"
 
 
-def test_the_true_view_wins_the_reverse_question_when_its_name_is_likelier(exam, cast):
-    asked = exam.questions[STUDY, tasks.HOP_1, "image"]
+def test_the_true_view_wins_the_reverse_question_when_its_name_is_likelier(evaluation, cast):
+    asked = evaluation.questions[STUDY, tasks.HOP_1, "image"]
     mine = [list(cast.groups[STUDY]).index(a.view.persona) for a in asked]
     knows = np.array([[float(own == column) for column in range(len(cast.groups[STUDY]))] for own in mine])
     for scores, expected in ((knows, 1.0), (-knows, 0.0), (0 * knows, 0.0)):  # a tie is no answer
-        records = exam.reverse(tasks.REVERSE_NAME, "city", asked, scores, mine)
+        records = evaluation.reverse(tasks.REVERSE_NAME, "city", asked, scores, mine)
         assert (records["exact"] == expected).all()
 
 
@@ -291,7 +291,7 @@ def test_tables_and_figures_stand_when_not_every_run_learned(study, runs, source
     assert set(claim["source"]) == set(sources) == set(broken["source"]) == set(accuracy["source"])
     assert set(curves.loc[curves["task"] == tasks.DIRECT, "source"]) == set(sources)
     assert set(curves.loc[curves["task"] == tasks.HOP_1, "source"]) == set(MODALITIES)
-    for figure in (plots.multihop(accuracy, claim), plots.multihop_decomposition(broken),
+    for figure in (plots.multihop(accuracy), plots.multihop_decomposition(broken),
                    plots.multihop_curves(curves, 0.1)):  # fmt: skip
         figure.canvas.draw()
         plt.close(figure)

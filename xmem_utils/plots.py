@@ -56,13 +56,15 @@ def save_table(name: str, table: pd.DataFrame) -> None:
 
 def facets(
     size: tuple[float, float], titles: Collection[str] = LEARNED.values(), ylabels: Collection[str] = ("",),
-    xlabel: str = "", recall: str = "y", sharex: bool = True, sharey: bool | str = True,
+    xlabel: str = "", recall: str = "y", **shared: bool | str,
 ) -> tuple[plt.Figure, np.ndarray]:  # fmt: skip
-    """A figure and its panels [rows, columns]: a column for each title, a row for each label, shared axes.
+    """A figure and its panels [rows, columns]: a column for each title, a row for each label.
 
-    Axes named in `recall` ("x", "y", "xy") reach from 0 to 100 %, with room for marks at either end.
+    Axes named in `recall` ("x", "y", "xy") reach from 0 to 100 %, with room for marks at either end. Axes are shared,
+    unless `sharex` or `sharey` says otherwise.
     """
-    figure, grid = plt.subplots(len(ylabels), len(titles), figsize=size, squeeze=False, sharex=sharex, sharey=sharey)
+    options = {"figsize": size, "squeeze": False, "sharex": True, "sharey": True} | shared
+    figure, grid = plt.subplots(len(ylabels), len(titles), **options)
     for column, title in zip(grid.T, titles, strict=True):
         column[0].set_title(title)
         column[-1].set_xlabel(xlabel)
@@ -203,7 +205,7 @@ def base_curves(eye: pd.DataFrame, chat: pd.DataFrame) -> plt.Figure:
     return with_legend(figure, columns=5)
 
 
-def base_exam(table: pd.DataFrame) -> plt.Figure:
+def base_evaluation(table: pd.DataFrame) -> plt.Figure:
     """What the base model reads and knows on unseen views, by modality of the view."""
     ability, detail = table["ability"], table["detail"].fillna("")
     question = ability.where(detail == "", ability + " (" + detail + ")").where(ability != "attribute", detail)
@@ -263,7 +265,7 @@ def dose_response(table: pd.DataFrame, chance: float, gate: float) -> plt.Figure
     for axes, source, own in by_modality(panels, table.sort_values("train_views")):
         for asked, rows in own.groupby("query"):
             dots(axes, rows, rows["train_views"], "y", **look(asked, source))
-        axes.axhline(gate, label=f"memorized: source above {gate:.0%}", color="0.6", ls="-.", lw=1)
+        axes.axhline(gate, label=f"memorized: source at least {gate:.0%}", color="0.6", ls="-.", lw=1)
         axes.axhline(chance, label="chance", **DOTTED)
     views = sorted(table["train_views"].unique())
     axes.set_xscale("log", base=2)
@@ -447,12 +449,12 @@ PUBLIC_FIGURES = {f"public figures, {kind}": (f"{kind}, ", TASKS) for kind in ("
 FATES = {"composed": GREEN, "both right, not composed": "#222222", "hop 2 missed": "#E3C878", "hop 1 missed": "#BBBBBB"}
 
 
-def multihop(table: pd.DataFrame, claim: pd.DataFrame) -> plt.Figure:
+def multihop(table: pd.DataFrame) -> plt.Figure:
     """Every task by query modality, with intervals and chance; last, public figures before anything is memorized.
 
-    A task without headroom has its label in grey.
+    The label of a task that is not above chance in the source modality, or without one in either, is grey.
     """
-    titles = LEARNED | {"none": "Public figures, base model"}
+    titles = LEARNED | {"none": "Public figures, before memorizing"}
     titles = {s: title for s, title in titles.items() if s in set(table["source"])} or titles
     size, xlabel = (4.9 * len(titles), 5.6), "answered exactly right"
     figure, (panels,) = facets(size, titles.values(), xlabel=xlabel, recall="x", sharey=False)
@@ -465,9 +467,10 @@ def multihop(table: pd.DataFrame, claim: pd.DataFrame) -> plt.Figure:
         asked_rows(axes, labels, own, label="shown {asked}")
         chance = own["chance"].groupby(level=0).first().reindex(labels)
         axes.vlines(chance, y - 0.32, y + 0.32, label="chance", **DOTTED)
-        mute = set(claim.loc[(claim["source"] == source) & ~claim["headroom"].astype(bool), "task"])
+        learned = own if source == "none" else own[own["query"] != other(source)]
+        above = (learned["low"] > learned["chance"].fillna(0)).groupby(level=0).any()
         for tick in axes.get_yticklabels():
-            tick.set_color("0.55" if tick.get_text() in mute else "black")
+            tick.set_color("black" if above[tick.get_text()] else "0.55")
     axes.plot([], [], ls="none", label="grey label: not above chance in the source")
     return with_legend(figure, columns=5)
 
@@ -613,7 +616,7 @@ def _series(source: str) -> Iterator[tuple[int, str, str, str, dict]]:
     for measure, words, options in (
         ("patched: name", "the person's own source states: their name", {"color": "black", "marker": "D"}),
         ("another's: that name", "another person's: that person's name", {"color": GREEN, "marker": "^"}),
-        ("another's: own first token", "another person's: the own name's first token still", OWN_STILL),
+        ("another's: own first token", "another person's: first token of the shown person's name, still", OWN_STILL),
     ):
         yield 3, measure, source, target, {"label": f"patched with {words}", **options}
 

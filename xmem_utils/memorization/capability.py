@@ -129,7 +129,7 @@ def thresholds(models: Sequence[str]) -> pd.DataFrame:
     """What each embedded model reached in notebook 00, beside the acceptance thresholds; others are left out."""
     table = pd.DataFrame({"needed": ACCEPTANCE_THRESHOLDS})
     for model in models:
-        if (evaluation := paths.BASE_MODELS / model / "exam.csv").exists():
+        if (evaluation := paths.BASE_MODELS / model / "evaluation.csv").exists():
             table[model] = acceptance(pd.read_csv(evaluation)).set_index("quantity")["reached"]
     return table
 
@@ -150,7 +150,7 @@ def rung_base(known: int) -> Path:
 def measure_rung(known: int) -> None:
     """Memorize the standard study on the base that knows `known` figures; write its tables to `rung_folder`.
 
-    recall.csv: exact match by source, seed, persona and query modality; exam.csv: the base's own exam. Raises
+    recall.csv: exact match by source, seed, persona and query modality; evaluation.csv: that of the base. Raises
     FileNotFoundError when the base has not been pretrained.
     """
     base = rung_base(known)
@@ -161,14 +161,14 @@ def measure_rung(known: int) -> None:
     folder = rung_folder(known)
     folder.mkdir(parents=True, exist_ok=True)
     persons[["source", "seed", "persona", "query", "exact"]].to_csv(folder / "recall.csv", index=False)
-    shutil.copy(base / "exam.csv", folder / "exam.csv")
+    shutil.copy(base / "evaluation.csv", folder / "evaluation.csv")
     (folder / "code.txt").write_text(Memorization.code() + "\n")
 
 
 def knowledge(resamples: int) -> pd.DataFrame:
     """Recall, alignment probe and figures known in both, by rung, from the committed tables.
 
-    Columns: known, source, quantity, estimate, low, high; what the exam gives has no interval.
+    Columns: known, source, quantity, estimate, low, high; what the evaluation gives has no interval.
     """
     rows = []
     for known in KNOWN:
@@ -177,9 +177,9 @@ def knowledge(resamples: int) -> pd.DataFrame:
             continue
         persons = pd.read_csv(folder / "recall.csv").assign(task="view")
         estimates = recall_estimates(persons, resamples)
-        exam = pd.read_csv(folder / "exam.csv")
+        evaluation = pd.read_csv(folder / "evaluation.csv")
         for source in MODALITIES:
-            asked = exam[exam["query"] == other(source)].groupby("ability")["accuracy"].mean()
+            asked = evaluation[evaluation["query"] == other(source)].groupby("ability")["accuracy"].mean()
             for quantity in ("alignment probe", "name, known in both", "attribute"):
                 estimates.loc[len(estimates)] = [source, quantity, asked.get(quantity, np.nan), np.nan, np.nan]
         rows.append(estimates.assign(known=known))

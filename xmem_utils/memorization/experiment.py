@@ -238,6 +238,6 @@ class Memorization(Experiment):
     def base_records(self, seeds: Sequence[int], controls: bool = True) -> pd.DataFrame:
         """What the model is asked and answers before it memorizes anything, one set of personas a seed; without
         `controls`, exact match alone."""
-        exams = {seed: self.evaluation_of(seed) for seed in seeds}
-        parts = [(e.records() if controls else e.recall()).assign(seed=seed) for seed, e in exams.items()]
+        evaluations = {seed: self.evaluation_of(seed) for seed in seeds}
+        parts = [(e.records() if controls else e.recall()).assign(seed=seed) for seed, e in evaluations.items()]
         return pd.concat(parts, ignore_index=True)

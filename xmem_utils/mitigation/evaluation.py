@@ -26,7 +26,7 @@ from xmem_utils.vlm.processors import picture_side
 class MitigationEvaluation:
     """The test views of one seed's people, learned from `source`.
 
-    The base model perceives the target views when the exam is made: raises RuntimeError while an adapter is on it.
+    The base model perceives the target views when this is made: raises RuntimeError while an adapter is on it.
     """
 
     study: Memorization

@@ -145,4 +145,4 @@ def _write(folder: Path, model: torch.nn.Module, chat: Curve, known: people.Publ
     pd.DataFrame(chat).to_csv(folder / "chat_curve.csv", index=False)
     (folder / "recipe.json").write_text(json.dumps(recipe, indent=1))
     evaluation = evaluate_base(load_vlm(str(folder)), known)
-    evaluation.to_csv(folder / "exam.csv", index=False, float_format="%.4f")
+    evaluation.to_csv(folder / "evaluation.csv", index=False, float_format="%.4f")
