@@ -6,6 +6,7 @@
 # the terminal, as the notebooks do. "Specify a conda environment": the one environment, .venv, holds all rules.
 import hashlib
 import os
+import platform
 from pathlib import Path
 
 from xmem_utils import fingerprint, params, paths
@@ -29,9 +30,9 @@ if SHARDS < 1:
     raise WorkflowError(f"--config shards={SHARDS}: at least one shard must train")
 
 # Compiling pays off after some hundred steps. Rounding differs, so all shards do the same, and what one has compiled
-# serves all.
-os.environ.setdefault("XMEM_COMPILE", str(int(PROFILE != "quick")))
-os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(paths.DATA / "compiled"))
+# serves all on this machine.
+os.environ["XMEM_COMPILE"] = os.environ.get("XMEM_COMPILE") or str(int(PROFILE != "quick"))
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(paths.DATA / "compiled" / platform.node()))
 
 # Every figure by the notebook that draws it; each comes with its table.
 FIGURES = {

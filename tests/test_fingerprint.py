@@ -50,6 +50,12 @@ def test_what_code_means_is_what_it_does():
     assert meaning(before) != meaning(before.replace("1", "2"))
 
 
+def test_a_key_covers_what_is_imported_by_name_into_several_modules():
+    for experiment in (Memorization, Unlearning, Mitigation):
+        covered = {part.partition(":")[0] for part in fingerprint._followed(experiment.evaluate, experiment)}
+        assert {"xmem_utils.vlm.precision.rounding", "xmem_utils.score._batches"} <= covered
+
+
 def test_a_changed_metric_changes_what_evaluates_and_trains_nothing(changed):
     found = changed(evaluation, "previous_persona")
     assert "memorization evaluation" in found and not any(key.endswith("code") for key in found)

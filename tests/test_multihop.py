@@ -381,3 +381,8 @@ def test_a_longer_training_is_a_condition_of_its_own(study):
 
 def test_the_base_model_is_as_before(study, runs):
     assert study.vlm.fingerprint and not any("lora" in name for name, _ in study.vlm.model.named_parameters())
+
+
+def test_a_task_that_is_not_asked_at_once_is_refused(cast):
+    with pytest.raises(ValueError, match="'forced chain' is not asked at once"):
+        tasks.ask(cast, "forced chain", cast.views("test", "image", STUDY)[0], "city")

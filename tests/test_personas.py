@@ -1,6 +1,7 @@
 """The people: apart from each other, reproducible, and nothing leaks from train to test."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -151,3 +152,11 @@ def test_two_pairs_of_values_that_can_hardly_be_told_apart_are_known():
     assert min(shirts(v.name) for v in AXES["garment colour"] if v.name != "white") > 60
     assert moustache("brown") == 4
     assert moustache("black") > 30
+
+
+def test_a_stored_dataset_of_another_spec_or_fingerprint_is_drawn_anew(tmp_path, monkeypatch):
+    spec, drawn = dataset.PersonaSpec(personas=3, seed=992, train_views=1, test_views=1), []
+    monkeypatch.setattr(dataset, "build", lambda spec, build=dataset.build: drawn.append(spec) or build(spec))
+    for wanted in (spec, spec, replace(spec, min_distance=4)):
+        dataset.load_personas(wanted, tmp_path)
+    assert [spec.min_distance for spec in drawn] == [3, 4]

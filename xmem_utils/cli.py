@@ -156,7 +156,6 @@ def _train(
     checkpoint: Annotated[bool, Option("--checkpoint", help="Save now and then, and go on from there.")] = False,
 ) -> None:
     """Train the conditions of a notebook into the store, where it finds them; works under accelerate launch."""
-    import torch
     from accelerate import Accelerator
     from accelerate.utils import DistributedType, InitProcessGroupKwargs
 
@@ -164,6 +163,7 @@ def _train(
     from xmem_utils.experiment import summary
     from xmem_utils.progress import progress
     from xmem_utils.train import Resources
+    from xmem_utils.vlm.load import default_device
     from xmem_utils.vlm.threads import set_threads
 
     shard_of((), shard)  # a wrong one is refused before any work
@@ -171,9 +171,7 @@ def _train(
     # who is not the main process waits while that one waits for another launch that trains the same condition
     patience = InitProcessGroupKwargs(timeout=timedelta(days=1))
     # several processes without a GPU find each other only when the CPU is asked for
-    accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(), mixed_precision="no", kwargs_handlers=[patience]
-    )
+    accelerator = Accelerator(cpu=default_device().type == "cpu", mixed_precision="no", kwargs_handlers=[patience])
     set_threads()
     kind = experiments()[notebook]
     resources = Resources(accumulation, gradient_checkpointing, save_every=25 if checkpoint else 0)
@@ -270,7 +268,7 @@ def knowledge(
 
     set_threads()
     for known in rungs or KNOWN:
-        if not capability.rung_base(known).exists():
+        if not (capability.rung_base(known) / "evaluation.csv").exists():
             bases.pretrain("s", known=known)
         capability.measure_rung(known)
         print(capability.rung_folder(known))

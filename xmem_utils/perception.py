@@ -23,7 +23,7 @@ Reading = dict[tuple[str, str], tuple[list[View], list[Example], dict[int, str]]
 
 
 def readout(vlm: VLM, dataset: DatasetDict) -> pd.DataFrame:
-    """One row a persona, modality and axis, from the persona's first test view: persona, asked, axis, correct, chance.
+    """One row a persona, modality and axis, from the persona's first test view: persona, query, axis, correct, chance.
 
     Multiple choice: the value of the axis with the highest log-probability is the answer, so a model need
     not know our wording. Only drawn personas have axes: raises KeyError for a user's own people.

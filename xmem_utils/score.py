@@ -20,6 +20,7 @@ from xmem_utils.vlm.batches import Example, answer_tokens, collate, end_tokens, 
 from xmem_utils.vlm.forward import forward
 from xmem_utils.vlm.load import VLM
 from xmem_utils.vlm.name_tree import BATCH_TOKENS, NameTree, Prompts
+from xmem_utils.vlm.precision import rounding
 
 _Answers = Sequence[torch.Tensor]  # tokens of each
 
@@ -108,7 +109,7 @@ def recall_of_all(
     answers = answer_tokens(vlm, names)
     with evaluating(vlm.model if model is None else model) as model:
         if _tree_is_exact(vlm, examples, answers, model, given is not None):
-            return _by_tree(vlm, examples, answers, model, given, margin=vlm.rounding)
+            return _by_tree(vlm, examples, answers, model, given, margin=rounding(vlm.model.dtype))
         return _name_by_name(vlm, examples, answers, model)
 
 
@@ -146,10 +147,10 @@ def _tree_is_exact(vlm: VLM, examples: Sequence[Example], answers: _Answers, mod
     if key not in vlm.checked:
         picked = sorted({0, len(answers) - 1, max(range(len(answers)), key=lambda i: len(answers[i]))})
         plain = _name_by_name(vlm, ends, [answers[i] for i in picked], model).logprob
-        given = np.zeros((2, 1), int) if by_level else None
+        near, given = rounding(vlm.model.dtype), np.zeros((2, 1), int) if by_level else None
         try:
             tree = _by_tree(vlm, ends, answers, model, given, margin=np.inf).logprob[:, picked]
-            vlm.checked[key] = np.allclose(tree, plain, rtol=vlm.rounding, atol=vlm.rounding, equal_nan=True)
+            vlm.checked[key] = np.allclose(tree, plain, rtol=near, atol=near, equal_nan=True)
         except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):  # a cache that takes no such mask
             vlm.checked[key] = False
         if not vlm.checked[key]:

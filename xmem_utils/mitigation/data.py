@@ -15,7 +15,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import torch
 from peft import PeftModel
 
 from xmem_utils import paths
@@ -25,8 +24,8 @@ from xmem_utils.params import other
 from xmem_utils.personas.dataset import load_personas, persona_spec, to_views
 from xmem_utils.personas.public_figures import PublicFigures, figure_views, known_public_figures
 from xmem_utils.personas.views import View
-from xmem_utils.score import BATCH_TOKENS, exact_match, greedy_answers
-from xmem_utils.vlm.batches import Example, answer_tokens, collate, encode, with_answer
+from xmem_utils.score import evaluating, exact_match, greedy_answers, in_batches
+from xmem_utils.vlm.batches import Example, answer_tokens, encode, with_answer
 from xmem_utils.vlm.forward import forward
 from xmem_utils.vlm.load import VLM, resolve_model
 from xmem_utils.vlm.processors import picture_side
@@ -242,17 +241,14 @@ def label(vlm: VLM, model: PeftModel, asked: Sequence[Example]) -> Labels:
     return Labels(said, probability, time.perf_counter() - began)
 
 
-@torch.inference_mode()
 def _with_teacher(vlm: VLM, model: PeftModel, examples: Sequence[Example]) -> list[Example]:
-    out, width = [], max(1, BATCH_TOKENS // max((length([e]) for e in examples), default=1))
-    for start in range(0, len(examples), width):
-        part = examples[start : start + width]
-        batch = {k: v.to(vlm.device) for k, v in
-                 collate(part, vlm.processor.tokenizer.pad_token_id, side="left").items()}  # fmt: skip
-        answered = forward(model, batch, max(len(e.answer) for e in part))
-        for example, row, labels in zip(part, answered.logits, answered.labels, strict=True):
-            tokens, logprobs = soft_label(row[labels != -100])
-            out.append(replace(example, teacher=(tokens.cpu().clone(), logprobs.cpu().clone())))
+    out = list(examples)
+    with evaluating(model):
+        for rows, batch in in_batches(vlm, examples):
+            answered = forward(model, batch, max(len(examples[i].answer) for i in rows))
+            for i, logits, labels in zip(rows, answered.logits, answered.labels, strict=True):
+                tokens, logprobs = soft_label(logits[labels != -100])
+                out[i] = replace(examples[i], teacher=(tokens.cpu().clone(), logprobs.cpu().clone()))
     return out
 
 

@@ -19,7 +19,7 @@ STUDY, TOGETHER, PRACTISED = "study", "together", "practised"
 # Public figures: composed questions about them were withheld in pretraining, or asked.
 WITHHELD, ASKED = "public figures, withheld", "public figures, practised"
 TEST_VIEWS = 2  # of each person, in each modality: there are many questions
-FIGURES = 60  # public figures of a group
+FIGURES = 60  # public figures of a group, at most
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,9 @@ def lines(population: Population, person: int, fact: str, salt: int = 0) -> str:
 
 
 def ask(population: Population, task: str, view: View, fact: str) -> Question:
-    """One question, of a task that can be asked at once (`ALONE`)."""
+    """One question. Raises ValueError for a task that is not asked at once (`ALONE`)."""
+    if task not in ALONE:
+        raise ValueError(f"{task!r} is not asked at once")
     name = population.names[view.persona]
     if task == HOP_1:
         return Question(task, view, "", prompts.WHO, name)

@@ -70,9 +70,10 @@ def leakage(dataset: DatasetDict) -> pd.DataFrame:
 
 def _closest(dataset: DatasetDict, personas: int) -> float:
     """Smallest mean absolute pixel difference between a persona's test and train portraits, of 255."""
-    portraits = ([np.asarray(image, np.float32) for image in dataset[split]["image"]] for split in SPLITS)
-    own = zip(*(np.split(np.stack(part), personas) for part in portraits), strict=True)  # rows are in order of persona
-    return min(float(np.abs(test[:, None] - train[None]).mean(axis=(2, 3, 4)).min()) for train, test in own)
+    portraits = (np.stack([np.asarray(image) for image in dataset[split]["image"]]) for split in SPLITS)
+    own = zip(*(np.split(part, personas) for part in portraits), strict=True)  # rows are in order of persona
+    pairs = ((train.astype(np.float32)[None], test.astype(np.float32)[:, None]) for train, test in own)
+    return min(float(np.abs(test - train).mean(axis=(2, 3, 4)).min()) for train, test in pairs)
 
 
 def portrait_rate(count: int = 300, size: int = 64) -> float:

@@ -118,7 +118,7 @@ def load_personas(spec: PersonaSpec, root: Path | None = None) -> tuple[DatasetD
     folder = (root or paths.PERSONAS) / spec.slug
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
-        if not _usable(folder):
+        if not _usable(folder, spec):
             write(build(spec), folder, spec)
         dataset = read(folder)
         info = json.loads((folder / "info.json").read_text())
@@ -156,14 +156,15 @@ def write(dataset: DatasetDict, folder: Path, spec: PersonaSpec) -> None:
 def made_with() -> str:
     """Fingerprint of the generator, its libraries, and the public figures, whom no persona may resemble."""
     public_figures = (paths.BASE_MODELS / "figures.parquet").read_bytes()
-    return fingerprint.values_of([build, public_figures, *map(version, STYLE)])
+    return fingerprint.values_of([build, content_fingerprint, public_figures, *map(version, STYLE)])
 
 
-def _usable(folder: Path) -> bool:
-    """Whether a stored dataset is whole and drawn by this generator."""
+def _usable(folder: Path, spec: PersonaSpec) -> bool:
+    """Whether a stored dataset is whole and drawn by this generator, from this spec."""
     try:
         info = json.loads((folder / "info.json").read_text())
-        return info["files"] == _file_hashes(folder) and info["made_with"] == made_with()
+        same = info["spec"] == asdict(spec) and info["made_with"] == made_with()
+        return same and info["files"] == _file_hashes(folder)
     except (OSError, ValueError, KeyError):
         return False
 

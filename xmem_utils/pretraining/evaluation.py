@@ -38,18 +38,18 @@ COMPOSED = {"composed, practised": True, "composed, withheld": False}
 class Question(NamedTuple):
     """One kind of question asked about `batch`, whose chats have one turn each."""
 
-    about: dict[str, str]  # ability; asked: modality of the view; detail: the axis or fact, or ""
+    about: dict[str, str]  # ability; query: modality of the view; detail: the axis or fact, or ""
     batch: Batch
     portraits: np.ndarray | None  # uint8 [batch, 3, height, width]
 
 
 def evaluate_base(vlm: VLM, known: PublicFigures | None = None, people: int = 400) -> pd.DataFrame:
-    """The evaluation of an embedded model: rows of ability, asked, detail, n, accuracy.
+    """The evaluation of an embedded model: rows of ability, query, detail, n, accuracy.
 
     `known` are the public figures it knows; by default those of the committed models.
     """
-    nobody = np.empty((0, 0), np.int64)
-    curriculum = Curriculum(vlm.processor.tokenizer, known or known_public_figures(), nobody, nobody, seed=0)
+    nobody, known = np.empty((0, 0), np.int64), known_public_figures() if known is None else known
+    curriculum = Curriculum(vlm.processor.tokenizer, known, nobody, nobody, seed=0)
     return evaluate(vlm.model, make_questions(curriculum, people))
 
 
@@ -105,7 +105,7 @@ def make_questions(curriculum: Curriculum, people: int = 300, seed: int = 77) ->
 
 
 def evaluate(model: nn.Module, questions: list[Question]) -> pd.DataFrame:
-    """Accuracy of every question: rows of ability, asked, detail, n, accuracy."""
+    """Accuracy of every question: rows of ability, query, detail, n, accuracy."""
     was_training = model.training
     model.eval()
     scores = [float(correct(model, batch, portraits).mean()) for _, batch, portraits in questions]
@@ -119,7 +119,7 @@ def summarise(evaluation: pd.DataFrame) -> dict[str, float]:
     out = {}
     for asked in ("image", "text"):
         scores = evaluation[evaluation["query"] == asked].groupby("ability")["accuracy"]
-        mean = scores.agg(np.mean)
+        mean = scores.mean()
         out |= {f"attributes from {asked}, mean": mean["attribute"]}
         out |= {f"attributes from {asked}, worst": scores.min()["attribute"]}
         out |= {f"{ability}, from {asked}": mean.get(ability, np.nan) for ability in (*NAMES, *COMPOSED)}

@@ -60,8 +60,7 @@ class ForgettingEvaluation:
         self.names, self.forget = study.evaluation_of(seed).names, tuple(forget)
         self._retained = [i for i in range(len(self.names)) if i not in self.forget]
         self._lookalikes = lookalikes(self.dataset, self.forget)
-        public = known_public_figures()
-        self._known_names = frozenset(self.names) | frozenset(public.names if public else ())
+        self._known_names = frozenset(self.names) | frozenset(known_public_figures().names)
         views = [v for m in MODALITIES for v in study.evaluation_of(seed).views[m]]
         self._test_views = {
             "retain": [v for v in views if v.persona in self._retained and v.index < RETAIN_VIEWS],

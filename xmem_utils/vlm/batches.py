@@ -17,6 +17,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutpu
 from xmem_utils.params import shown
 from xmem_utils.personas.views import View
 from xmem_utils.vlm.load import VLM
+from xmem_utils.vlm.precision import rounding
 from xmem_utils.vlm.prompts import WHO, view_text
 
 
@@ -59,8 +60,8 @@ def answer_tokens(vlm: VLM, answers: Sequence[str]) -> list[torch.Tensor]:
     prompt = template(ask, add_generation_prompt=True, tokenize=False)
     tokenizer = vlm.processor.tokenizer
     ends = end_tokens(vlm)
-    out = []
-    for answer in answers:
+    out = {}
+    for answer in dict.fromkeys(answers):
         reply = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
         full = template([*ask, reply], tokenize=False)
         if not full.startswith(prompt):
@@ -69,8 +70,8 @@ def answer_tokens(vlm: VLM, answers: Sequence[str]) -> list[torch.Tensor]:
         stop = next((i for i, token in enumerate(ids) if token in ends), None)
         if stop is None:
             raise ValueError(f"the chat template of {vlm.name!r} never ends an answer")
-        out.append(torch.tensor(ids[: stop + 1]))
-    return out
+        out[answer] = torch.tensor(ids[: stop + 1])
+    return [out[answer] for answer in answers]
 
 
 def end_tokens(vlm: VLM) -> set[int]:
@@ -95,7 +96,7 @@ def encode(
     Raises ValueError, before anything is padded or trained, for an example longer than the model's context.
     """
     answers = [view.name for view in views] if answers is None else answers
-    known = dict(zip(dict.fromkeys(answers), answer_tokens(vlm, list(dict.fromkeys(answers))), strict=True))
+    known = dict(zip(answers, answer_tokens(vlm, answers), strict=True))
     tokenizer = vlm.processor.tokenizer
     questions = [question] * len(views) if isinstance(question, str) else question
     takes = inspect.signature(vlm.model.forward).parameters
@@ -187,7 +188,8 @@ def _same_to_the_model(vlm: VLM, pixels: Example, features: Example) -> bool:
         try:
             batches = [{k: v.to(vlm.device) for k, v in collate([e], 0).items()} for e in (pixels, features)]
             one, other = (vlm.model(**model_inputs(batch)).logits for batch in batches)
-            vlm.checked[FEATURES] = torch.allclose(one, other, rtol=vlm.rounding, atol=vlm.rounding)
+            near = rounding(vlm.model.dtype)
+            vlm.checked[FEATURES] = torch.allclose(one, other, rtol=near, atol=near)
         except (RuntimeError, ValueError, TypeError, AttributeError):  # reads another output of the tower
             vlm.checked[FEATURES] = False
     return vlm.checked[FEATURES]

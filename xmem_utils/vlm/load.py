@@ -60,11 +60,6 @@ class VLM:
         """Where the model's parameters are."""
         return next(self.model.parameters()).device
 
-    @property
-    def rounding(self) -> float:
-        """How far two ways to compute a score may be apart, absolutely and in proportion to it."""
-        return torch.finfo(self.model.dtype).eps ** 0.5
-
 
 def resolve_model(name: str) -> str:
     """A folder for an embedded model's name or an existing folder; a Hub id (owner/name) as it is.
@@ -196,17 +191,20 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def default_device() -> torch.device:
+    """`XMEM_DEVICE`, else the first CUDA device, else the CPU."""
+    return torch.device(os.environ.get("XMEM_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
 @by_content
 def load_vlm(name: str, device: str | torch.device | None = None, trust_remote_code: bool = False) -> VLM:
     """Load model and processor in eval mode. `name`: an embedded model, a folder, or a Hub id.
 
-    `device`, unless given, is `XMEM_DEVICE`, else the first CUDA device, else the CPU; float32 on the CPU, bf16 on a
-    GPU. Only safetensors are read, and code that comes with a model is run on `trust_remote_code` alone, with a
-    warning. Raises ValueError or FileNotFoundError with a sentence when the model is unknown, incomplete, damaged, or
-    not of the kind that the study needs.
+    float32 on the CPU, bf16 on a GPU (`device`; see `default_device`). Only safetensors are read, and code that comes
+    with a model is run on `trust_remote_code` alone, with a warning. Raises ValueError or FileNotFoundError with a
+    sentence when the model is unknown, incomplete, damaged, or not of the kind that the study needs.
     """
-    device = device or os.environ.get("XMEM_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
-    source, device = resolve_model(name), torch.device(device)
+    source, device = resolve_model(name), torch.device(device or default_device())
     local = Path(source).is_dir()
     folder = Path(source) if local else hub_snapshot(source)
     weights = weight_files(folder)

@@ -44,6 +44,11 @@ def bf16_pays(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_bf16_supported()
 
 
+def rounding(dtype: torch.dtype) -> float:
+    """How far two ways to compute a score may be apart, absolutely and in proportion to it."""
+    return torch.finfo(dtype).eps ** 0.5
+
+
 def mixed_precision(device: torch.device, enabled: bool) -> contextlib.AbstractContextManager:
     """bf16 autocast on `device`, or nothing."""
     return torch.autocast(device.type, dtype=torch.bfloat16) if enabled else contextlib.nullcontext()
