@@ -37,6 +37,7 @@ def own_store(tmp_path_factory):
         yield folder
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
     """Side by side, what shares a fixture stays together: a module, a family of models; the corpus, for its report."""
     for item in items:
