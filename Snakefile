@@ -31,7 +31,7 @@ if SHARDS < 1:
 
 # Compiling pays off after some hundred steps. Rounding differs, so all shards do the same, and what one has compiled
 # serves all on this machine.
-os.environ["XMEM_COMPILE"] = os.environ.get("XMEM_COMPILE") or str(int(PROFILE != "quick"))
+os.environ.update(XMEM_COMPILE=os.environ.get("XMEM_COMPILE") or str(int(PROFILE != "quick")))
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(paths.DATA / "compiled" / platform.node()))
 
 # Every figure by the notebook that draws it; each comes with its table.
