@@ -341,9 +341,8 @@ class Unlearning(Experiment):
         worst = (own.groupby([*key, "unlearned"])[retained].mean() - before).min(axis=1)
         table["retain change"] = worst.groupby(level=key).min()
         table["retain recall"] = runs["retain"].mean()
-        table = table[
-            runs.size() == own["seed"].nunique() * own["unlearned"].nunique()
-        ].reset_index()  # diverged nowhere
+        whole = runs.size() == own["seed"].nunique() * own["unlearned"].nunique()  # diverged nowhere
+        table = table[whole].reset_index()
         table["rate"] = [json.loads(settings).get("learning_rate", 0.0) for settings in table["settings"]]
         rows = []
         for method in (m for m in METHODS if m in set(table["method"])):
