@@ -454,3 +454,5 @@ def test_the_committed_settings_are_those_that_the_committed_search_chose(study)
     for source in SOURCES:
         assert study.best(source, list(METHODS)) not in (BASELINE, "baseline, from the start")
         assert study.best(source, [BASELINE, "captions"]) == "captions"
+        assert study.best(source, [BASELINE, "mine", "yours"]) == "mine", "neither has had a search"
+        assert study.best(source, [BASELINE]) == BASELINE
