@@ -13,9 +13,9 @@ from xmem_utils.vlm import tiny
 
 
 def test_values_are_read_as_what_the_notebook_declares():
-    given = ["seeds=5", "learning_rate=1e-3", "source=text", "dose=true", "people="]
+    given = ["replicates=3", "learning_rate=1e-3", "source=text", "dose=true", "people="]
     assert headless.checked("02_training", given)[0] == {
-        "seeds": 5, "learning_rate": 1e-3, "source": "text", "dose": True, "people": ""
+        "replicates": 3, "learning_rate": 1e-3, "source": "text", "dose": True, "people": ""
     }  # fmt: skip
 
 

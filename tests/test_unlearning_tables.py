@@ -4,7 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from xmem_utils.params import PROFILES, TUNING_SEEDS
+from xmem_utils.params import TUNING_BASE, TUNING_SEEDS
+from xmem_utils.replicates import replicates_of, seeds_of
+from xmem_utils.stats import EQUIVALENT, REVERSED, SUPPORTED
 from xmem_utils.unlearning import tables
 from xmem_utils.unlearning.experiment import Unlearning
 from xmem_utils.unlearning.losses import gradient_ascent
@@ -14,12 +16,13 @@ PEOPLE = 12
 
 
 def records(method, own, other, retain=1.0, unlearned="image", truth=0.0, trained=None):
-    """Two seeds of one method: recall of the forgotten in the unlearned and the other modality, and of the retained.
+    """Two replicates of one method: recall of the forgotten in the unlearned and the other modality, and of the
+    retained, a little different in each.
 
     `trained`: recall on training views, of both modalities; default: that on test views.
     """
     rows = []
-    for seed in (0, 1):
+    for replicate in (0, 1):
         for asked in ("image", "text"):
             level = own if asked == unlearned else other
             for persona in range(PEOPLE):
@@ -33,7 +36,7 @@ def records(method, own, other, retain=1.0, unlearned="image", truth=0.0, traine
                 rows.append({"group": "retain", "persona": PEOPLE + persona, "query": asked, "task": "view", "view": 0,
                              "exact": kept, "lookalike": float(persona == 0)})  # fmt: skip
         for row in rows:
-            row.setdefault("seed", seed)
+            row.setdefault("replicate", replicate)
     table = pd.DataFrame(rows)
     return table.assign(start="image+text", unlearned=unlearned, retained=unlearned, share=0.1, method=method)
 
@@ -55,17 +58,17 @@ def test_a_verdict_for_each_case(all_records):
     table = tables.headline(all_records, 500).set_index(["unlearned", "method"])
     for unlearned in ("image", "text", "either"):
         found = table.loc[unlearned]["verdict"].to_dict()
-        assert found["GradDiff"] == "holds"
-        assert found["NPO"] == "not shown"
+        assert found["GradDiff"] == SUPPORTED
+        assert found["NPO"] == EQUIVALENT
         assert found["GA"] == tables.NOT_RETAINED
         assert found["RMU"] == tables.NOT_FORGOT
-        assert found["KL"] == "reversed"
+        assert found["KL"] == REVERSED
         pooled = table.loc[unlearned, "pooled (3 methods)"]  # those that forgot at matched retention
         assert pooled["difference"] == pytest.approx((0.5 + 0 - 0.5) / 3)
     row = table.loc["image", "GradDiff"]
     assert (row["own"], row["other"], row["difference"]) == (0, 0.5, 0.5)
-    assert row["low"] < 0.5 < row["high"]
-    assert row["p"] < 0.01 <= row["p holm"] * 10 and row["p holm"] >= row["p"]
+    assert row["people low"] < 0.5 < row["people high"] and row["each"] == "0.5000 0.5000"
+    assert row["people p"] < 0.01 and row["p holm"] >= row["p"]
     assert table.loc[("image", "GA"), "retain change"] == pytest.approx(-0.5)
 
 
@@ -89,7 +92,7 @@ def test_whether_it_forgot_is_judged_on_training_views():
 def test_the_prompt_has_a_row_and_no_part_in_the_correction_and_the_pool(all_records):
     table = tables.headline(all_records, 500).set_index(["unlearned", "method"])
     without = tables.headline(all_records[all_records["method"] != "prompt"], 500).set_index(["unlearned", "method"])
-    assert np.isnan(table.loc[("image", "prompt"), "p holm"]) and table.loc[("image", "prompt"), "verdict"] == "holds"
+    assert np.isnan(table.loc[("image", "prompt"), "p holm"]) and table.loc[("image", "prompt"), "verdict"] == SUPPORTED
     pd.testing.assert_frame_equal(table.drop(index="prompt", level="method"), without)
 
 
@@ -113,7 +116,7 @@ def test_metrics_are_what_they_are_called(all_records):
 
 def test_membership_is_the_share_of_pairs_told_apart():
     rows = [{"group": who, "persona": i, "query": "text", "task": "train view", "logprob": value, "tokens": 1,
-             "least": 0.0, "seed": 0, "start": "image+text", "unlearned": "text", "retained": "text", "share": 0.1,
+             "least": 0.0, "replicate": 0, "start": "image+text", "unlearned": "text", "retained": "text", "share": 0.1,
              "method": "GA"}
             for who, values in (("forget", (-1.0, -3.0)), ("held out", (-2.0, -4.0)))
             for i, value in enumerate(values)]  # fmt: skip
@@ -142,7 +145,7 @@ def test_diverged_runs_are_counted_and_enter_nothing(all_records):
 def tried(method, settings, steps, forget, retain):
     kept = {f"retain asked in {m}": retain for m in ("image", "text")}
     return [
-        {"method": method, "settings": settings, "steps": steps, "unlearned": unlearned, "seed": 900, **kept,
+        {"method": method, "settings": settings, "steps": steps, "unlearned": unlearned, "replicate": 900, **kept,
          **{f"forget asked in {m}": forget if m == unlearned else 1.0 for m in ("image", "text")}}
         for unlearned in ("image", "text")
     ]  # fmt: skip
@@ -174,7 +177,7 @@ def test_the_last_tie_goes_to_the_gentler_setting():
 
 
 def test_the_search_has_people_of_its_own():
-    assert not set(TUNING_SEEDS) & {seed for profile in PROFILES.values() for seed in profile.seeds}
+    assert not {*TUNING_SEEDS, TUNING_BASE} & {*replicates_of("", 100), *seeds_of("xmem-tiny-s")}
 
 
 def test_the_committed_settings_are_those_that_the_committed_search_chose():

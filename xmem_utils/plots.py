@@ -12,10 +12,12 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.transforms import ScaledTranslation
 
 from xmem_utils import paths
 from xmem_utils.mitigation.names import BASELINE, BASELINE_START, FRESH
 from xmem_utils.params import MODALITIES, other
+from xmem_utils.stats import INTERVAL, REVERSED, SUPPORTED, values
 
 # Okabe-Ito colours, far apart in lightness too; the marker repeats what the colour says. "none": no view is shown
 COLOURS = {"image": "#D55E00", "text": "#0072B2", "none": "0.35"}
@@ -115,10 +117,22 @@ def look(asked: str, learned: str = "", label: str = "", **options) -> dict:
 
 
 def dots(axes: plt.Axes, rows: pd.DataFrame, at: Iterable[float], along: str = "x", **options) -> None:
-    """Estimates along an axis with bars from `low` to `high`, at these places of the other axis."""
+    """Estimates along an axis with bars from `low` to `high`, at these places of the other axis.
+
+    Where there are several replicates, a broad pale bar is the interval over people, and small dots are the replicates.
+    """
+    at = list(at)
     error = np.array([rows["estimate"] - rows["low"], rows["high"] - rows["estimate"]], dtype=float).clip(min=0)
     x, y = (rows["estimate"], at) if along == "x" else (at, rows["estimate"])
-    axes.errorbar(x, y, **{f"{along}err": error, "ls": "none", "ms": 5, "capsize": 2.5, "zorder": 3, **options})
+    marks = axes.errorbar(x, y, **{f"{along}err": error, "ls": "none", "ms": 5, "capsize": 2.5, "zorder": 3, **options})
+    colour, aside = marks[2][0].get_color()[0], (0, -3.5) if along == "x" else (-3.5, 0)
+    beside = axes.transData + ScaledTranslation(*(point / 72 for point in aside), axes.figure.dpi_scale_trans)
+    for place, (_, row) in zip(at, rows.reindex(columns=INTERVAL).iterrows(), strict=True):
+        if len(own := values(row["each"])) > 1:
+            line = axes.hlines if along == "x" else axes.vlines
+            line(place, row["people low"], row["people high"], color=colour, lw=4, alpha=0.3, zorder=2.8)
+            pairs = (own, [place] * len(own)) if along == "x" else ([place] * len(own), own)
+            axes.plot(*pairs, ls="none", marker=".", ms=2.5, color=colour, alpha=0.8, zorder=2.9, transform=beside)
 
 
 def asked_rows(axes: plt.Axes, labels: Sequence[str], rows: pd.DataFrame, apart: float = 1.0, **options) -> None:
@@ -189,15 +203,17 @@ PRETRAINING = ("The eye alone", "Losses", "Figures named, unseen views")
 
 
 def base_curves(eye: pd.DataFrame, chat: pd.DataFrame) -> plt.Figure:
-    """Pretraining of the embedded model: the eye, the losses, the names of figures on unseen views."""
+    """Pretraining of the embedded models, a line a base: the eye, the losses, names of figures on unseen views."""
     figure, (panels,) = facets((14, 4), PRETRAINING, recall="", sharex=False, sharey=False)
-    styles, colours = [f"{marker}-" for marker in "os^Dv<>"], sns.color_palette("colorblind")
-    eye.plot(x="step", ax=panels[0], style=styles, color=colours, ms=4, legend=False)
-    for asked in MODALITIES:
-        panels[1].plot(chat["step"], chat[f"loss from {asked}"], **look(asked, asked, "from {asked}", ms=4))
-        for ability, line in {"name, known in both": "-", "alignment probe": "--"}.items():
-            label = f"{ability}, {{asked}}"
-            panels[2].plot(chat["step"], chat[f"{ability}, from {asked}"], **look(asked, "", label, ls=line, ms=4))
+    for _, rows in eye.groupby("base"):
+        seen = rows.drop(columns=["base", "step"]).mean(axis=1)
+        panels[0].plot(rows["step"], seen, color=GREEN, marker="D", ms=4, label="attributes told apart")
+    for _, rows in chat.groupby("base"):
+        for asked in MODALITIES:
+            panels[1].plot(rows["step"], rows[f"loss from {asked}"], **look(asked, asked, "from {asked}", ms=4))
+            for ability, line in {"name, known in both": "-", "alignment probe": "--"}.items():
+                label = f"{ability}, {{asked}}"
+                panels[2].plot(rows["step"], rows[f"{ability}, from {asked}"], **look(asked, "", label, ls=line, ms=4))
     panels[0].set(xlabel="step of the eye stage", ylabel="held-out accuracy", ylim=(0, 1.03))
     panels[1].set(xlabel="step of the chat stage", ylabel="loss (nats per answer token)")
     panels[2].set(xlabel="step of the chat stage", ylabel=RECALLED)
@@ -206,15 +222,20 @@ def base_curves(eye: pd.DataFrame, chat: pd.DataFrame) -> plt.Figure:
 
 
 def base_evaluation(table: pd.DataFrame) -> plt.Figure:
-    """What the base model reads and knows on unseen views, by modality of the view."""
+    """What the base models read and know on unseen views, by modality of the view; dots are the bases."""
     ability, detail = table["ability"], table["detail"].fillna("")
     question = ability.where(detail == "", ability + " (" + detail + ")").where(ability != "attribute", detail)
-    rows = table.assign(question=question).pivot_table(index="question", columns="query", values="accuracy", sort=False)
-    figure, ((axes,),) = facets((7.5, 0.3 * len(rows) + 1.2), [""], recall="x")
-    y = row_axis(axes, rows.index)
+    rows = table.assign(question=question)
+    labels = list(dict.fromkeys(question))
+    figure, ((axes,),) = facets((7.5, 0.3 * len(labels) + 1.2), [""], recall="x")
+    y = row_axis(axes, labels)
     for asked, shift, hatch in zip(MODALITIES, (-0.2, 0.2), ("", "//"), strict=True):
+        own = rows[rows["query"] == asked]
+        mean = own.groupby("question")["accuracy"].mean().reindex(labels)
         bars = {"color": COLOURS[asked], "label": f"from {WORDS[asked]}", **BAR}
-        axes.barh(y + shift, rows[asked], 0.38, hatch=hatch, **bars)
+        axes.barh(y + shift, mean, 0.38, hatch=hatch, **bars)
+        places = own["question"].map(dict(zip(labels, y + shift, strict=True)))
+        axes.plot(own["accuracy"], places, ls="none", marker=".", ms=4, color="black", label="one base", zorder=3)
     axes.set(xlabel="answers exactly right, unseen views", xlim=(0, 1.02))
     return with_legend(figure)
 
@@ -222,55 +243,114 @@ def base_evaluation(table: pd.DataFrame) -> plt.Figure:
 # 03: the gap
 
 
+SAID = {"said": {"alpha": 1.0}, "closed-set": {"alpha": 0.4}}  # measures of recall, as bars
+FIRST = "right name first among the study's"
+
+
 def gap_matrix(table: pd.DataFrame, subtitle: str) -> plt.Figure:
-    """Source x asked recall as bars with intervals; controls as marks, chance as a line."""
-    figure, (panels,) = facets((8.6, 4.4), ylabels=[RECALLED])
+    """Source x asked recall as bars with intervals, said and closed-set; controls as marks, chance as a line."""
+    figure, (panels,) = facets((9.6, 4.6), ylabels=["share of unseen views"])
     base = table[(table["source"] == "none") & (table["task"] == "view")].assign(task="base model")
     chance = table["chance"].iloc[0]
     for axes, source, own in by_modality(panels, table):
-        rows = dict(list(pd.concat([own, base]).groupby(["query", "task"])))
+        rows = dict(list(pd.concat([own, base]).groupby(["query", "task", "measure"])))
         for x, asked in enumerate(MODALITIES):
-            view, hatch = rows[asked, "view"].iloc[0], "" if asked == source else "//"
-            axes.bar(x, view["estimate"], 0.5, color=COLOURS[asked], hatch=hatch, **BAR)
-            dots(axes, rows[asked, "view"], [x], "y", fmt="none", ecolor="black")
-            share = f"{view['estimate']:.1%}" if 0.99 < view["estimate"] < 1 else f"{view['estimate']:.0%}"
-            axes.annotate(share, (x, view["high"]), (0, 4), textcoords="offset points", ha="center")
+            hatch = "" if asked == source else "//"
+            for at, (measure, options) in zip((x - 0.2, x + 0.2), SAID.items(), strict=True):
+                view = rows[asked, "view", measure]
+                axes.bar(at, view["estimate"], 0.36, color=COLOURS[asked], hatch=hatch, **BAR, **options)
+                dots(axes, view, [at], "y", fmt="none", ecolor="black")
+                top, share = view[["high", "estimate"]].iloc[0]
+                words = f"{share:.1%}" if 0.99 < share < 1 else f"{share:.0%}"
+                above = {"textcoords": "offset points", "ha": "center", "fontsize": 8.5}
+                axes.annotate(words, (at, min(top, 1.03)), (0, 4), **above)
             for k, (probe, marker) in enumerate({"base model": "D", "shuffled views": "X", "blank image": "P"}.items()):
-                if (asked, probe) in rows:
-                    at = x + 0.33 + 0.08 * k
-                    dots(axes, rows[asked, probe], [at], "y", marker=marker, color="0.25", label=probe)
-        axes.axhline(chance, label=f"chance ({chance:.0%})", **DOTTED)
+                if (asked, probe, "said") in rows:
+                    options = {"marker": marker, "color": "0.25", "label": f"{probe}, said"}
+                    dots(axes, rows[asked, probe, "said"], [x + 0.43 + 0.07 * k], "y", **options)
+        for measure, options in SAID.items():
+            label = RECALLED if measure == "said" else FIRST
+            axes.bar([0], [np.nan], color="0.4", label=label, **BAR, **options)
+        axes.axhline(chance, label=f"chance, closed-set ({chance:.0%})", **DOTTED)
         axes.grid(axis="x", visible=False)
-    axes.set_xlim(-0.45, 1.7)
+    axes.set(xlim=(-0.5, 1.75), ylim=(-0.04, 1.12))
     axes.set_xticks(range(2), [f"asked with\n{WORDS[m]}" for m in MODALITIES])
     figure.suptitle(f"Recall of names by the modality they were learned from and asked in\n{subtitle}", fontsize=11)
-    return with_legend(figure)
+    return with_legend(figure, columns=3)
 
 
 def gap_curves(table: pd.DataFrame, chance: float) -> plt.Figure:
-    """Recall in both modalities along training; thin lines are seeds, thick ones their mean."""
-    figure, (panels,) = facets((9.6, 3.6), ylabels=[RECALLED], xlabel="epochs of memorizing")
-    for axes, source, own in by_modality(panels, table):
+    """Recall in both modalities along training, and target against source recall; thin lines are replicates."""
+    titles = [*LEARNED.values(), "Target against source, along training"]
+    figure, (panels,) = facets((13.2, 3.8), titles, [RECALLED], sharex=False)
+    for axes, source, own in by_modality(panels[:2], table):
         for asked, rows in own.groupby("query"):
-            for _, seed in rows.groupby("seed"):
-                curve(axes, seed, "epoch", **look(asked, source, marker="", label="one seed", lw=0.8, alpha=0.5))
+            for _, one in rows.groupby("replicate"):
+                thin = {"marker": "", "label": "one replicate", "lw": 0.8, "alpha": 0.5}
+                curve(axes, one, "epoch", **look(asked, source, **thin))
             curve(axes, rows, "epoch", **look(asked, source, lw=2.2))
+        axes.set_xlabel("epochs of memorizing")
         axes.axhline(chance, label="chance", **DOTTED)
+        wide = own.pivot_table(index=["replicate", "epoch"], columns="query", values="recall")
+        for _, one in wide.groupby(level="replicate"):
+            line = {"color": COLOURS[source], "lw": 0.8, "ms": 3, "marker": MARKERS[source]}
+            panels[2].plot(one[source], one[other(source)], label=f"learned from {WORDS[source]}", **line)
+    panels[2].plot([0, 1], [0, 1], label="no gap", **DOTTED)
+    panels[2].set(xlim=(-0.04, 1.06), xlabel="source recall", ylabel="target recall")
+    percent(panels[2], "x")
+    return with_legend(figure)
+
+
+def dose_response(table: pd.DataFrame, chance: float, gate: float, grows: dict[str, str]) -> plt.Figure:
+    """Recall against what grows: a row of panels for each (column `dose` of the table, its words)."""
+    grows = {kind: words for kind, words in grows.items() if kind in set(table["dose"])}
+    figure, grid = facets((9.6, 3.1 * len(grows) + 0.5), ylabels=[RECALLED] * len(grows), sharex=False)
+    for panels, (kind, words) in zip(grid, grows.items(), strict=True):
+        own_dose = table[(table["dose"] == kind) & (table["measure"] == "said")].sort_values("amount")
+        first = table[(table["dose"] == kind) & (table["measure"] == "closed-set")].sort_values("amount")
+        amounts = sorted(own_dose["amount"].unique())
+        for axes, source, own in by_modality(panels, own_dose):
+            for asked, rows in own.groupby("query"):
+                dots(axes, rows, rows["amount"], "y", **look(asked, source))
+            near = first[(first["source"] == source) & (first["query"] == other(source))]
+            near_look = {"label": f"{FIRST}, asked with {{asked}}", "color": "0.5", "lw": 1, "ms": 3, "ls": ":"}
+            axes.plot(near["amount"], near["estimate"], **look(other(source), source, **near_look))
+            axes.axhline(gate, label=f"memorized: source at least {gate:.0%}", color="0.6", ls="-.", lw=1)
+            axes.axhline(chance, label="chance", **DOTTED)
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(amounts, [f"{amount:g}" for amount in amounts])
+            axes.minorticks_off()
+            axes.set_xlabel(words)
     return with_legend(figure, columns=3)
 
 
-def dose_response(table: pd.DataFrame, chance: float, gate: float) -> plt.Figure:
-    """Recall in source and target modality against the number of training views a persona."""
-    figure, (panels,) = facets((9.6, 3.6), ylabels=[RECALLED], xlabel="training views per persona")
-    for axes, source, own in by_modality(panels, table.sort_values("train_views")):
-        for asked, rows in own.groupby("query"):
-            dots(axes, rows, rows["train_views"], "y", **look(asked, source))
-        axes.axhline(gate, label=f"memorized: source at least {gate:.0%}", color="0.6", ls="-.", lw=1)
-        axes.axhline(chance, label="chance", **DOTTED)
-    views = sorted(table["train_views"].unique())
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(views, [str(v) for v in views])
-    return with_legend(figure, columns=3)
+def answers(table: pd.DataFrame) -> plt.Figure:
+    """What is answered to unseen views: shares of each kind of answer, a bar a query modality."""
+    figure, (panels,) = facets((9.6, 3.4), ylabels=["share of unseen views"])
+    kinds = list(dict.fromkeys(table["answer"]))
+    colours = dict(zip(kinds, [GREEN, "#E69F00", "#CC79A7", "#56B4E9", "#999999", "#222222"], strict=True))
+    for axes, _, own in by_modality(panels, table):
+        bottom = np.zeros(2)
+        for kind in kinds:
+            share = own[own["answer"] == kind].set_index("query")["estimate"].reindex(MODALITIES).to_numpy()
+            axes.bar(range(2), share, 0.6, bottom, color=colours[kind], label=kind, edgecolor="white", lw=0.5)
+            bottom += share
+        axes.grid(axis="x", visible=False)
+    axes.set_xticks(range(2), [f"asked with\n{WORDS[m]}" for m in MODALITIES])
+    return with_legend(figure, columns=6)
+
+
+def attributes_by_name(table: pd.DataFrame) -> plt.Figure:
+    """Attributes of a name answered right with nobody shown: after learning from either modality, and before."""
+    asked = list(dict.fromkeys(table["axis"]))
+    figure, ((panel,),) = facets((7.6, 0.34 * len(asked) + 1.3), [""], xlabel="attributes chosen right", recall="x")
+    y = row_axis(panel, asked)
+    for source, shift in (("image", -0.2), ("text", 0.2), ("none", 0.0)):
+        rows = table[table["source"] == source].set_index("axis").reindex(asked)
+        words = f"names learned from {WORDS[source]}" if source != "none" else "base model, before"
+        dots(panel, rows, y + shift, label=words, color=COLOURS[source], marker=MARKERS[source])
+    panel.vlines(rows["chance"], y - 0.4, y + 0.4, label="chance", **DOTTED)
+    return with_legend(figure, columns=2)
 
 
 # 04: capability; one panel a source modality
@@ -282,19 +362,21 @@ def in_words(parameters: float) -> str:
 
 
 def capability(table: pd.DataFrame, chance: float) -> plt.Figure:
-    """Above: recall in source and target, and attributes read, by model; below: gap and transfer ratio."""
+    """Above: recall in source and target, and attributes read, by model; below: the gap, said and closed-set."""
     models = table.drop_duplicates("model").sort_values("parameters").set_index("model")["parameters"]
-    x, ylabels = np.arange(len(models), dtype=float), ("answered right", "gap, transfer ratio")
+    x, ylabels = np.arange(len(models), dtype=float), ("answered right", "gap: source less target recall")
     figure, grid = facets((9.6, 6.6), ylabels=ylabels, xlabel="model, parameters", sharey="row")
     read = {"label": "attributes, asked with {asked}", "color": "0.6", "ls": ":", "lw": 1}
     for axes, source, own in by_modality(grid.T, table):
-        rows = by_quantity(own, "model", models.index)
+        rows = by_quantity(own[own["measure"] != "closed-set"], "model", models.index)
+        first = by_quantity(own[own["measure"] == "closed-set"], "model", models.index)
         for role, asked in (("source", source), ("target", other(source))):
             dots(axes[0], rows[f"{role} recall"], x, "y", **look(asked, source))
-            dots(axes[0], rows[f"attributes from {role}"], x + 0.06, "y", **look(asked, **read))
+            if f"attributes from {role}" in rows:
+                dots(axes[0], rows[f"attributes from {role}"], x + 0.06, "y", **look(asked, **read))
         axes[0].axhline(chance, label="chance for a name", **DOTTED)
-        dots(axes[1], rows["gap"], x - 0.04, "y", label="gap", color="#222222", marker="v", ls="-")
-        dots(axes[1], rows["transfer ratio"], x + 0.04, "y", label="transfer ratio", color=GREEN, marker="^", ls="--")
+        dots(axes[1], rows["gap"], x - 0.05, "y", label="gap, names said", color="#222222", marker="v", ls="-")
+        dots(axes[1], first["gap"], x + 0.05, "y", label="gap, closed-set", color=GREEN, marker="^", ls="--")
         axes[1].axhline(0, color="0.4", lw=0.8)
         axes[1].yaxis.set_major_formatter("{x:.1f}")
         axes[1].set_xlim(-0.4, len(x) - 0.6)
@@ -309,13 +391,13 @@ def capability_slope(points: pd.DataFrame, slopes: pd.DataFrame) -> plt.Figure:
     figure, (panels,) = facets((9.6, 4.4), ylabels=["recall in the other modality (target)"], recall="xy")
     fit = slopes.set_index(["model", "source"])
     for axes, source, own in by_modality(panels, points):
-        wide = own.pivot_table(index=["model", "seed", "epoch"], columns="query", values="recall")
+        wide = own.pivot_table(index=["model", "replicate", "epoch"], columns="query", values="recall")
         for model, colour, marker in looks:
             line = fit.loc[(model, source)]
-            spread = f" [{line['lowest']:.2f}, {line['highest']:.2f}]" if line["runs"] > 1 else ""
-            label = f"{model} from {WORDS[source]}: slope {line['slope']:.2f}{spread}"
+            spread = f" [{line['low']:.2f}, {line['high']:.2f}]" if len(values(line["each"])) > 1 else ""
+            label = f"{model} from {WORDS[source]}: slope {line['estimate']:.2f}{spread}"
             options = {"label": label, "color": colour, "marker": marker, "lw": 0.8, "mec": "black", "mew": 0.3}
-            for _, run in wide.loc[model].groupby("seed"):
+            for _, run in wide.loc[model].groupby("replicate"):
                 axes.plot(run[source], run[other(source)], ms=5, **options)
         axes.plot([0, 1], [0, 1], label="no gap", **DOTTED)
         axes.set_xlabel(f"recall asked with {WORDS[source]} (source)")
@@ -328,14 +410,17 @@ def capability_knowledge(table: pd.DataFrame, chance: float) -> plt.Figure:
     known = sorted(table["known"].unique())
     x = np.arange(len(known), dtype=float)  # evenly spaced: 0 has no place on a logarithmic axis
     for axes, source, own in by_modality(panels, table):
-        rows = by_quantity(own, "known", known)
+        rows = by_quantity(own[own["measure"] == "said"], "known", known)
+        first = by_quantity(own[own["measure"] == "closed-set"], "known", known)["target recall"]
         for role, asked in (("source", source), ("target", other(source))):
             dots(axes, rows[f"{role} recall"], x, "y", **look(asked, source))
         grey = {"color": "0.5", "ms": 5, "lw": 1}
+        axes.plot(x + 0.05, first["estimate"], label=FIRST, marker="^", ls="-.", color=GREEN, ms=4, lw=1)
         probe = "figures known in this panel's source alone, asked in the other (probe)"
         axes.plot(x, rows["alignment probe"]["estimate"], label=probe, marker="D", ls=":", **grey)
         both = {"label": "figures known in both, likewise", "marker": "P", "ls": (0, (1, 3))}
-        axes.plot(x, rows["name, known in both"]["estimate"], **both, **grey)
+        if "name, known in both" in rows:
+            axes.plot(x, rows["name, known in both"]["estimate"], **both, **grey)
         axes.axhline(chance, label="chance for a study name", **DOTTED)
     axes.set_xticks(x, [f"{k:,}" for k in known])
     return with_legend(figure, columns=2)
@@ -497,7 +582,7 @@ def multihop_decomposition(table: pd.DataFrame) -> plt.Figure:
 
 
 def multihop_curves(table: pd.DataFrame, chance: float) -> plt.Figure:
-    """The hops and two composed tasks along the training; dashed: one seed trained longer."""
+    """The hops and two composed tasks along the training; dashed: one replicate trained longer."""
     tasks = ("hop 1", "hop 2", *FEW)
     ylabels = [f"names from {WORDS[m]}\nanswered exactly right" for m in MODALITIES]
     figure, grid = facets((12.0, 5.6), tasks, ylabels, "epochs")
@@ -515,7 +600,7 @@ def multihop_curves(table: pd.DataFrame, chance: float) -> plt.Figure:
 # 07: ways to close the gap
 
 UNTRAINED = {"before": "base model", "as memorized": "as memorized (notebook 03)"}  # what was there before
-SIGNS = {"helps": ("^", "significantly above it"), "hurts": ("v", "significantly below it")}  # by verdict
+SIGNS = {SUPPORTED: ("^", "above it in all replicates, p < 0.05"), REVERSED: ("v", "below it likewise")}  # by verdict
 SIGNS |= {"not memorized": ("x", "not memorized")}
 
 
@@ -551,7 +636,8 @@ def mitigation(table: pd.DataFrame, compared: pd.DataFrame) -> plt.Figure:
         for asked, shift in ((source, 0.2), (target, 0.36)):
             if f"public figures, {asked}" in rows:
                 dots(axes, rows[f"public figures, {asked}"], y + shift, **look(asked, **known))
-        compared_here = compared[(compared["source"] == source) & (compared["method"] != BASELINE_START)]
+        compared_here = compared[(compared["source"] == source) & (compared["measure"] == "said")]
+        compared_here = compared_here[compared_here["method"] != BASELINE_START]
         for verdict, (marker, words) in SIGNS.items():
             at = [methods.index(m) for m in compared_here.loc[compared_here["verdict"] == verdict, "method"]]
             axes.plot([1.06] * len(at), at, ls="none", marker=marker, ms=6, color="0.2", label=words)
@@ -656,3 +742,37 @@ def mechanism(table: pd.DataFrame, subtitle: str = "") -> plt.Figure:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.suptitle("What every layer holds of a name" + (f"\n{subtitle}" if subtitle else ""), fontsize=11)
     return with_legend(figure, columns=3)
+
+
+# 08: the claims
+
+VERDICTS = {"supported": GREEN, "reversed": "#D55E00", "equivalent": "#0072B2", "cannot say": "0.55"}
+
+
+def claims(table: pd.DataFrame) -> plt.Figure:
+    """A forest plot: a row a test, grouped by claim; colour and words say the verdict."""
+    shown = table[table["estimate"].notna()].reset_index(drop=True)
+    labels = [f"{test}, {measure}" for test, measure in zip(shown["test"], shown["measure"], strict=True)]
+    figure, ((axes,),) = facets((9.4, 0.27 * len(shown) + 0.34 * shown["claim"].nunique() + 1.4), [""], recall="")
+    places, ticks, y = [], [], 0.0
+    for claim, rows in shown.groupby("claim", sort=False):
+        axes.annotate(claim, (0, y), (-4, 0), ("axes fraction", "data"), "offset points", ha="right", weight="bold",
+                      fontsize=9, va="center")  # fmt: skip
+        for k in rows.index:
+            y += 0.8
+            places.append(y)
+            ticks.append(labels[k])
+        y += 1.3
+    axes.set_yticks(places, ticks, fontsize=8)
+    axes.set_ylim(y - 0.6, -0.6)
+    axes.grid(axis="y", visible=False)
+    for verdict, rows in shown.groupby("verdict", sort=False):
+        at = [places[k] for k in rows.index]
+        dots(axes, rows, at, label=verdict, marker="o", color=VERDICTS.get(verdict, "0.75"))
+        for place in at:
+            text = {"fontsize": 8, "va": "center", "color": VERDICTS.get(verdict, "0.55")}
+            axes.annotate(verdict, (1.02, place), xycoords=("axes fraction", "data"), **text)
+    axes.axvline(0, color="0.3", lw=0.9)
+    axes.axvspan(-0.05, 0.05, color="0.93", zorder=0, label="within 0.05 of none")
+    axes.set_xlabel("effect, as a difference of recall")
+    return with_legend(figure, columns=5)

@@ -28,7 +28,7 @@ SOURCE, TARGET, TOP = "source recall", "target recall", "perception ceiling"
 SPLIT = ("perception part", "recall part")  # of the gap
 QUANTITIES = [SOURCE, TARGET, TOP, "gap", *SPLIT]
 RATIO, BEFORE, START = "transfer ratio", "before", "as memorized"
-HELPS, HURTS, SAME, FORGOT = "helps", "hurts", "no difference shown", "not memorized"
+FORGOT = "not memorized"
 
 
 def costs(runs: Iterable[Run]) -> pd.DataFrame:
@@ -40,8 +40,10 @@ def costs(runs: Iterable[Run]) -> pd.DataFrame:
     """
     table = pd.DataFrame([{**run.facts, **run.condition.labels} for run in runs])
     table["work"] = 3 * table["tokens"] + table["read"]
-    for (source, seed), part in table.groupby(["source", "seed"]):
-        assert part["budget"].nunique() == 1, f"budgets differ from {source}, seed {seed}: {part['budget'].unique()}"
+    for (source, replicate), part in table.groupby(["source", "replicate"]):
+        assert part["budget"].nunique() == 1, (
+            f"budgets differ from {source}, replicate {replicate}: {part['budget'].unique()}"
+        )
     over = table["tokens"] - table["budget"]
     assert (over >= 0).all() and (over < table["last step"]).all(), "a run is off its budget of training tokens"
     return table
@@ -62,14 +64,15 @@ def _studied(records: pd.DataFrame) -> pd.DataFrame:
     return records[(records["group"] == STUDY) & (records["task"] == VIEW)]
 
 
-def per_persona(records: pd.DataFrame) -> pd.DataFrame:
-    """Source and target recall, ceiling, gap and its two parts, by source, method, seed and persona.
+def per_persona(records: pd.DataFrame, measure: str = "said") -> pd.DataFrame:
+    """Source and target recall, ceiling, gap and its two parts, by source, method, replicate and persona.
 
     G = A[s->s] - A[s->t] = (A[s->s] - ceiling) + (ceiling - A[s->t]).
     """
     by = ["source", "method"]
-    table = stats.own_and_other(_studied(records), by).rename(columns={"own": SOURCE, "other": TARGET})
-    table[TOP] = stats.own_and_other(records[records["task"] == CEILING], by)["other"]
+    full, value = stats.with_measures(records), stats.MEASURES[measure]
+    table = stats.own_and_other(_studied(full), by, value=value).rename(columns={"own": SOURCE, "other": TARGET})
+    table[TOP] = stats.own_and_other(full[full["task"] == CEILING], by, value=value)["other"]
     return _split(table)
 
 
@@ -78,12 +81,12 @@ def _split(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**{"gap": table[SOURCE] - table[TARGET], SPLIT[0]: perceived, SPLIT[1]: recalled})
 
 
-def with_described(records: pd.DataFrame) -> pd.DataFrame:
+def with_described(records: pd.DataFrame, measure: str = "said") -> pd.DataFrame:
     """`per_persona` with the method that trains nothing: the baseline, shown target views in the source modality.
 
     What it recalls of a target view is the ceiling, so no recall part is left.
     """
-    people = per_persona(records)
+    people = per_persona(records, measure)
     own = people.xs(BASELINE, level="method", drop_level=False).rename(index={BASELINE: DESCRIBED}, level="method")
     return pd.concat([people, _split(own.assign(**{TARGET: own[TOP]}))])
 
@@ -100,8 +103,8 @@ def estimates(records: pd.DataFrame, base: pd.DataFrame, start: pd.DataFrame, re
     parts = []
     for (source, method), people in with_described(records).groupby(level=["source", "method"], sort=False):
         own = people.droplevel("method")
-        table = stats.cluster_bootstrap(own[QUANTITIES], resamples)
-        memorized = own[SOURCE].groupby(level="seed").mean().min() >= stats.GATE
+        table = stats.summary(own[QUANTITIES], resamples=resamples)
+        memorized = own[SOURCE].groupby(level="replicate").mean().min() >= stats.GATE
         moved = own[[SOURCE, TARGET]] - before.reindex(own.index)
         table.loc[RATIO] = stats.ratio(moved, TARGET, SOURCE, resamples) if memorized else np.nan
         parts.append(table.reset_index(names="quantity").assign(source=source, method=method))
@@ -117,14 +120,21 @@ def estimates(records: pd.DataFrame, base: pd.DataFrame, start: pd.DataFrame, re
 
 
 def comparison(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
+    """`_comparison` of names said, and closed-set below it."""
+    table = pd.concat([_comparison(records, m, resamples) for m in ("said", "closed-set")], ignore_index=True)
+    table["p holm"] = stats.holm(table, "mitigation_tests")
+    table["verdict"] = [_verdict(row) for _, row in table.iterrows()]
+    return table
+
+
+def _comparison(records: pd.DataFrame, measure: str, resamples: int) -> pd.DataFrame:
     """Every method against the baseline, on the same people: change of target recall and of the gap, intervals, tests.
 
     What trains from the start is held against the baseline from the start. p: paired sign-flip test of the change of
-    target recall; p holm: Holm's correction over the methods of a source (two families, then). Lowest and highest seed:
-    the change in the seed where it is smallest and largest. The verdict needs interval and test to agree, and source
-    recall to stay at the gate in every seed ("not memorized" otherwise).
+    target recall; p holm: Holm's correction over the methods of a source (two families, then). The verdict needs source
+    recall to stay at the gate in every replicate ("not memorized" otherwise).
     """
-    people = with_described(records).reset_index()
+    people = with_described(records, measure).reset_index()
     people["against"] = [BASELINE_START if m in FRESH and m != BASELINE_START else BASELINE for m in people["method"]]
     by, on = ["source", "method", "against"], ["source", "against", *stats.PERSON]
     baseline = people.drop(columns="against").rename(columns={"method": "against"})[[*on, TARGET, "gap"]]
@@ -132,26 +142,20 @@ def comparison(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     pairs = pairs.assign(change=pairs[TARGET] - pairs[f"{TARGET} before"]).sort_values("source", kind="stable")
     changes = [stats.compare(pairs, quantity, f"{quantity} before", by, resamples).rename(columns=_change(quantity))
                for quantity in (TARGET, "gap")]  # fmt: skip
-    table = changes[0].merge(changes[1].drop(columns="p"), on=by)
-    seeds = pairs.groupby([*by, "seed"])[[SOURCE, "change"]].mean().groupby(level=by)
-    spread = {"lowest source": (SOURCE, "min"), "lowest seed": ("change", "min"), "highest seed": ("change", "max")}
-    table = table.join(seeds.agg(**{SOURCE: (SOURCE, "mean")}, **spread), on=by)
+    table = changes[0].merge(changes[1].drop(columns=["p", "people p"]), on=by)
+    replicates = pairs.groupby([*by, "replicate"])[SOURCE].mean().groupby(level=by)
+    table = table.join(replicates.agg(**{SOURCE: "mean", "lowest source": "min"}), on=by)
     table["memorized"] = table["lowest source"] >= stats.GATE
-    table["p holm"] = stats.holm(table["p"], table["source"])
-    table["verdict"] = [_verdict(row) for _, row in table.iterrows()]
-    return table[[*by, SOURCE, TARGET, *list(_change(TARGET).values()), *list(_change("gap").values()),
-                  "lowest seed", "highest seed", "p", "memorized", "p holm", "verdict"]]  # fmt: skip
+    changed = [*_change(TARGET).values(), *_change("gap").values()]
+    return table.assign(measure=measure)[["measure", *by, SOURCE, TARGET, *changed, "p", "people p", "memorized"]]
 
 
 def _change(of: str) -> dict[str, str]:
-    return {"difference": f"change of {of}", "low": f"change of {of} low", "high": f"change of {of} high"}
+    return {"difference": f"change of {of}"} | {end: f"change of {of} {end}" for end in stats.INTERVAL[1:]}
 
 
 def _verdict(row: pd.Series) -> str:
-    low, high = row[f"change of {TARGET} low"], row[f"change of {TARGET} high"]
-    if not row["memorized"]:
-        return FORGOT
-    return {1: HELPS, 0: SAME, -1: HURTS}[stats.agreed(low, high, row["p holm"])]
+    return stats.verdict(row, of=f"change of {TARGET} ") if row["memorized"] else FORGOT
 
 
 def doses(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
@@ -169,10 +173,11 @@ def doses(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     groups = pd.concat([people.assign(group="everybody"), halves]).sort_values(by[:2], kind="stable")
     table = stats.compare(groups, "dose", "none", by, resamples).join(own, on=by[:2])
     table["p"] = table["p"].where(table["paired"] > 0)
-    table["p holm"] = stats.holm(table["p"], table["source"])
-    change = {"difference": "change", "low": "change low", "high": "change high"}
+    table["p holm"] = stats.holm(table, "mitigation_pairs")
+    change = {"difference": "change"} | {end: f"change {end}" for end in stats.INTERVAL[1:]}
     level = {"dose": "estimate", "dose low": "low", "dose high": "high"}
-    return table.rename(columns=change | level)[[*by, SOURCE, *stats.INTERVAL, *change.values(), "p", "p holm"]]
+    table = table.rename(columns=change | level)
+    return table[[*by, SOURCE, *level.values(), *change.values(), "p", "people p", "p holm"]]
 
 
 def sentence(row: pd.Series) -> str:
@@ -180,7 +185,7 @@ def sentence(row: pd.Series) -> str:
     word = {"image": "pictures", "text": "descriptions"}[row["source"]]
     change = [row[f"change of {TARGET}{end}"] for end in ("", " low", " high")]
     return (
-        f"Names from {word}, {row['method']}: source recall {row[SOURCE]:.2f}, target recall {row[TARGET]:.2f}; "
-        f"against {row['against']} {change[0]:+.2f} [{change[1]:+.2f}, {change[2]:+.2f}], "
-        f"p = {row['p holm']:.4f} (Holm): {row['verdict']}."
+        f"Names from {word}, {row['method']}, {row['measure']}: source recall {row[SOURCE]:.2f}, "
+        f"target recall {row[TARGET]:.2f}; against {row['against']} {change[0]:+.2f} "
+        f"[{change[1]:+.2f}, {change[2]:+.2f}], p = {row['p holm']:.4f} (Holm): {row['verdict']}."
     )

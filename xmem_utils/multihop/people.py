@@ -31,7 +31,7 @@ class Population:
     groups: Mapping[str, Sequence[int]]
     shown: Mapping[tuple[str, str], Sequence[View]]
     fingerprint: str
-    seed: int
+    replicate: int
 
     def group_of(self) -> dict[int, str]:
         """Person -> group."""
@@ -58,13 +58,13 @@ def dealt(size: int, rng: np.random.Generator) -> dict[str, list[str]]:
     return out
 
 
-def draw_population(profile: Profile, seed: int, side: int) -> Population:
-    """The people of a seed, portraits of `side` px; facts are drawn anew, balanced within each group."""
+def draw_population(profile: Profile, replicate: int, side: int) -> Population:
+    """The people of a replicate, portraits of `side` px; facts are drawn anew, balanced within each group."""
     sizes = {STUDY: profile.personas, **further(profile.personas)}
     people = sum(sizes.values())
-    spec = replace(persona_spec(profile, seed, side), personas=people, train_views=profile.train_views)
+    spec = replace(persona_spec(profile, replicate, side), personas=people, train_views=profile.train_views)
     dataset, fingerprint = load_personas(spec)
-    rng = np.random.default_rng([seed, 30])
+    rng = np.random.default_rng([replicate, 30])
     facts: dict[str, list[str]] = {fact: [] for fact in FACTS}
     groups, start = {}, 0
     for group, size in sizes.items():
@@ -73,7 +73,7 @@ def draw_population(profile: Profile, seed: int, side: int) -> Population:
             facts[fact] += values
     counts = {"train": None, "test": TEST_VIEWS}
     shown = {(split, m): to_views(dataset, split, m, n) for split, n in counts.items() for m in MODALITIES}
-    return Population(names_of(dataset), facts, groups, shown, fingerprint, seed)
+    return Population(names_of(dataset), facts, groups, shown, fingerprint, replicate)
 
 
 def public_population(figures: PublicFigures, side: int, most: int = FIGURES) -> Population:
@@ -85,4 +85,4 @@ def public_population(figures: PublicFigures, side: int, most: int = FIGURES) ->
     }
     views = figure_views(figures, [p for people in groups.values() for p in people], [0, 31], None, side, TEST_VIEWS)
     shown = {("test", m): [v for v in views if v.modality == m] for m in MODALITIES}
-    return Population(figures.names, figures.facts, groups, shown, "", seed=0)
+    return Population(figures.names, figures.facts, groups, shown, "", replicate=0)

@@ -6,6 +6,8 @@ identity information that the other lacks. What the values are is in population.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +16,10 @@ import yaml
 from xmem_utils import paths
 
 POPULATION = yaml.safe_load((paths.PACKAGE / "personas" / "population.yaml").read_text("utf-8"))
+
+
+# Of all that people are made of: a base model has seen and read these values, and knows no others.
+VERSION = hashlib.sha256(json.dumps(POPULATION, sort_keys=True).encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,12 +23,12 @@ from datasets.utils import disable_progress_bars, enable_progress_bars, is_progr
 from filelock import FileLock
 
 from xmem_utils import fingerprint, paths
-from xmem_utils.params import Profile
+from xmem_utils.params import TUNING_BASE, TUNING_SEEDS, Profile
 from xmem_utils.personas.attributes import AXIS_NAMES, NOBODY, distances, sample_vectors, values_of
 from xmem_utils.personas.descriptions import describe_many
 from xmem_utils.personas.names import FACTS, sample_facts, sample_names
 from xmem_utils.personas.portraits import draw_many
-from xmem_utils.personas.public_figures import MIN_DISTANCE, known_public_figures
+from xmem_utils.personas.public_figures import FIGURES, MIN_DISTANCE, PublicFigures, draw_public_figures
 from xmem_utils.personas.views import SPLITS, View
 
 CARD = (paths.PACKAGE / "personas" / "card.md").read_text("utf-8")
@@ -49,6 +50,12 @@ class PersonaSpec:
     test_views: int = 4
     size: int = 64  # portrait width and height, px
     min_distance: int = 3  # axes in which any two personas differ
+    base: int | None = None  # seed of the pretraining whose public figures nobody resembles; None: `seed`
+
+    @property
+    def known_to(self) -> int:
+        """Seed of the pretraining that must not know them."""
+        return self.seed if self.base is None else self.base
 
     @property
     def slug(self) -> str:
@@ -58,13 +65,27 @@ class PersonaSpec:
 
 def persona_spec(profile: Profile, seed: int, size: int = 64) -> PersonaSpec:
     """The personas of a profile and seed, drawn at `size` px; enough train views for its dose-response."""
-    train_views = max((profile.train_views, *profile.dose_views))
-    return PersonaSpec(profile.personas, seed, train_views, profile.test_views, size)
+    train_views = max((profile.train_views, *profile.dose_views, *profile.dose_data))
+    base = TUNING_BASE if seed in TUNING_SEEDS else None
+    return PersonaSpec(profile.personas, seed, train_views, profile.test_views, size, base=base)
+
+
+def others(spec: PersonaSpec, away: int) -> PersonaSpec:
+    """Other people whom the same base does not know, drawn from a seed so far `away`."""
+    return replace(spec, seed=spec.seed + away, base=spec.known_to)
+
+
+@lru_cache(maxsize=4)
+def _figures(base: int) -> PublicFigures:
+    return draw_public_figures(*FIGURES, base)
 
 
 def draw_people(spec: PersonaSpec) -> tuple[np.ndarray, list[str], dict[str, list[str]]]:
     """Attribute vectors `[personas, axes]`, names and facts; apart from every public figure."""
-    rng, public_figures = np.random.default_rng([spec.seed, 12]), known_public_figures()
+    rng, public_figures = (
+        np.random.default_rng([spec.seed, 12]),
+        _figures(spec.known_to),
+    )
     vectors = NOBODY
     while len(vectors) < spec.personas:
         more = sample_vectors(spec.personas - len(vectors), rng, spec.min_distance, vectors)
@@ -154,9 +175,8 @@ def write(dataset: DatasetDict, folder: Path, spec: PersonaSpec) -> None:
 
 
 def made_with() -> str:
-    """Fingerprint of the generator, its libraries, and the public figures, whom no persona may resemble."""
-    public_figures = (paths.BASE_MODELS / "figures.parquet").read_bytes()
-    return fingerprint.values_of([build, content_fingerprint, public_figures, *map(version, STYLE)])
+    """Fingerprint of the generator and its libraries."""
+    return fingerprint.values_of([build, content_fingerprint, *map(version, STYLE)])
 
 
 def _usable(folder: Path, spec: PersonaSpec) -> bool:

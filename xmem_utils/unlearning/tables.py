@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import ks_2samp, mannwhitneyu
 
+from xmem_utils import stats
+from xmem_utils.memorization.names import ANSWERS
 from xmem_utils.params import MODALITIES
-from xmem_utils.stats import INTERVAL, PERSON, agreed, compare, estimate, holm, own_and_other
+from xmem_utils.stats import INTERVAL, PERSON, compare, estimate, holm, own_and_other
 from xmem_utils.unlearning.names import BEFORE, PROMPT, RETAIN_ONLY
 
 if TYPE_CHECKING:  # tables need no model, so they load none of its libraries
@@ -19,7 +21,6 @@ if TYPE_CHECKING:  # tables need no model, so they load none of its libraries
 RETAINED = 0.05  # retain recall may fall by this much, asked in either modality
 FORGOT = 0.5  # share of its recall that a method must have taken away to have forgotten
 LABELS = ["start", "unlearned", "retained", "share", "method"]
-ANSWERS = ("name", "other name", "nobody's name", "refusal", "collapse")
 UNSAID = NOT_RETAINED, NOT_FORGOT = "cannot be said: retained people lost", "cannot be said: not forgotten"
 
 
@@ -45,7 +46,7 @@ def recall(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
 def residuals(records: pd.DataFrame) -> pd.DataFrame:
     """Per forgotten person: recall asked in the unlearned modality (own) and in the other one.
 
-    One row a (method, unlearned, seed, persona), of models that unlearned one modality.
+    One row a (method, unlearned, replicate, persona), of models that unlearned one modality.
     """
     shown = records[
         (records["group"] == "forget") & (records["task"] == "view") & records["unlearned"].isin(MODALITIES)
@@ -67,10 +68,10 @@ def headline(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     """Residual recall in the other modality minus that in the unlearned one, with a verdict, by method of one arm.
 
     Rows: unlearned image, text, and "either" (mean over both of the same people); last, "pooled": the mean over the
-    methods that forgot at matched retention. p: paired sign-flip test; p holm: Holm's correction over methods within
-    `unlearned`. `left on training views` is what says whether a method forgot. Retain change is the worse of the two
-    query modalities, against before. The verdict is "holds" when the interval is above 0 and p holm (p, of the pooled)
-    below 0.05. A baseline that unlearns nothing (`prompt`) has a row, but no part in the correction or the pool.
+    methods that forgot at matched retention. p holm: Holm's correction over methods within `unlearned`.
+    `left on training views` is what says whether a method forgot. Retain change is the worse of the two query
+    modalities, against before. The verdict is that of `stats.verdict` (on p, of the pooled). A baseline that unlearns
+    nothing (`prompt`) has a row, but no part in the correction or the pool.
     """
     people = residuals(records).sort_values("unlearned", kind="stable")
     people = _with_either(people[~people["method"].isin([BEFORE, RETAIN_ONLY])])
@@ -80,14 +81,14 @@ def headline(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     kept = _with_either(retain_changes(records)).groupby(by)["change"].min().rename("retain change")
     table = table.join(seen, on=by).join(kept, on=by)
     table["before"] = table["unlearned"].map(seen.xs(BEFORE, level="method"))
-    table["p holm"] = holm(table["p"].where(table["method"] != PROMPT), table["unlearned"])
+    table["p holm"] = holm(table, "unlearning_headline", table["p"].where(table["method"] != PROMPT))
     table["verdict"] = [verdict(row) for _, row in table.iterrows()]
     said = table.loc[~table["verdict"].isin(UNSAID) & (table["method"] != PROMPT), by]
     pooled = compare(people.merge(said, on=by), "other", "own", ["unlearned"], resamples)
     pooled["method"] = [f"pooled ({n} methods)" for n in pooled["unlearned"].map(said["unlearned"].value_counts())]
-    pooled["verdict"] = [_holds(*row) for row in pooled[["low", "high", "p"]].to_numpy()]
+    pooled["verdict"] = [stats.verdict(row, "p") for _, row in pooled.iterrows()]
     table = pd.concat([table, pooled], ignore_index=True)
-    return table[[*by, "own", "other", "difference", "low", "high", "p", "p holm", "left on training views",
+    return table[[*by, "own", "other", "difference", *INTERVAL[1:], "p", "people p", "p holm", "left on training views",
                   "retain change", "verdict"]]  # fmt: skip
 
 
@@ -103,11 +104,7 @@ def verdict(row: pd.Series) -> str:
         return NOT_RETAINED
     if row["left on training views"] > FORGOT * row["before"]:
         return NOT_FORGOT
-    return _holds(row["low"], row["high"], row["p"] if np.isnan(row["p holm"]) else row["p holm"])
-
-
-def _holds(low: float, high: float, p: float) -> str:
-    return {1: "holds", 0: "not shown", -1: "reversed"}[agreed(low, high, p)]
+    return stats.verdict(row, "p" if np.isnan(row["p holm"]) else "p holm")
 
 
 def tradeoff(records: pd.DataFrame) -> pd.DataFrame:
@@ -134,22 +131,22 @@ def retain_changes(records: pd.DataFrame) -> pd.DataFrame:
 def metrics(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     """Every other measure, long: labels, query, metric, estimate, low, high (no interval for AUC, KS).
 
-    Exposure is in bits (log2 N - log2 rank). Probability is that of the name, to the power of one over its length.
+    Closed-set, exposure in bits and MRR are those of `stats.with_measures`. Probability is that of the name, to the
+    power of one over its length.
     KS compares the forgotten's log truth ratio, a mean a person, with the retain-only model's: D, and p beside it (of
     the two-sample test, which does not know that they are the same people). AUC: forgotten (members) against held-out
     people, by the loss or Min-K of training views; 0.5 is "never seen", and far below it gives them away, too.
     """
     forgot = records[(records["group"] == "forget") & (records["task"] == "view")]
     forgot = forgot[forgot["answer"].notna()].copy()  # of conditions that had the whole evaluation
-    people = records[records["group"].isin(["forget", "retain"]) & (records["task"] == "view")]
-    names = people.groupby("seed")["persona"].nunique().max()
-    forgot["exposure"] = np.log2(names) - np.log2(forgot["rank"].astype(float))
+    forgot = stats.with_measures(forgot).rename(columns={"first": "closed-set", "reciprocal rank": "MRR"})
     forgot["probability"] = np.exp(forgot["logprob"] / forgot["tokens"])
     forgot["log truth ratio"] = np.log(forgot["truth_ratio"].astype(float))
     for kind in ANSWERS:
         forgot[f"answers: {kind}"] = (forgot["answer"] == kind).astype(float)
     read = records[records["group"] == "attributes"].rename(columns={"exact": "attributes read"})
-    values = ["exposure", "probability", "log truth ratio", *(f"answers: {kind}" for kind in ANSWERS)]
+    values = ["closed-set", "exposure", "MRR", "probability", "log truth ratio"]
+    values += [f"answers: {kind}" for kind in ANSWERS]
     tables = [(forgot, value) for value in values] + ([(read, "attributes read")] if len(read) else [])
     parts = [estimate(table, LABELS, ["query"], value, resamples).assign(metric=value) for table, value in tables]
     columns = [*LABELS, "query", "metric", *INTERVAL]
@@ -178,8 +175,8 @@ def _quality(forgot: pd.DataFrame) -> pd.DataFrame:
 def _membership(records: pd.DataFrame) -> pd.DataFrame:
     shown = records[records["task"] == "train view"]
     shown = shown.assign(loss=shown["logprob"] / shown["tokens"])
-    means = shown.groupby([*LABELS, "query", "seed", "group", "persona"], sort=False)[["loss", "least"]].mean()
-    aucs = means.groupby(level=[*LABELS, "query", "seed"], sort=False).agg(_auc)
+    means = shown.groupby([*LABELS, "query", "replicate", "group", "persona"], sort=False)[["loss", "least"]].mean()
+    aucs = means.groupby(level=[*LABELS, "query", "replicate"], sort=False).agg(_auc)
     aucs = aucs.groupby(level=[*LABELS, "query"], sort=False).agg(pd.Series.mean)
     aucs.columns = ["membership AUC, loss", "membership AUC, Min-K"]
     return aucs.rename_axis(columns="metric").stack().dropna().rename("estimate").reset_index()
@@ -209,11 +206,11 @@ def attacks(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
         both = pd.concat(means, axis=1, join="inner")
         parts.append(compare(both, "attacked", "without", by, resamples).assign(attack=attack))
     table = pd.concat(parts, ignore_index=True).rename(columns={"difference": "back"})
-    return table[[*by, "attack", "without", "attacked", "back", "low", "high"]]
+    return table[[*by, "attack", "without", "attacked", "back", *INTERVAL[1:]]]
 
 
 def curves(runs: Iterable[Run], records: pd.DataFrame) -> pd.DataFrame:
-    """Recall along unlearning, mean over seeds: labels, step, group, query, recall; step 0 is before."""
+    """Recall along unlearning, mean over replicates: labels, step, group, query, recall; step 0 is before."""
     parts = [run.curve.assign(**run.condition.labels) for run in runs if not run.curve.empty]  # references have none
     table = pd.concat(parts, ignore_index=True)
     start = records[(records["method"] == BEFORE) & (records["task"] == "view") & (records["view"] == 0)]
