@@ -340,14 +340,8 @@ def draw(table: pd.DataFrame) -> Figure:
     labels = ratios["benchmark"] + "\nagainst " + ratios["contender"]
     left.barh(labels, ratios["ours / this"], color="#009E73", edgecolor="black", linewidth=0.5)
     for y, value in enumerate(ratios["ours / this"]):
-        left.annotate(
-            f"{value:.0f} x" if value >= 10 else f"{value:.1f} x",
-            (value, y),
-            (3, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=7,
-        )
+        words = f"{value:.0f} x" if value >= 10 else f"{value:.1f} x"
+        left.annotate(words, (value, y), (3, 0), textcoords="offset points", va="center", fontsize=7)
     left.axvline(1, color="0.3", ls=":")
     left.set_xscale("log")
     left.xaxis.set_major_formatter("{x:g}")

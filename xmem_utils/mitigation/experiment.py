@@ -238,12 +238,11 @@ class Mitigation(Experiment):
     def best(self, source: str, methods: Sequence[str]) -> str:
         """Of some methods, the one with the highest target recall in the search among those that memorized; of equal
         ones the first. Chosen on people whom no reported number uses, so what is reported of it is no winner's luck.
-        Of methods without a search, the first."""
-        table, own = self.table(self.vlm.name).set_index("method"), [m for m in methods if m != BASELINE_START]
-        searched = table.loc[[m for m in own if m != BASELINE and m in table.index]].query("kept")
-        if len(searched):
-            return str(searched[f"{TARGET} from {source}"].idxmax())
-        return next((m for m in own if m != BASELINE), BASELINE)
+        Where the search has none of them, the first; without any beside the baselines, the baseline."""
+        own = [m for m in methods if m not in (BASELINE, BASELINE_START)]
+        found = self.table(self.vlm.name).set_index("method").query("kept")[f"{TARGET} from {source}"]
+        found = found.reindex(own).dropna()
+        return str(found.idxmax()) if len(found) else (own or [BASELINE])[0]
 
 
 def budgeted_steps(mixed: Mixed, budget: float, peak: float, seed: int) -> tuple[list[Step], dict[str, int]]:
