@@ -26,7 +26,7 @@ from xmem_utils.memorization.experiment import Memorization, MemorizationConditi
 from xmem_utils.mitigation.data import Around, Mixed, length
 from xmem_utils.mitigation.evaluation import MitigationEvaluation
 from xmem_utils.mitigation.methods import MAIN, METHODS, method_named
-from xmem_utils.mitigation.names import BASELINE, BASELINE_START, DESCRIBED, PAIRED
+from xmem_utils.mitigation.names import AMONG, BASELINE, BASELINE_START, DESCRIBED, PAIRED
 from xmem_utils.mitigation.tables import SOURCE, TARGET, per_persona
 from xmem_utils.params import MODALITIES, TUNING_SEEDS, resolve
 from xmem_utils.personas.dataset import names_of
@@ -85,10 +85,10 @@ class Mitigation(Experiment):
     def methods_of(p: Any) -> list[str]:
         """The methods asked for, after what they are held against. Raises ValueError naming the known ones.
 
-        Describe-then-recall trains nothing: it comes with the baseline.
+        Describe-then-recall and decoding among the names train nothing: they come with the baseline.
         """
         named = {"all": METHODS, "main": MAIN}.get(p.methods, p.methods.split(";"))
-        chosen = [method_named(name) for name in map(str.strip, named) if name != DESCRIBED]
+        chosen = [method_named(name) for name in map(str.strip, named) if name not in (DESCRIBED, AMONG)]
         against = [BASELINE, *[BASELINE_START] * any(m.fresh for m in chosen)]
         return list(dict.fromkeys([*against, *(m.name for m in chosen)]))
 

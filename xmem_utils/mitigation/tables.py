@@ -10,6 +10,7 @@ import pandas as pd
 
 from xmem_utils import stats
 from xmem_utils.mitigation.names import (
+    AMONG,
     BASELINE,
     BASELINE_START,
     CEILING,
@@ -82,14 +83,21 @@ def _split(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**{"gap": table[SOURCE] - table[TARGET], SPLIT[0]: perceived, SPLIT[1]: recalled})
 
 
-def with_described(records: pd.DataFrame, measure: str = "said") -> pd.DataFrame:
-    """`per_persona` with the method that trains nothing: the baseline, shown target views in the source modality.
+def with_inference(records: pd.DataFrame, measure: str = "said") -> pd.DataFrame:
+    """`per_persona` with what trains nothing: the baseline, asked in other ways.
 
-    What it recalls of a target view is the ceiling, so no recall part is left.
+    Shown target views in the source modality: what it recalls then is the ceiling, so no recall part is left. And
+    writing nothing but the study's names, which changes what is said alone.
     """
     people = per_persona(records, measure)
     own = people.xs(BASELINE, level="method", drop_level=False).rename(index={BASELINE: DESCRIBED}, level="method")
-    return pd.concat([people, _split(own.assign(**{TARGET: own[TOP]}))])
+    parts = [people, _split(own.assign(**{TARGET: own[TOP]}))]
+    asked = records[
+        (records["method"] == BASELINE) & records["task"].isin([VIEW, CEILING]) & (records["group"] == STUDY)
+    ]
+    if measure == "said" and asked["among"].notna().all():
+        parts.append(per_persona(asked.assign(exact=asked["among"], method=AMONG)))
+    return pd.concat(parts)
 
 
 def estimates(records: pd.DataFrame, base: pd.DataFrame, start: pd.DataFrame, resamples: int) -> pd.DataFrame:
@@ -102,7 +110,7 @@ def estimates(records: pd.DataFrame, base: pd.DataFrame, start: pd.DataFrame, re
     """
     before = stats.own_and_other(_studied(base), ["source"]).rename(columns={"own": SOURCE, "other": TARGET})
     parts = []
-    for (source, method), people in with_described(records).groupby(level=["source", "method"], sort=False):
+    for (source, method), people in with_inference(records).groupby(level=["source", "method"], sort=False):
         own = people.droplevel("method")
         table = stats.summary(own[QUANTITIES], resamples=resamples)
         memorized = own[own[SOURCE].groupby(level="replicate").transform("mean") >= stats.GATE]
@@ -119,8 +127,8 @@ def estimates(records: pd.DataFrame, base: pd.DataFrame, start: pd.DataFrame, re
     known = pd.concat([base.assign(method=BEFORE), records])
     known = known[known["group"] == PUBLIC].assign(quantity=lambda table: f"{PUBLIC}, " + table["query"])
     known = stats.estimate(known, ["source", "method", "quantity"], resamples=resamples)
-    described = known[known["method"] == BASELINE].assign(method=DESCRIBED)  # the same weights
-    parts.append(pd.concat([known, described]).sort_index(kind="stable"))
+    untrained = [known[known["method"] == BASELINE].assign(method=name) for name in (DESCRIBED, AMONG)]  # same weights
+    parts.append(pd.concat([known, *untrained]).sort_index(kind="stable"))
     return pd.concat(parts, ignore_index=True)[["source", "method", "quantity", *stats.INTERVAL]]
 
 
@@ -139,7 +147,7 @@ def _comparison(records: pd.DataFrame, measure: str, resamples: int) -> pd.DataF
     What trains from the start is held against the baseline from the start. p is that of the change of target recall.
     The verdict needs source recall to stay at the gate in every replicate ("not memorized" otherwise).
     """
-    people = with_described(records, measure).reset_index()
+    people = with_inference(records, measure).reset_index()
     people["against"] = [BASELINE_START if m in FRESH and m != BASELINE_START else BASELINE for m in people["method"]]
     by, on = ["source", "method", "against"], ["source", "against", *stats.PERSON]
     baseline = people.drop(columns="against").rename(columns={"method": "against"})[[*on, TARGET, "gap"]]

@@ -8,12 +8,15 @@ from matplotlib.ticker import MaxNLocator
 
 from xmem_utils.params import MODALITIES
 from xmem_utils.plots.parts import (
+    COLOURS,
     DOTTED,
     RECALLED,
+    SHIFT,
     WORDS,
     asked_rows,
     by_modality,
     curve,
+    dots,
     facets,
     look,
     percent,
@@ -112,3 +115,56 @@ def unlearning_attacks(table: pd.DataFrame) -> plt.Figure:
     axes.xaxis.set_major_locator(MaxNLocator(4))
     figure.supxlabel("change of the share of forgotten names recalled, in percentage points", fontsize=9)
     return with_legend(figure)
+
+
+def unlearning_frontier(points: pd.DataFrame, chosen: pd.DataFrame) -> plt.Figure:
+    """Forgotten against retained, a mark a setting and number of steps, a panel a method; rings: what the rule chose.
+
+    `points` is `frontier.frontier`; `chosen` has method, settings, steps. Settings in the shaded corner are admissible.
+    """
+    methods = list(dict.fromkeys(points["method"]))
+    columns = min(4, len(methods))
+    lines = -(-len(methods) // columns)
+    size = (2.7 * columns + 0.6, 2.3 * lines + 0.6)
+    figure, grid = facets(size, [""] * columns, ["forgotten names left"] * lines, recall="")
+    rule = chosen.set_index("method")
+    for axes in grid.flat[len(methods) :]:
+        axes.set_visible(False)
+    for axes, method in zip(grid.flat, methods, strict=False):
+        own = points[points["method"] == method]
+        taken = own[(own["settings"] == rule.loc[method, "settings"]) & (own["steps"] == rule.loc[method, "steps"])]
+        axes.fill_between([-0.05, 0.02], -0.02, 0.1, color="0.9", zorder=0, label="admissible")
+        for unlearned, rows in own.groupby("unlearned"):
+            label = "unlearned from {asked}, a setting and number of steps"
+            axes.plot(rows["retain change"], rows["own"], **look(unlearned, label=label, ms=2.5, alpha=0.5))
+        ring = {"ls": "none", "marker": "o", "ms": 9, "mfc": "none", "mec": "black", "label": "chosen by the rule"}
+        axes.plot(taken["retain change"], taken["own"], **ring)
+        axes.set_title(method, fontsize=9)
+        axes.set(xlim=(-0.52, 0.03), ylim=(-0.04, 1.04))
+        percent(axes, "xy")
+    figure.supxlabel("change of the retained names, worse modality", fontsize=9)
+    return with_legend(figure)
+
+
+def unlearning_transfer(table: pd.DataFrame) -> plt.Figure:
+    """Which share of the forgetting reaches the other modality, a row a method, said and in bits of exposure.
+
+    Marks: the setting that the rule chose, on the study's people. Pale lines: all admissible settings of the search; a
+    tick is their median.
+    """
+    methods = list(dict.fromkeys(table["method"]))
+    titles = ["names said", "bits of exposure above who never learned"]
+    figure, (panels,) = facets((10.4, 0.45 * len(methods) + 1.6), titles, xlabel="forgetting transfer", recall="")
+    for axes, (_, own) in zip(panels, table.groupby("measure", sort=False), strict=True):
+        y = row_axis(axes, methods)
+        for unlearned in MODALITIES:
+            rows = own[own["unlearned"] == unlearned].set_index("method").reindex(methods)
+            at, pale = y + 1.6 * SHIFT[unlearned], {"color": COLOURS[unlearned], "alpha": 0.35, "zorder": 1.5}
+            axes.hlines(at, rows["least"], rows["most"], lw=7, label=f"all settings, from {WORDS[unlearned]}", **pale)
+            axes.plot(rows["median"], at, ls="none", marker="|", ms=9, color=COLOURS[unlearned])
+            dots(axes, rows, at, **look(unlearned, label="unlearned from {asked}, the chosen setting"))
+        axes.axvline(1, label="the other modality forgets as much", **DOTTED)
+        axes.axvline(0, color="0.3", lw=0.8)
+        axes.set_xlim(-0.15, 1.25)
+        percent(axes, "x")
+    return with_legend(figure, columns=3)

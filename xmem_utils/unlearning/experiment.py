@@ -16,7 +16,7 @@ nothing between too little and too much. Of the study's own numbers only its ret
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -61,7 +61,8 @@ class UnlearningCondition(Condition):
     retained: Source  # modality of the views it rehearses
     method: str
     settings: dict[str, float]  # of the method: learning rate, steps and its own
-    measures: Literal["thorough", "brief", "search"]  # all and attacks; exact match alone; along the steps alone
+    # all and attacks; exact match, ranks and answers; exact match alone; along the steps alone
+    measures: Literal["thorough", "ranked", "brief", "search"]
 
     @property
     def name(self) -> str:
@@ -108,9 +109,9 @@ class Unlearning(Experiment):
         wanted = METHODS if p.methods == "all" else listed(p.methods)
         return list(dict.fromkeys(method_named(name).name for name in wanted))
 
-    def forget_set(self, replicate: int, share: float = 0.1) -> tuple[int, ...]:
-        """Who is forgotten."""
-        return forget_set(len(names_of(self.memorization.dataset(replicate)[0])), share, replicate)
+    def forget_set(self, replicate: int, share: float = 0.1, which: int = 0) -> tuple[int, ...]:
+        """Who is forgotten: `which` of the disjoint sets."""
+        return forget_set(len(names_of(self.memorization.dataset(replicate)[0])), share, replicate, which)
 
     def condition(
         self, method: str, settings: Settings, unlearned: str, replicate: int, source: str = BOTH, **fields: Any
@@ -137,34 +138,42 @@ class Unlearning(Experiment):
     def conditions(self, p: Any) -> list[UnlearningCondition]:
         """All conditions, replicate by replicate.
 
-        Mainly, who was memorized in both modalities is unlearned in either by every method, with both references, all
-        measures and all attacks. Ablations (`p.ablations`, of the side replicates) are asked for exact match alone:
-        unlearning both modalities at once; and, for two methods, other shares, both modalities rehearsed, and people
-        memorized in one modality alone, which is then unlearned.
+        Mainly, who was memorized in both modalities is unlearned in either by every method, with both references; the
+        first forget set with all measures and attacks. Of that set also: who was memorized in one modality alone,
+        which is then unlearned; and both modalities at once. Ablations (`p.ablations`, of the side replicates, exact
+        match alone) are, for two methods, other shares and both modalities rehearsed.
         """
         methods = self.methods_of(p)
         settings = self.settings_of(self.vlm.name, methods) | {BEFORE: {}, RETAIN_ONLY: {}}
         out = []
         for replicate in self.replicates:
             names = names_of(self.memorization.dataset(replicate)[0])
-            forget = by_name(listed(p.forget), names) if p.forget else self.forget_set(replicate, p.forget_share)
+            for which in range(1 if p.forget else self.profile.forget_sets):
+                named = by_name(listed(p.forget), names) if p.forget else ()
+                forget = named or self.forget_set(replicate, p.forget_share, which)
 
-            def made(method: str, unlearned: str, replicate=replicate, forget=forget, **more) -> UnlearningCondition:
-                return self.condition(method, settings[method], unlearned, replicate, forget=forget, **more)
+                def made(method: str, unlearned: str, r=replicate, forget=forget, **more) -> UnlearningCondition:
+                    return self.condition(method, settings[method], unlearned, r, forget=forget, **more)
 
-            for unlearned in MODALITIES:
-                out += [made(m, unlearned, measures="thorough") for m in (BEFORE, RETAIN_ONLY, *methods)]
-            if not p.ablations or replicate not in self.side_replicates:
-                continue
-            out += [made(m, BOTH) for m in methods]
-            further = [m for m in FURTHER_METHODS if m in methods]
-            for unlearned in MODALITIES:
-                out += [made(m, unlearned, retained=BOTH) for m in further]
-                out += [made(m, unlearned, source=unlearned) for m in (BEFORE, *further)]
-                # nobody, or as many as mainly, is no ablation
-                for share in (s for s in FURTHER_SHARES if round(s * len(names)) not in (0, len(forget))):
-                    out += [made(m, unlearned, forget=self.forget_set(replicate, share)) for m in further]
+                every, measures = (BEFORE, RETAIN_ONLY, *methods), "ranked" if which else "thorough"
+                out += [made(m, unlearned, measures=measures) for unlearned in MODALITIES for m in every]
+                if which:
+                    continue
+                out += [made(m, u, source=u, measures="ranked") for u in MODALITIES for m in every]
+                out += [made(m, BOTH, measures="ranked") for m in methods]
+                if p.ablations and replicate in self.side_replicates:
+                    out += self._ablations(made, replicate, [m for m in FURTHER_METHODS if m in methods], len(forget))
         return out
+
+    def _ablations(
+        self, made: Callable[..., UnlearningCondition], replicate: int, methods: Sequence[str], usual: int
+    ) -> list[UnlearningCondition]:
+        """Both modalities rehearsed, and other numbers of people forgotten than the `usual` one."""
+        people = len(names_of(self.memorization.dataset(replicate)[0]))
+        shares = [share for share in FURTHER_SHARES if round(share * people) not in (0, usual)]
+        rehearsed = [made(m, u, retained=BOTH) for u in MODALITIES for m in methods]
+        sets = [self.forget_set(replicate, share) for share in shares]
+        return rehearsed + [made(m, u, forget=forget) for u in MODALITIES for forget in sets for m in methods]
 
     def ordered(self, conditions: Sequence[UnlearningCondition]) -> list[UnlearningCondition]:
         """A start is loaded once; those that are stored come first, and meanwhile another process memorizes others."""
@@ -268,9 +277,11 @@ class Unlearning(Experiment):
         return {s: {"step": s} for s in {max(1, round(share * steps)) for share in shares} - {steps}}
 
     def look(self, model: PeftModel, condition: UnlearningCondition) -> pd.DataFrame:
-        """Recall from first test views: group, query, recall."""
+        """Recall from first test views: group, query, recall; in the search also exposure of the forgotten."""
+        evaluation, searching = self._evaluation(condition), condition.measures == "search"
         with for_evaluation(model):
-            return self._evaluation(condition).recall(model, everybody=condition.measures == "search")
+            points = evaluation.recall(model, everybody=searching)
+            return points.merge(evaluation.exposure(model), "left") if searching else points
 
     def prepare(self, condition: UnlearningCondition) -> None:
         """Test views pass the vision tower."""
@@ -282,16 +293,16 @@ class Unlearning(Experiment):
             return pd.DataFrame()
         if "diverged" in facts:
             return pd.DataFrame([{"group": "diverged", "task": "", "query": "", "exact": float("nan")}])
-        evaluation, thorough = self._evaluation(condition), condition.measures == "thorough"
+        evaluation, measures = self._evaluation(condition), condition.measures
         # where nothing is trained, the other unlearned modality gives the same records
         key = condition.model_copy(update={"unlearned": "image", "retained": "image"}).slug
         records = self._untrained.get(key)
         if records is None:
             with for_evaluation(model):
-                records = evaluation.records(model, thorough)
+                records = evaluation.records(model, measures)
         if not condition.settings.get("steps"):
             self._untrained[key] = records
-        if not thorough:
+        if measures != "thorough":
             return records
         attacked = attack(evaluation, model, condition.unlearned, condition.start.replicate)
         return pd.concat([records, attacked], ignore_index=True)
@@ -307,7 +318,7 @@ class Unlearning(Experiment):
 
     def search_conditions(self, methods: Sequence[str]) -> list[UnlearningCondition]:
         """All runs of the search, those of the start among them; each is looked at after several numbers of steps."""
-        tried = [(BEFORE, {})]
+        tried = [(BEFORE, {}), (RETAIN_ONLY, {})]
         tried += [
             (m, {**own, "steps": max(self.methods[m].points)}) for m in methods for own in self.methods[m].settings()
         ]
@@ -323,8 +334,11 @@ class Unlearning(Experiment):
         labels = ["method", "settings", "steps", "unlearned", "replicate"]
         if run.curve.empty:
             return pd.DataFrame(columns=labels)
-        wide = run.curve.pivot_table(index="step", columns=["group", "query"], values="recall", sort=False)
-        wide.columns = [f"{group} asked in {query}" for group, query in wide.columns]
+        points = run.curve.melt(["step", "group", "query"], ["recall", "exposure"], "measure").dropna()
+        points["column"] = (
+            points["group"].where(points["measure"] == "recall", "exposure") + " asked in " + points["query"]
+        )
+        wide = points.pivot_table(index="step", columns="column", values="value", sort=False)
         table = wide.reset_index(names="steps")
         table = table.assign(method=c.method, settings=settings, unlearned=c.unlearned, replicate=c.start.replicate)
         return table[[*labels, *wide.columns]]
