@@ -296,8 +296,8 @@ class Experiment(ABC):
         """Settings by method, as the search chose them. Raises ValueError for a method with settings but no search."""
         table, out = cls.table(model).set_index("method"), {}
         for name in methods:
-            if name in table.index:
-                row = table.loc[name]
+            if (like := getattr(cls.methods[name], "like", "") or name) in table.index:
+                row = table.loc[like]
                 out[name] = json.loads(row["settings"]) | ({"steps": float(row["steps"])} if "steps" in row else {})
             elif cls.methods[name].grid:
                 command = f"python -m xmem_utils search {cls.notebook} --model {model} --method {name!r}"

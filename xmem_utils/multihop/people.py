@@ -17,6 +17,7 @@ from xmem_utils.personas.views import View
 # rest are the ones whom composing is practised on.
 STUDY, TOGETHER, PRACTISED = "study", "together", "practised"
 # Public figures: composed questions about them were withheld in pretraining, or asked.
+KNOWN = "known"  # stands for a source of names where pretraining is it
 WITHHELD, ASKED = "public figures, withheld", "public figures, practised"
 TEST_VIEWS = 2  # of each person, in each modality: there are many questions
 FIGURES = 60  # public figures of a group, at most
@@ -72,6 +73,26 @@ def draw_population(study: PersonaSpec, replicate: int, train_views: int) -> Pop
     counts = {"train": None, "test": TEST_VIEWS}
     shown = {(split, m): to_views(dataset, split, m, n) for split, n in counts.items() for m in MODALITIES}
     return Population(names_of(dataset), facts, groups, shown, fingerprint, replicate)
+
+
+def known_population(figures: PublicFigures, side: int, replicate: int, most: int = FIGURES) -> Population:
+    """Public figures named in both modalities, with new facts, none of which is the old one: those of whom composed
+    questions were withheld in pretraining as the study's people, of the others those on whom composing is practised."""
+    both, rng = figures.where("both"), np.random.default_rng([replicate, 34])
+    groups = {
+        STUDY: both[~figures.composed[both]][:most].tolist(),
+        PRACTISED: both[figures.composed[both]][: max(8, most // 3)].tolist(),
+    }
+    facts = {}
+    for fact, values in FACTS.items():
+        away = rng.integers(1, len(values), len(figures))
+        known = [values.index(value) for value in figures.facts[fact]]
+        facts[fact] = [values[(i + k) % len(values)] for i, k in zip(known, away, strict=True)]
+    people, shown = [p for members in groups.values() for p in members], {}
+    for k, (split, count) in enumerate({"train": 1, "test": TEST_VIEWS}.items()):
+        views = figure_views(figures, people, [replicate, 35 + k], split, side, count)
+        shown |= {(split, m): [v for v in views if v.modality == m] for m in MODALITIES}
+    return Population(figures.names, facts, groups, shown, f"known-{most}-{replicate}", replicate)
 
 
 def public_population(figures: PublicFigures, side: int, most: int = FIGURES) -> Population:
