@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 PROFILE ?= standard
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 # `python -m`, and no folder unquoted: the checkout may lie anywhere where a virtual environment can (no colon)
-SNAKEMAKE := $(BIN)/python -m snakemake --cores $(CORES) --quiet host reason rules
+# One shard a core: each loads all libraries and compiles layers first.
+SNAKEMAKE := $(BIN)/python -m snakemake --cores $(CORES) --config shards=$(CORES) --quiet host reason rules
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export XMEM_PROFILE := $(PROFILE)
 
@@ -27,11 +28,11 @@ help:
 	@echo "make test       install, lint, run all tests (nbval included)"
 	@echo "make test-slow  the long forms of the fault tests"
 	@echo "make lab        open JupyterLab"
-	@echo "make pretrain   pretrain the embedded model anew (about forty minutes on two cores)"
+	@echo "make pretrain   pretrain the embedded models that are not there (hours; goes on where it was interrupted)"
 	@echo "make bench      benchmarks against what one would pick instead (about ten minutes)"
 	@echo "make notebooks  re-run the notebooks at their defaults and strip them for committing"
 	@echo "make manifest   rewrite data/personas_manifest.json after changing the generator"
-	@echo "make clean      remove generated data (the committed base model stays)"
+	@echo "make clean      remove generated data (the committed base models stay)"
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
@@ -61,8 +62,12 @@ lint: $(VENV)/.installed
 lab: $(VENV)/.installed
 	$(BIN)/python -m jupyterlab notebooks
 
+# Size, seed, rung. Side by side, one thread each; delete a folder of data/base to have it made again.
+BASES = s\ 2026 s\ 11 s\ 12 s\ 13 s\ 14 s\ 15 xs\ 11 xs\ 12 xs\ 13 m\ 11 m\ 12 m\ 13 \
+	$(foreach known,0 1000 3000,$(foreach seed,11 12,s\ $(seed)\ --known\ $(known)))
 pretrain: $(VENV)/.installed
-	$(BIN)/python -m xmem_utils run 00_base_model -p pretrain=true
+	printf '%s\n' $(BASES) | XMEM_THREADS=1 OMP_NUM_THREADS=1 XMEM_COMPILE=1 \
+	  xargs -P $(CORES) -L 1 $(BIN)/python -m xmem_utils pretrain
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check trl==1.16.0 -c constraints.txt
@@ -77,4 +82,4 @@ manifest: $(VENV)/.installed
 	$(BIN)/python -m xmem_utils manifest
 
 clean:
-	rm -rf build data/personas data/runs data/executed data/compiled data/done data/drawn data/figures
+	rm -rf build data/personas data/runs data/executed data/compiled data/done data/drawn data/times data/figures

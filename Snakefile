@@ -10,14 +10,14 @@ import platform
 from pathlib import Path
 
 from xmem_utils import fingerprint, params, paths
+from xmem_utils.replicates import replicates_of, rungs, seeds_of
 
 # --config reads values as YAML; XMEM_PROFILE, which make sets, takes any file name as it is
 PROFILE = str(config.get("profile", os.environ.get("XMEM_PROFILE", "standard")))
 if PROFILE.endswith((".yaml", ".yml")):
     PROFILE = str(Path(PROFILE).resolve())  # kernels run elsewhere
 SIZE = params.profile_named(PROFILE)
-SEEDS = len(SIZE.seeds)
-SHARDS = int(config.get("shards", 2 * SEEDS))  # one for each seed and source
+SHARDS = int(config.get("shards", 2 * SIZE.replicates))  # one for each replicate and source
 
 # Where data and figures go: XMEM_HOME, or here. Relative if inside of the checkout, which may have braces in its name.
 HOME = "" if paths.HOME == paths.REPO else f"{paths.HOME}/".removeprefix(f"{paths.REPO}/")
@@ -38,16 +38,17 @@ os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(paths.DATA / "compiled" / p
 FIGURES = {
     "00_base_model": ["base_model_curves", "base_model_evaluation"],
     "01_data_synthesis": ["personas", "persona_attributes"],
-    "03_gap_analysis": ["gap_matrix", "gap_curves", "dose_response"],
-    "04_capability": ["capability", "capability_slope", "capability_knowledge"],
+    "03_gap_analysis": ["gap_matrix", "gap_answers", "gap_curves", "attributes_by_name", "dose_response"],
+    "04_capability": ["capability", "capability_slope", "capability_knowledge", "capability_probe"],
     "05_unlearning": ["unlearning_matrix", "unlearning_curves", "unlearning_tradeoff", "unlearning_attacks"],
     "06_multihop": ["multihop", "multihop_decomposition", "multihop_curves"],
     "07_mitigation": ["mitigation", "decomposition", "mechanism"] + ["mitigation_pairs"] * (PROFILE != "quick"),
+    "08_claims": ["claims"],
 }
 CODE = fingerprint.package()  # layout and comments play no part; what the store has is not made again
 MAIN = "xmem-tiny-s"
-HOPS = f"{MAIN}-hops"  # the model of 06
-SIZES = ["xmem-tiny-xs", MAIN, "xmem-tiny-m"]  # the models of 04, from least to most capable
+SIZES = [m for m in ("xmem-tiny-xs", MAIN, "xmem-tiny-m") if seeds_of(m)]  # of 04, from least to most capable
+RUNGS = list(rungs())  # of its ladder of knowledge
 
 
 def drawn(notebook, *tables):
@@ -75,9 +76,9 @@ def drawing(notebook, parameters):
     }
 
 
-def committed(folder="."):
-    """Files of the committed base models, or of one folder of theirs."""
-    return sorted(str(p) for p in (Path("data/base") / folder).rglob("*") if p.is_file())
+def committed(model=""):
+    """Files of the committed base models, or of the bases of one family."""
+    return sorted(str(p) for p in Path("data/base").glob(f"{model}*/*") if p.is_file())
 
 
 # Marks of what is done are by content of a profile: two files may have one name, and one may change.
@@ -87,6 +88,7 @@ if PROFILE not in params.PROFILES:
     LABEL = f"{stem}-{hashlib.sha256(SIZE.model_dump_json().encode()).hexdigest()[:10]}"
 DONE = f"{HOME}data/done/{LABEL}"
 EXECUTED = f"{HOME}data/executed/{LABEL}"
+TIMES = f"{HOME}data/times/{LABEL}-{SHARDS}"  # what each job took, for README
 
 # A notebook draws aside; its figures are moved when it is through, each at once.
 DRAW = (
@@ -108,12 +110,14 @@ rule base_model:
         notebook="notebooks/00_base_model.ipynb",
         base=committed(),
     output:
-        figures=update(drawn("00_base_model")),
+        figures=update(drawn("00_base_model", "base_model_thresholds")),
         done=touch(f"{DONE}/00_base_model"),
     params:
         **drawing("00_base_model", []),
     log:
         notebook=f"{EXECUTED}/00_base_model.ipynb",
+    benchmark:
+        f"{TIMES}/base_model.tsv"
     threads: 1
     shell:
         DRAW
@@ -129,6 +133,8 @@ rule data_synthesis:
         **drawing("01_data_synthesis", given(f"profile={PROFILE}")),
     log:
         notebook=f"{EXECUTED}/01_data_synthesis.ipynb",
+    benchmark:
+        f"{TIMES}/data_synthesis.tsv"
     threads: 1
     shell:
         DRAW
@@ -140,7 +146,7 @@ rule train:
     input:
         base=lambda wildcards: committed(wildcards.model),
     output:
-        touch(f"{DONE}/train-{{model}}-{{k}}-of-{SHARDS}"),
+        touch(f"{DONE}/train-{{model}}-{{k}}-of-{{n}}"),
     params:
         given=lambda wildcards: given(
             f"profile={PROFILE}",
@@ -148,18 +154,23 @@ rule train:
             f"dose={str(wildcards.model == MAIN).lower()}",  # the dose-response is asked of one model alone
         ),
         size=lambda wildcards: SIZE.model_dump_json(),
-        shards=SHARDS,
         code=CODE,
+    benchmark:
+        f"{TIMES}/train-{{model}}-{{k}}-of-{{n}}.tsv"
+    wildcard_constraints:
+        k=r"\d+",
+        n=r"\d+",
     threads: 1
     priority: 1
     shell:
         "XMEM_THREADS={threads} python -m xmem_utils train 02_training {params.given:q}"
-        " --shard {wildcards.k}/{params.shards}"
+        " --shard {wildcards.k}/{wildcards.n}"
 
 
 def shards(*models):
-    """All training shards of some models."""
-    return expand(f"{DONE}/train-{{model}}-{{k}}-of-{SHARDS}", model=models, k=range(1, SHARDS + 1))
+    """All training shards of some models: no more of one than it has conditions, but of MAIN, which has doses."""
+    count = {model: 2 * len(replicates_of(model, SIZE.replicates)) for model in models} | {MAIN: SHARDS}
+    return [f"{DONE}/train-{m}-{k}-of-{min(SHARDS, count[m])}" for m in models for k in range(1, 1 + min(SHARDS, count[m]))]
 
 
 rule training:
@@ -174,6 +185,8 @@ rule training:
         code=CODE,
     log:
         notebook=f"{EXECUTED}/02_training.ipynb",
+    benchmark:
+        f"{TIMES}/training.tsv"
     threads: 1
     shell:
         "XMEM_THREADS={threads} python -m xmem_utils run 02_training {params.given:q} --out {log.notebook:q}"
@@ -184,12 +197,14 @@ rule gap_analysis:
         notebook="notebooks/03_gap_analysis.ipynb",
         shards=shards(MAIN),
     output:
-        figures=update(drawn("03_gap_analysis", "gap_ranks", "gaps")),
+        figures=update(drawn("03_gap_analysis", "gap_ranks", "gaps", "transfers")),
         done=touch(f"{DONE}/03_gap_analysis"),
     params:
         **drawing("03_gap_analysis", given(f"profile={PROFILE}")),
     log:
         notebook=f"{EXECUTED}/03_gap_analysis.ipynb",
+    benchmark:
+        f"{TIMES}/gap_analysis.tsv"
     threads: 1
     shell:
         DRAW
@@ -198,7 +213,7 @@ rule gap_analysis:
 rule capability:
     input:
         notebook="notebooks/04_capability.ipynb",
-        shards=shards(*SIZES),
+        shards=shards(*dict.fromkeys([*SIZES, *RUNGS])),
         base=committed(),
     output:
         figures=update(drawn("04_capability", "capability_changes", "capability_slopes")),
@@ -207,6 +222,8 @@ rule capability:
         **drawing("04_capability", given(f"profile={PROFILE}", "models=" + ",".join(SIZES))),
     log:
         notebook=f"{EXECUTED}/04_capability.ipynb",
+    benchmark:
+        f"{TIMES}/capability.tsv"
     threads: 1
     shell:
         DRAW
@@ -226,6 +243,8 @@ rule unlearn:
         size=lambda wildcards: SIZE.model_dump_json(),
         shards=SHARDS,
         code=CODE,
+    benchmark:
+        f"{TIMES}/unlearn-{{k}}.tsv"
     threads: 1
     priority: 1
     shell:
@@ -252,18 +271,20 @@ rule unlearning:
         **drawing("05_unlearning", UNLEARNING),
     log:
         notebook=f"{EXECUTED}/05_unlearning.ipynb",
+    benchmark:
+        f"{TIMES}/unlearning.tsv"
     threads: 1
     shell:
         DRAW
 
 
-# One seed is trained three times as long, but on the quick profile.
+# One replicate is trained three times as long, but on the quick profile.
 LONGER = given(f"profile={PROFILE}", *["longer=3"] * (PROFILE != "quick"))
 
 
 rule hops:
     input:
-        base=committed(HOPS),
+        base=committed(MAIN),
     output:
         touch(f"{DONE}/hops-{{k}}-of-{SHARDS}"),
     params:
@@ -271,6 +292,8 @@ rule hops:
         size=lambda wildcards: SIZE.model_dump_json(),
         shards=SHARDS,
         code=CODE,
+    benchmark:
+        f"{TIMES}/hops-{{k}}.tsv"
     threads: 1
     priority: 1
     shell:
@@ -291,13 +314,16 @@ rule multihop:
         **drawing("06_multihop", LONGER),
     log:
         notebook=f"{EXECUTED}/06_multihop.ipynb",
+    benchmark:
+        f"{TIMES}/multihop.tsv"
     threads: 1
     shell:
         DRAW
 
 
-# All methods and how many people must be paired, but on the quick profile the notebook's own choice.
-MITIGATION = given(f"profile={PROFILE}", *["methods=all", "pairs=true"] * (PROFILE != "quick"))
+# The bake-off and how many people must be paired; on the quick profile the notebook's own choice, in full all variants.
+BAKE_OFF = "methods=all" if PROFILE == "full" else "methods=main"
+MITIGATION = given(f"profile={PROFILE}", *[BAKE_OFF, "pairs=true"] * (PROFILE != "quick"))
 
 
 rule mitigate:
@@ -310,6 +336,8 @@ rule mitigate:
         size=lambda wildcards: SIZE.model_dump_json(),
         shards=SHARDS,
         code=CODE,
+    benchmark:
+        f"{TIMES}/mitigate-{{k}}.tsv"
     threads: 1
     priority: 2  # the longest shards: were they last, one core would wait for the other
     shell:
@@ -329,6 +357,30 @@ rule mitigation:
         **drawing("07_mitigation", MITIGATION),
     log:
         notebook=f"{EXECUTED}/07_mitigation.ipynb",
+    benchmark:
+        f"{TIMES}/mitigation.tsv"
+    threads: 1
+    shell:
+        DRAW
+
+
+# What its rows are taken from.
+EVIDENCE = ["transfers", "gaps", "capability_changes", "unlearning_headline", "multihop_claim", "mitigation_tests"]
+
+
+rule claims:
+    input:
+        notebook="notebooks/08_claims.ipynb",
+        tables=[f"{HOME}figures/{table}.csv" for table in EVIDENCE],
+    output:
+        figures=update(drawn("08_claims")),
+        done=touch(f"{DONE}/08_claims"),
+    params:
+        **drawing("08_claims", given(f"tables={paths.HOME}/figures")),
+    log:
+        notebook=f"{EXECUTED}/08_claims.ipynb",
+    benchmark:
+        f"{TIMES}/claims.tsv"
     threads: 1
     shell:
         DRAW

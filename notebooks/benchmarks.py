@@ -54,9 +54,9 @@ from xmem_utils.vlm.precision import bf16_pays, mixed_precision
 SEED = 950  # people of the benchmarks: no reported number of the study uses them
 TRAINING = Training()  # as the study trains: five passes over the views, which the vision tower sees once
 SMALL = Profile(
-    personas=20, seeds=(SEED,), train_views=4, test_views=2, epochs=2, dose_views=(1, 2, 3, 4), resamples=100
+    personas=20, replicates=1, train_views=4, test_views=2, epochs=2, dose_views=(1, 2, 3, 4), resamples=100
 )
-SHARDS = Profile(personas=100, seeds=(0,), train_views=8, test_views=4, epochs=5, dose_views=(), resamples=100)
+SHARDS = Profile(personas=100, replicates=1, train_views=8, test_views=4, epochs=5, resamples=100)
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -288,7 +288,7 @@ def workers(counts: Iterable[int], profile: Profile = SHARDS) -> Iterable[dict[s
             file = Path(home) / "profile.yaml"
             file.write_text(yaml.safe_dump(profile.model_dump(mode="json")))
             command = [sys.executable, "-m", "snakemake", "--cores", str(count), "--until", "train",
-                       "--config", f"profile={file}", f"shards={2 * len(profile.seeds)}"]  # fmt: skip
+                       "--config", f"profile={file}", f"shards={2 * profile.replicates}"]  # fmt: skip
             environment = {**os.environ, "XMEM_HOME": home}
             began = time.perf_counter()
             subprocess.run(command, cwd=paths.REPO, env=environment, check=True, capture_output=True)

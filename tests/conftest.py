@@ -8,7 +8,8 @@ import pytest
 
 from xmem_utils import paths
 from xmem_utils.personas.dataset import PersonaSpec, build
-from xmem_utils.vlm.load import load_vlm
+from xmem_utils.personas.public_figures import known_in
+from xmem_utils.vlm.load import load_vlm, resolve_model
 from xmem_utils.vlm.threads import set_threads
 
 set_threads()
@@ -18,7 +19,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.fixture(scope="session")
 def vlm():
-    return load_vlm("xmem-tiny-s")
+    return load_vlm("xmem-tiny-s-11")
+
+
+@pytest.fixture(scope="session")
+def known(vlm):
+    """The public figures of that base."""
+    return known_in(resolve_model(vlm.name))
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """The ladders: what is equal on their rungs, and the tables drawn from them."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -8,28 +9,30 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict
 
-from xmem_utils import paths
+from xmem_utils import paths, stats
 from xmem_utils.memorization import capability
-from xmem_utils.params import KNOWN
+from xmem_utils.params import MODALITIES
 from xmem_utils.perception import readout
-from xmem_utils.personas.attributes import AXIS_NAMES, distances
-from xmem_utils.personas.public_figures import MIN_DISTANCE, UNNAMED, PublicFigures, with_known
+from xmem_utils.personas.attributes import AXIS_NAMES, VERSION, distances
+from xmem_utils.personas.dataset import PersonaSpec, draw_people
+from xmem_utils.personas.public_figures import FIGURES, MIN_DISTANCE, UNNAMED, draw_public_figures, known_in, with_known
 from xmem_utils.pretraining import build, evaluation
 from xmem_utils.pretraining.bank import bank_layout
 from xmem_utils.pretraining.curriculum import Curriculum, vocabulary_texts
 from xmem_utils.pretraining.train import Checkpoints, Phase, train_chat
+from xmem_utils.replicates import seeds_of
 from xmem_utils.vlm import tiny
 from xmem_utils.vlm.load import load_vlm
 
 
 @pytest.fixture(scope="module")
 def figures():
-    return PublicFigures.load(paths.BASE_MODELS / "figures.parquet")
+    return draw_public_figures(*FIGURES, 11)
 
 
 @pytest.fixture(scope="module")
 def studied():
-    return build._study_people()
+    return draw_people(PersonaSpec(personas=100, seed=11))[:2]
 
 
 @pytest.mark.parametrize("known", [0, 100, 300, 1000])
@@ -93,19 +96,20 @@ def test_a_rung_takes_up_the_shared_phase_and_trains_only_what_follows(tmp_path,
     whole, first = train("one")
     shared, second = train("two")
     assert torch.load(tmp_path / "nameless.pt", weights_only=True)["step"] == 2
-    assert [row["step"] for row in second] == [row["step"] for row in first] == [1, 2, 3]
+    assert [row["step"] for row in first] == [1, 2, 3]
+    assert [row["step"] for row in second] == [3], "what the other was asked before is its own"
     for a, b in zip(whole.parameters(), shared.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
 def test_a_slope_is_the_one_the_points_were_made_with():
     rows = [
-        {"model": "a", "source": "text", "seed": seed, "epoch": epoch, "query": asked,
-         "recall": 0.2 * epoch * (1.0 if asked == "text" else 0.5 + 0.1 * seed)}
+        {"model": "a", "source": "text", "replicate": seed, "epoch": epoch, "query": asked,
+         "recall": 0.31 * epoch * (1.0 if asked == "text" else 0.5 + 0.1 * seed)}
         for seed in (0, 1, 2) for epoch in (1, 2, 3) for asked in ("image", "text")
     ]  # fmt: skip
     (row,) = capability.slopes(pd.DataFrame(rows)).to_dict("records")
-    assert (row["slope"], row["lowest"], row["highest"]) == pytest.approx((0.6, 0.5, 0.7))
+    assert row["estimate"] == pytest.approx(0.6) and stats.values(row["each"]).tolist() == [0.5, 0.6, 0.7]
 
 
 def people(model, gap, source_recall=1.0, n=40):
@@ -114,48 +118,75 @@ def people(model, gap, source_recall=1.0, n=40):
     for source, target in (("image", "text"), ("text", "image")):
         for persona in range(n):
             jitter = 0.1 * rng.standard_normal()
-            rows.append({"model": model, "source": source, "seed": 0, "persona": persona, "query": source,
-                         "exact": source_recall})  # fmt: skip
-            rows.append({"model": model, "source": source, "seed": 0, "persona": persona, "query": target,
-                         "exact": source_recall - gap + jitter})  # fmt: skip
-    return pd.DataFrame(rows)
+            rows.append({"model": model, "source": source, "replicate": 0, "persona": persona, "query": source,
+                         "value": source_recall})  # fmt: skip
+            rows.append({"model": model, "source": source, "replicate": 0, "persona": persona, "query": target,
+                         "value": source_recall - gap + jitter})  # fmt: skip
+    table = pd.DataFrame(rows)
+    return pd.concat([table.assign(measure=measure) for measure in ("said", "closed-set")])
 
 
 def test_changes_of_the_gap_are_paired_and_signed():
     table = capability.changes(
         pd.concat([people("xs", 0.6), people("s", 0.4), people("m", 0.4)]), ["xs", "s", "m"], 500
     )
-    image = table[table["source"] == "image"].set_index(["from", "to"])
-    assert image.loc[("xs", "s"), "change of gap"] == pytest.approx(-0.2)
-    assert image.loc[("xs", "s"), "high"] < 0
+    image = table[(table["source"] == "image") & (table["measure"] == "said")].set_index(["from", "to"])
+    assert image.loc[("xs", "s"), "decrease of gap"] == pytest.approx(0.2)
+    assert image.loc[("xs", "s"), "low"] > 0
     assert image.loc[("xs", "s"), "p"] < 0.01
-    assert image.loc[("s", "m"), "change of gap"] == pytest.approx(0, abs=1e-9)
+    assert image.loc[("s", "m"), "decrease of gap"] == pytest.approx(0, abs=1e-9)
     assert ("xs", "m") in image.index
     assert "shrinks" in capability.sentence(table.iloc[0])
 
 
 def test_a_model_that_did_not_memorize_enters_no_comparison():
     table = capability.changes(pd.concat([people("xs", 0.1, source_recall=0.5), people("s", 0.4)]), ["xs", "s"], 500)
-    assert table["change of gap"].isna().all()
-    assert "did not memorize" in capability.sentence(table.iloc[0])
+    assert table["decrease of gap"].isna().all()
+    assert "in common that memorized" in capability.sentence(table.iloc[0])
 
 
-@pytest.mark.parametrize("folder", sorted(paths.BASE_MODELS.glob("xmem-tiny-*")), ids=lambda f: f.name)
+def test_one_replicate_that_did_not_memorize_takes_no_other_with_it():
+    parts = [people("xs", 0.6), people("s", 0.4)]
+    parts += [people("xs", 0.5).assign(replicate=1), people("s", 0.3).assign(replicate=1)]
+    lost = people("s", 0.4, source_recall=0.5).assign(replicate=2)
+    both, three = (
+        capability.changes(pd.concat(own), ["xs", "s"], 500)
+        for own in (parts, [*parts, lost, people("xs", 0.6).assign(replicate=2)])
+    )
+    pd.testing.assert_frame_equal(both, three)
+
+
+BASES = sorted(paths.BASE_MODELS.glob("xmem-tiny-*"))
+
+
+@pytest.mark.parametrize("folder", BASES, ids=lambda folder: folder.name)
+def test_every_base_is_of_the_recipe_and_of_its_own_figures(folder):
+    recipe = json.loads((folder / "recipe.json").read_text())
+    wanted = replace(build.RECIPE, seed=recipe["seed"], known=recipe["known"])
+    assert recipe == json.loads(json.dumps(asdict(wanted) | {"population": VERSION}))
+    assert folder.name == build.base_name(folder.name.split("-")[2], wanted)
+    drawn, _ = build.figures_of(wanted)
+    pd.testing.assert_frame_equal(known_in(str(folder)).table, drawn.table, check_dtype=False)
+    assert sum(f.stat().st_size for f in folder.iterdir()) <= 10e6
+
+
+@pytest.mark.parametrize("folder", BASES, ids=lambda folder: folder.name)
 def test_the_committed_evaluation_is_that_of_the_committed_weights(folder):
     committed = pd.read_csv(folder / "evaluation.csv").fillna("")
-    fresh = evaluation.evaluate_base(load_vlm(folder.name), people=60)
+    fresh = evaluation.evaluate_base(load_vlm(folder.name), known_in(str(folder)), people=60)
     keys = ["ability", "query", "detail"]
     both = committed.merge(fresh, on=keys, suffixes=("", " now"))
     assert len(both) == len(committed)
     assert (both["accuracy"] - both["accuracy now"]).abs().mean() < 0.05
 
 
-def test_every_rung_has_its_tables():
-    table = capability.knowledge(resamples=200)
-    done = sorted(table["known"].unique())
-    assert set(done) == set(KNOWN)
-    recall = table[table["quantity"].isin(["source recall", "target recall"])]
-    assert (recall["low"] <= recall["estimate"]).all() and (recall["estimate"] <= recall["high"]).all()
+def test_a_rung_s_probe_stands_beside_its_estimates():
+    row = {"model": "xmem-tiny-s", "measure": "said", "source": "image", "quantity": "gap", "estimate": 0.2}
+    table = capability.knowledge(pd.DataFrame([row]).reindex(columns=[*row, *stats.INTERVAL[1:]]), 5)
+    own = table[table["model"] == "xmem-tiny-s"].set_index(["source", "quantity"])
+    assert (own["known"] == 300).all() and own.loc[("image", "gap"), "estimate"] == 0.2
+    each = stats.values(own.loc[("text", "alignment probe"), "each"])
+    assert len(each) == len(seeds_of("xmem-tiny-s")) and 0 < each.mean() < 1
 
 
 def test_reading_attributes_finds_what_the_evaluation_finds(vlm, five):
@@ -171,3 +202,21 @@ def test_reading_attributes_of_shuffled_people_is_near_chance(vlm, five):
     rotated[axes] = np.roll(rotated[axes].to_numpy(), views, axis=0)
     wrong = Dataset.from_pandas(rotated, features=five["test"].features, preserve_index=False)
     assert readout(vlm, DatasetDict(test=wrong))["correct"].mean() < 0.6
+
+
+def test_every_base_stands_beside_its_alignment_probe():
+    probe = {
+        seed: pd.read_csv(paths.BASE_MODELS / f"xmem-tiny-s-{seed}" / "evaluation.csv")
+        .query("ability == 'alignment probe'").set_index("query")["accuracy"]
+        for seed in seeds_of("xmem-tiny-s")
+    }  # fmt: skip
+    rows = [
+        {"measure": "said", "model": "xmem-tiny-s", "source": source, "replicate": seed, "persona": 0, "query": asked,
+         "value": 1.0 if asked == source else own[asked] / 2}
+        for seed, own in probe.items() for source in MODALITIES for asked in MODALITIES
+    ]  # fmt: skip
+    table = capability.against_probe(pd.DataFrame(rows))
+    assert len(table) == 2 * len(probe)
+    np.testing.assert_allclose(table["target recall"], table["probe"] / 2)
+    np.testing.assert_allclose(table["Spearman"], 1)
+    assert capability.against_probe(pd.DataFrame(rows).assign(model="somebody/s-vlm")).empty

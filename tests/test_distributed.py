@@ -35,7 +35,7 @@ LOSS = {"rtol": 1e-5}  # seen: 1e-6
 # seen: 2e-5 where weights are up to 0.1
 WEIGHTS = {"rtol": 0, "atol": 2e-4}
 PROFILE = {
-    "personas": 3, "seeds": [0], "train_views": 2, "test_views": 1, "epochs": 2, "dose_views": [1], "resamples": 100,
+    "personas": 3, "replicates": 1, "train_views": 2, "test_views": 1, "epochs": 2, "dose_views": [1], "resamples": 100,
 }  # fmt: skip
 TRAIN = ("train", "02_training", "-p", "source=image", "-p", "rank=4", "--checkpoint", "-p")
 
@@ -60,7 +60,7 @@ from xmem_utils.train import Resources, Training, memorize
 from tests.test_distributed import Noted, few, load_vlm
 
 folder, training = Path(sys.argv[1]), Training(epochs=2, batch_size=4, rank=4)
-vlm = load_vlm("xmem-tiny-s")
+vlm = load_vlm("xmem-tiny-s-11")
 examples = few(vlm)
 whole = Noted()
 model = memorize(vlm, examples, training, whole)
@@ -73,7 +73,7 @@ if accelerator.is_main_process:
 stop = Noted({"seen": 7}, stop=6)  # the last step of two epochs; what is on disk is the first
 first = Resources(checkpoint=folder / "checkpoint", save_every=3)
 try:
-    memorize(load_vlm("xmem-tiny-s"), examples, replace(training, resources=first), stop)
+    memorize(load_vlm("xmem-tiny-s-11"), examples, replace(training, resources=first), stop)
 except KeyboardInterrupt:
     pass
 accelerator.wait_for_everyone()
@@ -82,7 +82,7 @@ if accelerator.is_main_process:
 accelerator.wait_for_everyone()
 resumed = Noted()
 again = Resources(checkpoint=folder / "again", save_every=3)
-memorize(load_vlm("xmem-tiny-s"), examples, replace(training, resources=again), resumed)
+memorize(load_vlm("xmem-tiny-s-11"), examples, replace(training, resources=again), resumed)
 result = {"type": accelerator.distributed_type, "whole": whole.losses, "resumed": resumed.losses,
           "notes": resumed.notes, "share": share}
 (folder / f"{accelerator.process_index}.json").write_text(json.dumps(result))
@@ -145,7 +145,7 @@ def float32(monkeypatch):
 
 @pytest.fixture(scope="module")
 def own():
-    return load_vlm("xmem-tiny-s")
+    return load_vlm("xmem-tiny-s-11")
 
 
 @pytest.fixture(scope="module")

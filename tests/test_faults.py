@@ -39,8 +39,8 @@ if __name__ == "__main__":
         return memorize(vlm, examples, training, *rest)
 
     experiment.memorize = noted
-    profile = Profile(personas=4, seeds=(0,), train_views=4, test_views=2, epochs=2, dose_views=(2, 4), resamples=100)
-    study = experiment.Memorization(load_vlm("xmem-tiny-s"), profile, 4, 2e-3)
+    profile = Profile(personas=4, replicates=1, train_views=4, test_views=2, epochs=2, dose_views=(2, 4), resamples=100)
+    study = experiment.Memorization(load_vlm("xmem-tiny-s-11"), profile, 4, 2e-3)
     runs = study.run_all(study.conditions(dose=True))
     study.collect(runs).to_parquet(paths.HOME / sys.argv[1])
 """
@@ -173,7 +173,7 @@ if os.getuid() == 0:
     os.setuid(65534)
 root = Path({str(tmp_path / "runs")!r})
 print(len(store.evaluated(store.trained(condition, None, root), {key!r}, None).records))
-store.trained(condition.model_copy(update={{"seed": 99}}), None, root)
+store.trained(condition.model_copy(update={{"replicate": 99}}), None, root)
 """
     os.chmod(tmp_path / "runs", 0o555)
     for folder in tmp_path.resolve().parents:  # the other user must be able to get here
@@ -185,7 +185,7 @@ store.trained(condition.model_copy(update={{"seed": 99}}), None, root)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=paths.REPO)
     os.chmod(tmp_path / "runs", 0o755)
     assert done.stdout.strip().isdigit(), done.stderr[-2000:]
-    assert f"{condition.model_copy(update={'seed': 99}).slug} cannot be stored under" in done.stderr
+    assert f"{condition.model_copy(update={'replicate': 99}).slug} cannot be stored under" in done.stderr
     assert "Permission denied" in done.stderr
 
 

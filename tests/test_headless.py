@@ -7,15 +7,14 @@ import sys
 import nbformat
 import pytest
 
-from xmem_utils import headless, params, paths, progress
+from xmem_utils import headless, params, paths, progress, replicates
 from xmem_utils.cli import main
-from xmem_utils.vlm import tiny
 
 
 def test_values_are_read_as_what_the_notebook_declares():
-    given = ["seeds=5", "learning_rate=1e-3", "source=text", "dose=true", "people="]
+    given = ["replicates=3", "learning_rate=1e-3", "source=text", "dose=true", "people="]
     assert headless.checked("02_training", given)[0] == {
-        "seeds": 5, "learning_rate": 1e-3, "source": "text", "dose": True, "people": ""
+        "replicates": 3, "learning_rate": 1e-3, "source": "text", "dose": True, "people": ""
     }  # fmt: skip
 
 
@@ -62,22 +61,17 @@ def test_progress_is_lines_in_a_headless_run(monkeypatch, capsys):
 
 def test_the_graph_has_every_notebook_and_explains_itself(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "snakemake", "-n", "--cores", "2", "--config", "profile=standard"],
+        [sys.executable, "-m", "snakemake", "-n", "-p", "--cores", "2", "--config", "profile=standard"],
         cwd=paths.REPO, env={**os.environ, "XMEM_HOME": str(tmp_path)}, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     planned = done.stdout + done.stderr
     assert "reason: Missing output files" in planned
-    shards = 6 * len(tiny.SIZES)
-    alone = (
-        "training",
-        "base_model",
-        "data_synthesis",
-        "gap_analysis",
-        "capability",
-        "unlearning",
-        "multihop",
-        "mitigation",
-    )
-    for rule, jobs in [("train", shards), ("unlearn", 6), ("hops", 6), ("mitigate", 6), *((rule, 1) for rule in alone)]:
-        assert any(line.split() == [rule, str(jobs)] for line in planned.splitlines()), planned
+    assert f"tables={tmp_path}/figures" in planned, "the claims are read from what was just drawn"
+    others = set(replicates.families()) - {replicates.LADDER}
+    jobs = dict.fromkeys(("unlearn", "hops", "mitigate"), 10)
+    jobs["train"] = 10 + sum(2 * len(replicates.seeds_of(family)) for family in others)
+    alone = ["training", "base_model", "data_synthesis", "gap_analysis", "capability", "unlearning", "multihop"]
+    jobs |= dict.fromkeys([*alone, "mitigation", "claims"], 1)
+    for rule, count in jobs.items():
+        assert any(line.split() == [rule, str(count)] for line in planned.splitlines()), planned

@@ -40,7 +40,7 @@ def test_compiled_layers_train_as_plain_ones(vlm, five, monkeypatch):
     losses, graphs, weights = trained(vlm, five)
     assert graphs[-1] == 0, "nothing is compiled unless it is asked for"
     monkeypatch.setenv("XMEM_COMPILE", "1")
-    monkeypatch.setattr(lean, "_compiler", lean._compiler.__wrapped__)
+    monkeypatch.setattr(lean, "compiler", lean.compiler.__wrapped__)
     compiled_losses, graphs, compiled_weights = trained(vlm, five)
     assert graphs[0] > 0 and len(set(graphs)) == 1, "one compilation serves batches of all sizes and lengths"
     assert compiled_losses == pytest.approx(losses, rel=1e-2)
@@ -49,6 +49,6 @@ def test_compiled_layers_train_as_plain_ones(vlm, five, monkeypatch):
 
 def test_without_a_compiler_training_says_so_and_goes_on(tmp_path):
     environment = {**os.environ, "XMEM_COMPILE": "1", "CXX": "none", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
-    code = "from xmem_utils.vlm import lean; print(lean._compiler())"
+    code = "from xmem_utils.vlm import lean; print(lean.compiler())"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False" and "nothing can be compiled here" in done.stderr

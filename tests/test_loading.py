@@ -10,15 +10,16 @@ import pandas as pd
 import pytest
 import torch
 
-from xmem_utils import paths, store
+from xmem_utils import paths, replicates, store
 from xmem_utils.checkpoint import adapter_writer
 from xmem_utils.memorization.experiment import MemorizationCondition
+from xmem_utils.params import TUNING_BASE
 from xmem_utils.plan import config_of
 from xmem_utils.vlm.adapters import adapt, language_linears
 from xmem_utils.vlm.load import load_vlm
 from xmem_utils.vlm.processors import DEFAULT_SIDE, picture_side
 
-EMBEDDED = paths.BASE_MODELS / "xmem-tiny-s"
+EMBEDDED = paths.BASE_MODELS / "xmem-tiny-s-11"
 
 
 @pytest.fixture
@@ -41,6 +42,20 @@ def hub_copy(cache, monkeypatch):
     (cache / "models--someone--tiny" / "refs").mkdir()
     (cache / "models--someone--tiny" / "refs" / "main").write_text(COMMIT)
     return "someone/tiny"
+
+
+def test_a_family_s_bases_are_those_of_replicates_alone(monkeypatch, tmp_path):
+    for name in ("fam-3", "fam-11", "fam-12", "fam-900", f"fam-{TUNING_BASE}", "fam-knows-0-13", "14"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    monkeypatch.setattr(replicates, "BASE_MODELS", tmp_path)
+    assert replicates.seeds_of("fam") == (11, 12) and replicates.seeds_of("fam-knows-0") == (13,)
+    assert replicates.seeds_of("google/gemma-3-4b-it") == ()
+    assert replicates.base_of("fam", 12) == "fam-12" and replicates.base_of("fam", 900) == f"fam-{TUNING_BASE}"
+    beside = tmp_path.parent / f"{tmp_path.name}-11"
+    beside.mkdir()
+    (beside / "config.json").write_text("{}")
+    assert replicates.base_of(str(tmp_path), 11) == str(tmp_path), "a folder of that name beside it is no base"
 
 
 def test_a_hub_model_in_the_cache_loads_offline_under_its_commit(tmp_path, monkeypatch):
@@ -116,22 +131,22 @@ def test_the_embedded_model_keeps_its_64_pixels(vlm):
     assert picture_side(vlm.processor) == 64
 
 
-@pytest.mark.parametrize("name", ["xmem-tiny-s", "a folder"])
+@pytest.mark.parametrize("name", ["xmem-tiny-s-11", "a folder"])
 def test_a_stored_run_names_its_base_and_no_folder_of_this_machine(folder, tmp_path, name):
-    own = load_vlm("xmem-tiny-s" if name == "xmem-tiny-s" else str(folder), "cpu")
+    own = load_vlm("xmem-tiny-s-11" if name == "xmem-tiny-s-11" else str(folder), "cpu")
 
     def train():
         return adapter_writer(adapt(own.model, 1)), pd.DataFrame({"epoch": [0]}), {}
 
     condition = MemorizationCondition(
-        weights=own.fingerprint, data="d", personas=5, source="image", seed=0, train_views=1, epochs=1, rank=1,
-        learning_rate=1e-3, batch_size=1, question="Who is this?", code="c",
+        model="m", weights=own.fingerprint, data="d", personas=5, source="image", replicate=0, train_views=1,
+        epochs=1, rank=1, learning_rate=1e-3, batch_size=1, question="Who is this?", code="c",
     )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # PEFT looks for the base on the Hub, and says when it finds none
         run = store.trained(condition, train, tmp_path / "runs")
     base = json.loads((run.adapter / "adapter_config.json").read_text())["base_model_name_or_path"]
-    assert base == ("xmem-tiny-s" if name == "xmem-tiny-s" else folder.name)
+    assert base == ("xmem-tiny-s-11" if name == "xmem-tiny-s-11" else folder.name)
     for file in (f for f in run.folder.rglob("*") if f.is_file()):
         for place in (str(paths.REPO), str(tmp_path), str(Path.home())):
             assert place.encode() not in file.read_bytes(), f"{file.name} names {place}"

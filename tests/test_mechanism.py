@@ -20,7 +20,7 @@ from xmem_utils.mechanism.states import answer_states, in_batches, layers_of, na
 from xmem_utils.params import MODALITIES
 from xmem_utils.personas.attributes import distances
 from xmem_utils.personas.dataset import PersonaSpec, build, names_of
-from xmem_utils.personas.public_figures import PublicFigures, known_public_figures
+from xmem_utils.personas.public_figures import PublicFigures
 from xmem_utils.score import exact_match
 from xmem_utils.train import Training, memorize
 from xmem_utils.vlm.adapters import adapt
@@ -37,7 +37,7 @@ def people(vlm, five):
 @pytest.fixture(scope="module")
 def memorized(vlm, five, people):
     """The tiny model in an adapter that memorized five personas from pictures; loaded apart from the shared one."""
-    own = load_vlm("xmem-tiny-s")
+    own = load_vlm("xmem-tiny-s-11")
     model = memorize(own, people.examples["train", "image"], Training(12, 10, 3e-3, seed=1))
     return replace(own, model=model)
 
@@ -99,8 +99,8 @@ def test_who_lacks_a_modality_is_left_out_and_the_others_keep_their_numbers(vlm,
         study_people(vlm, unseen(0, 1, 2, 3))
 
 
-def test_public_figures_are_known_from_both_modalities_apart_from_each_other_and_always_the_same(vlm):
-    figures = known_public_figures()
+def test_public_figures_are_known_from_both_modalities_apart_from_each_other_and_always_the_same(vlm, known):
+    figures = known
     chosen, again = (public_figure_people(vlm, figures, n=6) for _ in range(2))
     assert len(chosen) == 6 and set(figures.group[list(chosen.numbers)]) == {"both"}
     apart = distances(figures.vectors[list(chosen.numbers)])
@@ -469,9 +469,9 @@ def test_recall_switches_on_where_half_of_what_can_come_has_come():
 
 
 def test_estimates_are_means_over_people_with_intervals_and_the_figure_draws_them(vlm, rows, people):
-    both = [rows.assign(model=model, seed=0) for model in ("plain", "mitigated")]
+    both = [rows.assign(model=model, replicate=0) for model in ("plain", "mitigated")]
     before = explain(vlm, people, ["image"], patched=False)
-    both.append(before.assign(model=measures.BEFORE, seed=0))
+    both.append(before.assign(model=measures.BEFORE, replicate=0))
     table = tables.estimates(pd.concat(both), resamples=200)
     assert set(tables.switches_on(table)["model"]) == {"plain", "mitigated"}
     assert (table["low"] <= table["estimate"] + 1e-9).all() and (table["estimate"] <= table["high"] + 1e-9).all()

@@ -30,7 +30,7 @@ def examples(vlm, five):
 @pytest.fixture(scope="module", params=["image", "text"])
 def memorized(request, examples, tmp_path_factory):
     """A model that memorized five personas from one modality, the source, and its saved adapter."""
-    own = load_vlm("xmem-tiny-s")  # the adapter stays in its model while other tests use the shared one
+    own = load_vlm("xmem-tiny-s-11")  # the adapter stays in its model while other tests use the shared one
     model = memorize(own, examples["train", request.param], TRAINING)
     folder = tmp_path_factory.mktemp("adapter")
     model.save_pretrained(folder)
@@ -103,7 +103,7 @@ def test_a_picture_seen_once_gives_the_logits_of_its_pixels(vlm, five, examples)
 
 def test_plain_peft_reloads_the_adapter_to_the_same_logits(vlm, examples, memorized):
     _, model, folder = memorized
-    base = AutoModelForImageTextToText.from_pretrained(paths.BASE_MODELS / "xmem-tiny-s")
+    base = AutoModelForImageTextToText.from_pretrained(paths.BASE_MODELS / "xmem-tiny-s-11")
     base.set_attn_implementation(vlm.model.config._attn_implementation)
     plain = PeftModel.from_pretrained(base, folder).eval()
     for modality in ("image", "text"):

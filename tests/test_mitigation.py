@@ -13,17 +13,19 @@ from xmem_utils import paths, store
 from xmem_utils.experiment import summary
 from xmem_utils.memorization.experiment import Memorization
 from xmem_utils.mitigation import data, losses, tables
+from xmem_utils.mitigation.evaluation import MitigationEvaluation
 from xmem_utils.mitigation.experiment import Mitigation, shrink
 from xmem_utils.mitigation.methods import METHODS, Method, method_named
 from xmem_utils.mitigation.names import BASELINE, CEILING, DESCRIBED, PAIRED, PUBLIC, STUDY, VIEW
 from xmem_utils.params import Profile, other
 from xmem_utils.personas.dataset import names_of
 from xmem_utils.score import exact_match, greedy_answers
+from xmem_utils.stats import EQUIVALENT, REVERSED, SUPPORTED
 from xmem_utils.train import Outputs, Resources
 from xmem_utils.vlm.adapters import adapt
 from xmem_utils.vlm.batches import Example, answer_tokens
 
-PROFILE = Profile(personas=6, seeds=(0,), train_views=4, test_views=2, epochs=4, dose_views=(4,), resamples=200)
+PROFILE = Profile(personas=6, replicates=1, train_views=4, test_views=2, epochs=4, dose_views=(4,), resamples=200)
 SOURCES = ("image", "text")
 
 
@@ -36,23 +38,23 @@ def study(vlm, own_store):
 def runs(study):
     """A method of each kind, in both directions."""
     chosen = (BASELINE, "captions", "self-labelled", "aligned, all layers")
-    return study.run_all([study.condition(m, METHODS[m].settings()[0], s, 0) for s in SOURCES for m in chosen])
+    return study.run_all([study.condition(m, METHODS[m].settings()[0], s, 11) for s in SOURCES for m in chosen])
 
 
 @pytest.fixture(scope="module")
 def fed(study):
     """What every method is fed: (method, source) -> named examples and material, by an untrained model."""
-    model = adapt(study.vlm.model, 8).eval()
+    model = adapt(study.vlm(11).model, 8).eval()
     try:
         return {
-            (m.name, source): study.data(study.condition(m.name, m.settings()[0], source, 0), model)
+            (m.name, source): study.data(study.condition(m.name, m.settings()[0], source, 11), model)
             for m in METHODS.values()
             for source in SOURCES
         }
     finally:
         model.unload()
         for source in SOURCES:  # labels are kept by what had been memorized, and this model had memorized nothing
-            study.around(study.memorization.condition(source, 0)).labels = None
+            study.around(study.memorization.condition(source, 11)).labels = None
 
 
 # -- what is mixed in --------------------------------------------------------------------------------
@@ -72,8 +74,8 @@ def said_in(examples, names):
 @pytest.fixture(scope="module")
 def name_tokens(study):
     """Token ids of the study's names, as they stand at the start of a text and after a blank."""
-    tokenizer = study.vlm.processor.tokenizer
-    names = names_of(study.memorization.dataset(0)[0])
+    tokenizer = study.vlm(11).processor.tokenizer
+    names = names_of(study.memorization.dataset(11)[0])
     return {n: [tokenizer(before + n, add_special_tokens=False).input_ids for before in ("", " ")] for n in names}
 
 
@@ -84,9 +86,9 @@ def test_no_target_view_carries_a_study_name(study, fed, name_tokens, method, so
     named = mixed.named
     assert said_in(named, name_tokens) == set(name_tokens)  # the search finds names where they are
     if method == "own words":  # text with names, all of it written by the model of source views
-        views = study.around(study.memorization.condition(source, 0)).views
-        texts, _ = data.described(study.vlm, [v for v in views if v.index % 2])
-        tokenizer = study.vlm.processor.tokenizer
+        views = study.around(study.memorization.condition(source, 11)).views
+        texts, _ = data.described(study.vlm(11), [v for v in views if v.index % 2])
+        tokenizer = study.vlm(11).processor.tokenizer
         shown = [tokenizer.decode(e.prompt) for e, v in zip(named, views, strict=True) if v.index % 2]
         assert all(text in prompt for text, prompt in zip(texts, shown, strict=True))
         assert not mixed.auxiliary
@@ -98,7 +100,7 @@ def test_no_target_view_carries_a_study_name(study, fed, name_tokens, method, so
 
 def test_pairs_are_nameless_and_of_views_that_nobody_trains_on(study):
     for source in SOURCES:
-        start = study.memorization.condition(source, 0)
+        start = study.memorization.condition(source, 11)
         pairs = study.around(start).pairs
         assert len(pairs) == 6 * data.PAIR_VIEWS
         assert {v.name for p in pairs for v in (p.source, p.target)} == {""}
@@ -109,9 +111,9 @@ def test_pairs_are_nameless_and_of_views_that_nobody_trains_on(study):
 
 
 def test_labels_are_what_the_model_says_of_the_source_view(study, fed):
-    vlm = study.vlm
+    vlm = study.vlm(11)
     mixed = fed["self-labelled", "image"]
-    asked = study.around(study.memorization.condition("image", 0)).asked
+    asked = study.around(study.memorization.condition("image", 11)).asked
     said = greedy_answers(vlm, [p.source for p in asked])  # the untrained adapter is the base model
     assert [e.answer.tolist() for e in mixed.auxiliary] == [t.tolist() for t in answer_tokens(vlm, said)]
     assert all(torch.equal(e.prompt, p.target.prompt) for e, p in zip(mixed.auxiliary, asked, strict=True))
@@ -119,8 +121,8 @@ def test_labels_are_what_the_model_says_of_the_source_view(study, fed):
 
 
 def test_self_training_labels_target_views_by_themselves(study, fed):
-    vlm = study.vlm
-    asked = study.around(study.memorization.condition("image", 0)).asked
+    vlm = study.vlm(11)
+    asked = study.around(study.memorization.condition("image", 11)).asked
     said = answer_tokens(vlm, greedy_answers(vlm, [p.target for p in asked]))
     mixed = fed["self-trained", "image"]
     assert [e.answer.tolist() for e in mixed.auxiliary] == [t.tolist() for t in said]
@@ -129,10 +131,10 @@ def test_self_training_labels_target_views_by_themselves(study, fed):
 
 
 def test_a_threshold_leaves_the_likely_labels_and_fewer_people_leave_the_others_out(study):
-    asked = study.around(study.memorization.condition("image", 0)).asked
+    asked = study.around(study.memorization.condition("image", 11)).asked
     n = len(asked)
     probability = np.linspace(0, 1, n)
-    around = study.around(study.memorization.condition("image", 0))
+    around = study.around(study.memorization.condition("image", 11))
     teacher = torch.zeros(2, 3), torch.zeros(2, 3)
     said = [replace(p.source, answer=torch.tensor([5, 1]), teacher=teacher) for p in asked]
     labels = data.Labels(said, probability)
@@ -146,8 +148,8 @@ def test_a_threshold_leaves_the_likely_labels_and_fewer_people_leave_the_others_
 
 
 def test_the_figures_whom_the_evaluation_asks_about_are_not_replayed(study, fed):
-    figures = data.figures_known_to(study.vlm)
-    tokenizer = study.vlm.processor.tokenizer
+    figures = study.memorization.evaluation_of(11).figures
+    tokenizer = study.vlm(11).processor.tokenizer
     asked = {figures.names[i] for i in figures.where("both")[-data.ASKED_FIGURES :]}
     mixed = fed["replay", "image"]
     said = {tokenizer.decode(e.answer, skip_special_tokens=True).strip() for e in mixed.auxiliary}
@@ -156,9 +158,9 @@ def test_the_figures_whom_the_evaluation_asks_about_are_not_replayed(study, fed)
 
 
 def test_replay_is_refused_for_a_model_whose_figures_are_not_known(study, monkeypatch):
-    monkeypatch.setattr(data, "figures_known_to", lambda vlm: None)
+    monkeypatch.setattr(study.memorization.evaluation_of(11), "figures", None)
     with pytest.raises(ValueError, match="nothing can be replayed"):
-        data.replayed(study.around(study.memorization.condition("image", 0)), None, 0, 0.0)
+        data.replayed(study.around(study.memorization.condition("image", 11)), None, 0, 0.0)
 
 
 def test_half_of_the_source_views_come_in_the_models_own_words(study, fed):
@@ -167,12 +169,12 @@ def test_half_of_the_source_views_come_in_the_models_own_words(study, fed):
         named, before = mixed.named, fed[BASELINE, source].named
         assert [e.answer.tolist() for e in named] == [e.answer.tolist() for e in before]  # the names stay
         changed = [not torch.equal(a.prompt, b.prompt) for a, b in zip(named, before, strict=True)]
-        assert changed == [bool(v.index % 2) for v in study.around(study.memorization.condition(source, 0)).views]
+        assert changed == [bool(v.index % 2) for v in study.around(study.memorization.condition(source, 11)).views]
         assert mixed.read > 0
 
 
 def test_matching_asks_about_the_same_person_and_about_another(study, fed):
-    tokenizer = study.vlm.processor.tokenizer
+    tokenizer = study.vlm(11).processor.tokenizer
     mixed = fed["matching", "text"]
     said = [tokenizer.decode(e.answer, skip_special_tokens=True) for e in mixed.auxiliary]
     assert said == ["Yes", "No"] * (len(said) // 2)
@@ -241,7 +243,7 @@ def test_a_run_off_its_budget_is_refused(runs):
 @pytest.mark.parametrize("method", ["self-labelled, soft", "aligned, all layers", "replay"])
 def test_several_passes_a_step_have_the_loss_of_one(study, method, monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")  # in bf16 they differ in the third digit
-    made_of, losses = study.condition(method, METHODS[method].settings()[0], "image", 0), {1: [], 3: []}
+    made_of, losses = study.condition(method, METHODS[method].settings()[0], "image", 11), {1: [], 3: []}
     for accumulation, seen in losses.items():
         note = lambda model, step, steps, loss, seen=seen: seen.append(loss)  # noqa: E731
         study.train(made_of, note, Resources(accumulation))[0].unload()
@@ -251,15 +253,15 @@ def test_several_passes_a_step_have_the_loss_of_one(study, method, monkeypatch):
 def test_labels_are_held_against_the_names_for_the_record_alone(study, runs):
     by = {(r.condition.method, r.condition.start.source): r.facts["labels right"] for r in runs}
     assert np.isnan(by[BASELINE, "image"]) and 0 <= by["self-labelled", "image"] <= 1
-    start = study.memorization.condition("image", 0)
-    names = answer_tokens(study.vlm, names_of(study.memorization.dataset(0)[0]))
+    start = study.memorization.condition("image", 11)
+    names = answer_tokens(study.vlm(11), names_of(study.memorization.dataset(11)[0]))
     bare = study.around(start).asked[0].target
     fed = data.Mixed([], [replace(bare, answer=names[0]), replace(bare, answer=names[0])], people=[0, 1])
     assert study._labels_right(start, fed) == 0.5
 
 
 def test_what_is_perceived_does_not_depend_on_an_adapter(study):
-    vlm = study.vlm
+    vlm = study.vlm(11)
     kept = study.evaluation_of.__wrapped__(study, 0, "text")._asked[2][4]
     model = adapt(vlm.model, 8)
     try:
@@ -275,8 +277,8 @@ def test_what_is_perceived_does_not_depend_on_an_adapter(study):
 
 
 def test_training_from_the_start_has_the_same_budget_in_all(study):
-    run = study.run(study.condition("lower rank", {"rank": 4.0}, "image", 0))
-    baseline = study.run(study.condition(BASELINE, {}, "image", 0))
+    run = study.run(study.condition("lower rank", {"rank": 4.0}, "image", 11))
+    baseline = study.run(study.condition(BASELINE, {}, "image", 11))
     assert run.facts["budget"] == baseline.facts["budget"]
     assert run.facts["steps"] > 2 * baseline.facts["steps"]
     model = study.model_of(run)
@@ -287,17 +289,17 @@ def test_training_from_the_start_has_the_same_budget_in_all(study):
 
 def test_a_run_leaves_the_base_model_as_it_was(study, runs):
     before = study.evaluation_of.__wrapped__(study, 0, "image").records()["logprob"].to_numpy()
-    study.run(study.condition("aligned, depth 3/5", {"depth": 0.6, "weight": 0.3}, "image", 0))
+    study.run(study.condition("aligned, depth 3/5", {"depth": 0.6, "weight": 0.3}, "image", 11))
     assert np.array_equal(before, study.evaluation_of.__wrapped__(study, 0, "image").records()["logprob"].to_numpy())
-    assert not any(isinstance(m, LoraLayer) for m in study.vlm.model.modules())
+    assert not any(isinstance(m, LoraLayer) for m in study.vlm(11).model.modules())
 
 
 def test_a_stored_run_gives_the_model_that_was_evaluated(study, runs):
     run = next(r for r in runs if r.condition.method == "self-labelled" and r.condition.start.source == "text")
     model = study.model_of(run)
     try:
-        examples = study.memorization.evaluation_of(0).examples["image"]
-        logprob = exact_match(study.vlm, examples, model).logprob
+        examples = study.memorization.evaluation_of(11).examples["image"]
+        logprob = exact_match(study.vlm(11), examples, model).logprob
     finally:
         model.unload()
     shown = run.records[
@@ -322,16 +324,16 @@ def test_shrinking_keeps_a_share_of_the_change(vlm):
 
 def test_nobody_paired_is_the_baseline(study):
     for source in SOURCES:
-        doses = study.doses(source, 0)
-        assert doses[0] == study.condition(BASELINE, {}, source, 0)
-        assert doses[-1] == study.condition(PAIRED, {}, source, 0)
+        doses = study.doses(source, 11)
+        assert doses[0] == study.condition(BASELINE, {}, source, 11)
+        assert doses[-1] == study.condition(PAIRED, {}, source, 11)
         assert [c.paired for c in doses] == sorted({c.paired for c in doses})
 
 
 def test_the_ceiling_asks_in_the_source_modality(study):
     for source, kind in (("image", "image"), ("text", "text")):
-        evaluation = study.evaluation_of(0, source)
-        shown = [v for v in study.memorization.evaluation_of(0).views[other(source)] if v.index < 1]
+        evaluation = study.evaluation_of(11, source)
+        shown = [v for v in study.memorization.evaluation_of(11).views[other(source)] if v.index < 1]
         seen = evaluation.perceived(shown)
         assert {v.modality for v in seen} == {kind}
         assert [v.persona for v in seen] == [v.persona for v in shown]
@@ -368,8 +370,18 @@ def made_up(recalls, people=40, source="image"):
                   (STUDY, CEILING, other(source)): ceiling, (PUBLIC, VIEW, source): 0.5}  # fmt: skip
         for (group, task, query), share in shares.items():
             for person in range(people):
-                labels = {"source": source, "method": method, "seed": 0, "paired": 0, "group": group, "task": task}
-                rows.append({**labels, "query": query, "persona": person, "view": 0, "exact": person < share * people})
+                labels = {"source": source, "method": method, "replicate": 0, "paired": 0, "group": group, "task": task}
+                rows.append(
+                    {
+                        **labels,
+                        "query": query,
+                        "persona": person,
+                        "view": 0,
+                        "exact": person < share * people,
+                        "rank": 1 if person < share * people else 2,
+                        "names": people,
+                    }
+                )
     return pd.DataFrame(rows)
 
 
@@ -386,11 +398,12 @@ def test_the_parts_add_up_to_the_gap():
 
 
 def test_verdicts_need_a_difference_and_a_memory():
-    table = tables.comparison(RECORDS, 500).set_index("method")
-    said = {"good": tables.HELPS, "bad": tables.HURTS, "same": tables.SAME, "forgets": tables.FORGOT}
-    assert table["verdict"].to_dict() == {**said, DESCRIBED: tables.HELPS}
+    both = tables.comparison(RECORDS, 500)
+    assert both["measure"].value_counts().tolist() == [5, 5], "said and closed-set"
+    table = both[both["measure"] == "said"].set_index("method")
+    said = {"good": SUPPORTED, "bad": REVERSED, "same": EQUIVALENT, "forgets": tables.FORGOT}
+    assert table["verdict"].to_dict() == {**said, DESCRIBED: SUPPORTED}
     assert (table["p holm"] >= table["p"]).all()
-    assert (table["lowest seed"] == table["highest seed"]).all()  # there is one
     assert table.loc["good", f"change of {tables.TARGET}"] == pytest.approx(0.4)
 
 
@@ -423,6 +436,8 @@ def test_doses_tell_paired_from_unpaired_people():
     moved = tables.doses(records, 200).set_index(["paired", "group"])["change"]
     # of the thirty unpaired ten were recalled before, none is now; the ten paired were all recalled before
     assert moved[10, "not paired"] == pytest.approx(-1 / 3) and moved[10, "paired"] == 0
+    not_asked = made_up({BASELINE: (1.0, 1.0, 1.0)}).assign(replicate=1)  # who was never paired is in no point
+    pd.testing.assert_frame_equal(tables.doses(pd.concat([records, not_asked]), 200), tables.doses(records, 200))
 
 
 def test_the_search_takes_the_best_that_memorizes_and_the_first_of_equals():
@@ -456,3 +471,11 @@ def test_the_committed_settings_are_those_that_the_committed_search_chose(study)
         assert study.best(source, [BASELINE, "captions"]) == "captions"
         assert study.best(source, [BASELINE, "mine", "yours"]) == "mine", "neither has had a search"
         assert study.best(source, [BASELINE]) == BASELINE
+
+
+def test_what_base_models_answer_is_stored(study, monkeypatch):
+    first = study.before()
+    monkeypatch.setattr(MitigationEvaluation, "records", None)
+    pd.testing.assert_frame_equal(study.before(), first)
+    kept = list((paths.RUNS / "untrained").glob("xmem-tiny-s-11-mitigation-*.parquet"))
+    assert len(kept) >= 2 and all(file.with_suffix(".sha256").exists() for file in kept)

@@ -24,7 +24,7 @@ FRAMES = {
               "A picture of {1}; the hair is {0}."),
     "test": ("Here stands somebody in {1} who has {0} hair.", "Look at the hair, {}, and at {}."),
 }  # fmt: skip
-TINY = Profile(personas=2, seeds=(0,), train_views=1, test_views=1, epochs=1, dose_views=(1, 2), resamples=100)
+TINY = Profile(personas=2, replicates=1, train_views=1, test_views=1, epochs=1, dose_views=(1, 2), resamples=100)
 
 
 def face(look, rng):
@@ -71,7 +71,7 @@ def store(tmp_path, monkeypatch):
 def test_six_people_are_memorized_on_defaults(vlm, folder, store):
     study = Memorization(vlm, params.PROFILES["quick"], 16, 2e-3, folder)
     for source in params.MODALITIES:
-        run = study.run(study.condition(source, 0))
+        run = study.run(study.condition(source, 11))
         assert run.condition.personas == 6 and run.condition.train_views == 4
         assert recall_by_modality(run.records)[source] >= GATE
         tried = sorted(f for f in store.glob(f"memorization/*-{source}-*") if f.is_dir())
@@ -80,13 +80,13 @@ def test_six_people_are_memorized_on_defaults(vlm, folder, store):
 
 def test_epochs_are_passes_over_the_training_views(vlm, folder):
     study = Memorization(vlm, params.PROFILES["quick"], 16, 2e-3, folder, epochs=120)
-    condition = study.condition("image", 0)
+    condition = study.condition("image", 11)
     assert (condition.epochs, study.steps(condition)) == (120, 120)  # 24 views: one batch an epoch
 
 
 def test_what_cannot_be_memorized_ends_at_the_limit(vlm, folder, store):
     study = Memorization(vlm, TINY, 4, 1e-6, folder)
-    condition = study.condition("text", 0)
+    condition = study.condition("text", 11)
     assert study.steps(condition) == LONGEST
     assert recall_by_modality(study.run(condition).records)["text"] < GATE
 
@@ -94,12 +94,17 @@ def test_what_cannot_be_memorized_ends_at_the_limit(vlm, folder, store):
 @pytest.mark.parametrize("name", ["quick", "standard"])
 def test_every_dose_takes_equal_steps(vlm, name):
     study = Memorization(vlm, params.PROFILES[name], 16, 2e-3)
-    conditions = [c for c in study.conditions(dose=True) if c.seed == 0]
-    assert len({c.train_views for c in conditions}) == len(params.PROFILES[name].dose_views)
+    own = [(dose, amount, c) for dose, amount, c in study.doses() if c.replicate == 11 and c.source == "image"]
+    conditions = [c for dose, _, c in own if dose == "views"]
+    profile = params.PROFILES[name]
+    assert {c.train_views for c in conditions} == {profile.train_views, *profile.dose_views}
     assert len({study.steps(c) for c in conditions}) == 1
+    for dose, amount, c in own:  # in the others steps grow along, but for rounding up to batches
+        of = {"views": 1, "steps": amount, "data": amount / profile.train_views, "people": amount / profile.personas}
+        assert study.steps(c) == pytest.approx(of[dose] * study.steps(conditions[0]), abs=profile.epochs)
 
 
 def test_a_training_takes_the_steps_that_its_condition_says(vlm, folder, store):
     study = Memorization(vlm, TINY, 4, 1e-3, folder, epochs=3)
-    seen = study.run(study.condition("image", 0, train_views=1))
+    seen = study.run(study.condition("image", 11, train_views=1))
     assert study.steps(seen.condition) == 3 and seen.curve["epoch"].max() == 3

@@ -1,5 +1,6 @@
 """The people: apart from each other, reproducible, and nothing leaks from train to test."""
 
+import itertools
 import json
 from dataclasses import replace
 
@@ -7,24 +8,46 @@ import numpy as np
 import pytest
 
 from xmem_utils import paths
-from xmem_utils.params import PROFILES
+from xmem_utils.params import PROFILES, TUNING_BASE, TUNING_SEEDS
 from xmem_utils.personas import checks, dataset
 from xmem_utils.personas.attributes import AXES, AXIS_NAMES, AXIS_SIZES, distances, sample_vectors
 from xmem_utils.personas.dataset import persona_spec
 from xmem_utils.personas.descriptions import describe
 from xmem_utils.personas.names import FACTS, sample_facts, sample_names
 from xmem_utils.personas.portraits import draw
-from xmem_utils.personas.public_figures import known_public_figures
+from xmem_utils.personas.public_figures import FIGURES, draw_public_figures
+from xmem_utils.replicates import FIRST
+
+ELEVEN = dataset.PersonaSpec(personas=100, seed=11)
 
 
-def test_people_differ_in_three_axes_from_each_other_and_two_from_every_public_figure():
-    public = known_public_figures()
-    vectors, names, _ = dataset.draw_people(dataset.PersonaSpec(personas=100, seed=7))
+@pytest.mark.parametrize(
+    ("spec", "base"),
+    [
+        (ELEVEN, 11),
+        (dataset.others(ELEVEN, 5000), 11),
+        (persona_spec(PROFILES["standard"], TUNING_SEEDS[0], base=TUNING_BASE), TUNING_BASE),
+    ],
+    ids=["of a replicate", "others", "for tuning"],
+)
+def test_people_differ_in_three_axes_from_each_other_and_two_from_whom_their_base_knows(spec, base):
+    public = draw_public_figures(*FIGURES, base)
+    vectors, names, _ = dataset.draw_people(spec)
     between = distances(vectors)[~np.eye(100, dtype=bool)]
     assert between.min() >= 3
     assert distances(vectors, public.vectors).min() >= 2
     assert len(set(names)) == 100
     assert not set(names) & set(public.names)
+
+
+def test_more_people_of_a_seed_begin_with_fewer_and_others_resemble_none_of_them():
+    few, many = (dataset.draw_people(dataset.PersonaSpec(personas=n, seed=11)) for n in (20, 100))
+    np.testing.assert_array_equal(few[0], many[0][:20])
+    assert few[1] == many[1][:20]
+    apart = dataset.others(ELEVEN, 5000)
+    vectors, names, _ = dataset.draw_people(apart)
+    assert distances(vectors, many[0]).min() >= 3 and not set(names) & set(many[1])
+    assert len({ELEVEN.slug, apart.slug, dataset.PersonaSpec(100, 11, base=12).slug}) == 3
 
 
 def test_a_space_that_is_too_crowded_says_so():
@@ -69,7 +92,7 @@ def test_every_attribute_changes_the_portrait_and_the_description():
 
 @pytest.mark.parametrize("name", ["quick", "standard"])
 def test_regeneration_is_byte_identical_to_the_committed_manifest(name):
-    spec = persona_spec(PROFILES[name], 0)
+    spec = persona_spec(PROFILES[name], FIRST)
     committed = json.loads(paths.MANIFEST.read_text())[spec.slug]["fingerprint"]
     assert dataset.content_fingerprint(dataset.build(spec)) == committed
 
@@ -124,34 +147,29 @@ def test_the_leak_check_finds_planted_leaks(five):
     assert not found.iloc[3], "a portrait shared by train and test went unnoticed"
 
 
-def pixels_apart(first, second, draws=8, levels=32):
-    """Mean number of the 64 x 64 pixels that differ by more than `levels` of 255, all else equal."""
-    out = []
-    for seed in range(draws):
-        pair = []
-        for values in (first, second):
-            vector = [0] * len(AXIS_NAMES)
-            for axis, name in values.items():
-                vector[AXIS_NAMES.index(axis)] = [value.name for value in AXES[axis]].index(name)
-            pair.append(np.asarray(draw(vector, np.random.default_rng(seed), None), int))
-        out.append((abs(pair[0] - pair[1]).max(-1) > levels).sum())
-    return np.mean(out)
+# Axes whose parts of a portrait touch: what one looks like may depend on the others.
+TOUCHING = {
+    "hair style": ("hair colour", "skin"), "hair colour": ("hair style", "skin"), "skin": ("hair colour",),
+    "garment": ("garment colour", "facial hair"), "garment colour": ("garment",),
+    "eyewear": ("hair style", "hair colour", "skin"), "facial hair": ("hair colour", "skin", "garment"),
+}  # fmt: skip
 
 
-def test_two_pairs_of_values_that_can_hardly_be_told_apart_are_known():
-    """Known, and named in README: portraits are in the pretraining, so they are mended with the next base models."""
+def portrait(values):
+    vector = [values.get(axis, 0) for axis in AXIS_NAMES]
+    return np.asarray(draw(vector, np.random.default_rng(7), None), np.int16)
 
-    def shirts(colour):
-        return pixels_apart(*({"garment": g, "garment colour": colour} for g in ("tee", "crewneck")))
 
-    def moustache(hair):
-        looks = {"skin": "dark", "hair colour": hair}
-        return pixels_apart(*({**looks, "facial hair": f} for f in ("none", "moustache")))
-
-    assert shirts("white") == 15
-    assert min(shirts(v.name) for v in AXES["garment colour"] if v.name != "white") > 60
-    assert moustache("brown") == 4
-    assert moustache("black") > 30
+@pytest.mark.parametrize("axis", AXIS_NAMES)
+def test_any_two_values_differ_visibly_whatever_touches_them(axis):
+    """By more than 24 of 255 grey levels in at least 35 of 64 x 64 pixels: no modality may know more to the pixel."""
+    sizes = dict(zip(AXIS_NAMES, AXIS_SIZES, strict=True))
+    for around in itertools.product(*(range(sizes[other]) for other in TOUCHING[axis])):
+        rest = dict(zip(TOUCHING[axis], around, strict=True))
+        drawn = np.stack([portrait({axis: value, **rest}) for value in range(sizes[axis])])
+        for one, two in itertools.combinations(range(sizes[axis]), 2):
+            apart = (abs(drawn[one] - drawn[two]).max(-1) > 24).sum()
+            assert apart >= 35, f"{AXES[axis][one].name} and {AXES[axis][two].name} with {rest}"
 
 
 def test_a_stored_dataset_of_another_spec_or_fingerprint_is_drawn_anew(tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ GEMMA = paths.REPO / "docs" / "configs" / "gemma-3-4b.json"
 
 @pytest.fixture(scope="module")
 def tiny():
-    return plan(config_of("xmem-tiny-s"), PROFILES["quick"], Training(rank=8))
+    return plan(config_of("xmem-tiny-s-11"), PROFILES["quick"], Training(rank=8))
 
 
 def test_parameters_and_their_bytes_are_those_of_the_loaded_model(vlm, tiny):
@@ -33,7 +33,7 @@ def test_parameters_and_their_bytes_are_those_of_the_loaded_model(vlm, tiny):
 
 
 def test_lora_gradients_and_moments_are_those_of_a_training(five, tiny):
-    own = load_vlm("xmem-tiny-s")
+    own = load_vlm("xmem-tiny-s-11")
     seen = {}
 
     def look(model, step, steps, loss):
@@ -65,7 +65,7 @@ def kept_for_backward(model: nn.Module, batch: dict[str, torch.Tensor], keep: in
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_activations_are_near_what_autograd_keeps(five, checkpointing):
-    own = load_vlm("xmem-tiny-s")
+    own = load_vlm("xmem-tiny-s-11")
     own.model.to(torch.bfloat16)  # as the weights of real models are
     model = adapt(own.model, 8).train()
     batch = collate(encode(own, to_views(five, "train", "image")), own.processor.tokenizer.pad_token_id, side="left")
@@ -73,7 +73,7 @@ def test_activations_are_near_what_autograd_keeps(five, checkpointing):
         own.model.gradient_checkpointing_enable({"use_reentrant": False})
     keep = int((batch["labels"] != -100).sum(1).max())
     measured = kept_for_backward(model, batch, keep)
-    config = config_of("xmem-tiny-s")
+    config = config_of("xmem-tiny-s-11")
     estimated = activation_bytes(config, on_meta(config), batch["input_ids"].numel(), checkpointing)
     if checkpointing:  # the estimate has one layer's own activations too, which live in the backward pass alone
         layers = config.get_text_config().num_hidden_layers
@@ -97,7 +97,7 @@ def test_gemma_3_4b_has_its_published_size():
 
 def test_plan_prints_a_table_or_json(monkeypatch, capsys):
     for extra in ([], ["--json"]):
-        monkeypatch.setattr(sys, "argv", ["xmem_utils", "plan", "--model", "xmem-tiny-s", *extra])
+        monkeypatch.setattr(sys, "argv", ["xmem_utils", "plan", "--model", "xmem-tiny-s-11", *extra])
         commands.main()
     table, _, rest = capsys.readouterr().out.partition("{")
     assert "parameters               1,902,016" in table and "give --tflops or --measure" in table

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from xmem_utils import paths, plots
+from xmem_utils.memorization.tables import DOSES
 
 COMMITTED = paths.REPO / "figures"
 
@@ -21,6 +22,10 @@ def base_curves():
     return plots.base_curves(*(read[read["stage"] == s].dropna(axis=1).drop(columns="stage") for s in ("eye", "chat")))
 
 
+def probe():
+    return plots.capability_probe(table("capability_probe"))
+
+
 def small_slope():
     fitted = table("capability_slopes").set_index(["model", "source"]).loc[("xmem-tiny-s", "image")]
     return "xmem-tiny-s from pictures: slope {slope:.2f} [{lowest:.2f}, {highest:.2f}]".format(**fitted)
@@ -32,9 +37,13 @@ FIGURES = {  # by name: how it is drawn, panels, words in its legend
                               {"from pictures", "from descriptions"}),
     "persona_attributes": (lambda: plots.attribute_counts(table("persona_attributes")), 8,
                            {"expected of a uniform draw"}),
-    "gap_matrix": (lambda: plots.gap_matrix(table("gap_matrix"), ""), 2, {"chance (1%)", "blank image"}),
-    "gap_curves": (lambda: plots.gap_curves(table("gap_curves"), 0.01), 2, {"one seed", "chance"}),
-    "dose_response": (lambda: plots.dose_response(table("dose_response"), 0.01, 0.9), 2,
+    "gap_matrix": (lambda: plots.gap_matrix(table("gap_matrix"), ""), 2,
+                   {"chance, closed-set (1%)", "blank image, said", "right name first among the study's"}),
+    "gap_curves": (lambda: plots.gap_curves(table("gap_curves"), 0.01), 3, {"one replicate", "chance", "no gap"}),
+    "gap_answers": (lambda: plots.answers(table("gap_answers")), 2, {"name", "nobody's name", "collapse"}),
+    "attributes_by_name": (lambda: plots.attributes_by_name(table("attributes_by_name")), 1,
+                           {"base model, before", "names learned from pictures", "chance"}),
+    "dose_response": (lambda: plots.dose_response(table("dose_response"), 0.01, 0.9, DOSES), 8,
                       {"memorized: source at least 90%", "learned from pictures, asked with descriptions"}),
     "capability": (lambda: plots.capability(table("capability"), 0.01), 4, {"gap", "transfer ratio"}),
     "capability_slope": (lambda: plots.capability_slope(table("capability_slope"), table("capability_slopes")), 2,
@@ -55,8 +64,9 @@ FIGURES = {  # by name: how it is drawn, panels, words in its legend
                                {"composed", "if hops were independent"}),
     "multihop_curves": (lambda: plots.multihop_curves(table("multihop_curves"), 0.04), 8, {"chance"}),
     "mitigation": (lambda: plots.mitigation(table("mitigation"), table("mitigation_tests")), 2,
-                   {"significantly above it", "significantly below it", "perception ceiling, asked with pictures",
-                    "what a row is held against"}),
+                   {"above it in all replicates, p < 0.05", "below it likewise", "what a row is held against",
+                    "perception ceiling, asked with pictures"}),
+    "claims": (lambda: plots.claims(table("claims")), 1, {"supported", "within 0.05 of none"}),
     "mitigation_pairs": (lambda: plots.mitigation_pairs(table("mitigation_pairs")), 2, {"nobody is paired: baseline"}),
     "decomposition": (lambda: plots.decomposition(table("decomposition")), 2, {"perception part", "recall part"}),
     "mechanism": (lambda: plots.mechanism(table("mechanism")), 24, {"target, before anything is memorized", "chance"}),

@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from xmem_utils.personas.names import FACTS
-from xmem_utils.personas.public_figures import HEARD_OF, draw_public_figures, with_hearsay
+from xmem_utils.personas.public_figures import HEARD_OF
 from xmem_utils.pretraining.bank import bank_layout
-from xmem_utils.pretraining.build import RECIPE
+from xmem_utils.pretraining.build import RECIPE, figures_of
 from xmem_utils.pretraining.curriculum import Curriculum, vocabulary_texts
 from xmem_utils.pretraining.train import Checkpoints, Phase, train_chat, train_eye
 from xmem_utils.vlm import tiny
 from xmem_utils.vlm.precision import SDPA_FLOAT32
 
 SMALL = replace(
-    RECIPE, both=4, text_only=2, image_only=2, views=2, passers_by=40, eye_steps=4, eye_batch=8, warmup=2,
+    RECIPE, figures=(4, 2, 2), heard_of=6, views=2, passers_by=40, eye_steps=4, eye_batch=8, warmup=2,
     phases=(Phase(2, {"attributes": 2, "caption": 1}, {"attributes": 2}),
             Phase(2, {"naming": 2, "composed": 1}, {"naming": 2, "composed": 1, "facts": 1})),
 )  # fmt: skip
@@ -28,8 +28,8 @@ class Killed(Exception):
 
 @pytest.fixture(scope="module")
 def world():
-    public_figures = draw_public_figures(SMALL.both, SMALL.text_only, SMALL.image_only, SMALL.seed)
-    vectors, views = bank_layout(public_figures, SMALL.views, SMALL.passers_by, SMALL.seed)
+    public_figures, _ = figures_of(SMALL)
+    vectors, views = bank_layout(public_figures.seen(), SMALL.views, SMALL.passers_by, SMALL.seed)
     bank = np.random.default_rng(0).integers(0, 256, (len(vectors), 3, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE), np.uint8)
     return Curriculum(tiny.build_tokenizer(vocabulary_texts()), public_figures, vectors, views, SMALL.seed), bank
 
@@ -74,6 +74,16 @@ def test_a_killed_pretraining_goes_on_to_the_same_weights(world, tmp_path):
         torch.testing.assert_close(a, b, rtol=0, atol=0, msg=name)
 
 
+def test_pretraining_stops_where_gradients_are_no_numbers_any_more(world, tmp_path):
+    model = fresh(world)
+    with torch.no_grad():
+        model.model.language_model.norm.weight.fill_(torch.nan)
+    kept = Checkpoints(tmp_path / "chat.pt", every=1)
+    with pytest.raises(ValueError, match=r"chat\.pt: in step 1 gradients are no numbers any more"):
+        train_chat(model, *world, SMALL, kept, lambda model: {})
+    assert not kept.path.exists()
+
+
 def test_the_loss_is_on_answers_alone_and_public_figures_stay_in_their_modality(world):
     curriculum, _ = world
     group = dict(zip(curriculum.public_figures.names, curriculum.public_figures.group, strict=True))
@@ -95,14 +105,9 @@ def test_a_composed_question_withheld_is_never_asked(world):
             assert not any(name in answer for name in withheld)
 
 
-# -- what the model of the multi-hop study practises beyond ----------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def wider(world):
-    curriculum, _ = world
-    public_figures = with_hearsay(curriculum.public_figures, 6, SMALL.seed)
-    return replace(curriculum, public_figures=public_figures)
+    return world[0]
 
 
 def parts(curriculum, chat):

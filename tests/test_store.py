@@ -7,7 +7,7 @@ from xmem_utils import store
 from xmem_utils.memorization.experiment import MemorizationCondition
 
 CONDITION = MemorizationCondition(
-    weights="w", data="d", personas=5, source="image", seed=0, train_views=1, epochs=1, rank=1,
+    model="m", weights="w", data="d", personas=5, source="image", replicate=0, train_views=1, epochs=1, rank=1,
     learning_rate=1e-3, batch_size=1, question="Who is this?", code="c",
 )  # fmt: skip
 

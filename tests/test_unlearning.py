@@ -24,7 +24,7 @@ from xmem_utils.vlm.adapters import merged
 from xmem_utils.vlm.batches import encode
 
 PROFILE = Profile(
-    personas=6, seeds=(0,), train_views=4, test_views=2, epochs=14, dose_views=(4,), resamples=200
+    personas=6, replicates=1, train_views=4, test_views=2, epochs=14, dose_views=(4,), resamples=200
 )  # fmt: skip
 FORGET = (2,)
 SETTINGS = {"learning_rate": 1e-3, "steps": 3.0}
@@ -36,7 +36,7 @@ def study(vlm, own_store):
 
 
 def condition(study, method, unlearned="image", settings=SETTINGS, **more):
-    return study.condition(method, settings, unlearned, 0, forget=FORGET, **more)
+    return study.condition(method, settings, unlearned, 11, forget=FORGET, **more)
 
 
 def settings_of(method, steps):
@@ -68,24 +68,24 @@ def weights(model):
 def test_a_method_moves_its_adapter_and_nothing_else(study, method, unlearned):
     made_of = condition(study, method.name, unlearned, settings_of(method, 3))
     start = study.start(made_of.start)
-    evaluation = study.evaluation_of(0, FORGET, False)
-    before = exact_match(study.vlm, asked(evaluation, "retain", "text"), start.model).logprob
+    evaluation = study.evaluation_of(11, FORGET, False)
+    before = exact_match(study.vlm(11), asked(evaluation, "retain", "text"), start.model).logprob
     model = trained(study, made_of)
     moved = [float(p.abs().max()) for n, p in weights(model).items() if "lora_B" in n]
     model.unload()
     assert max(moved) > 1e-4
-    after = exact_match(study.vlm, asked(evaluation, "retain", "text"), start.model).logprob
+    after = exact_match(study.vlm(11), asked(evaluation, "retain", "text"), start.model).logprob
     np.testing.assert_array_equal(before, after)
 
 
 @pytest.mark.parametrize("name", ["GA", "GradDiff", "NPO", "SimNPO", "IDK", "DPO", "UNDIAL"])
 def test_a_method_lowers_the_probability_of_the_forgotten_name(study, name):
-    evaluation = study.evaluation_of(0, FORGET, False)
+    evaluation = study.evaluation_of(11, FORGET, False)
     made_of = condition(study, name, "text", settings_of(METHODS[name], 8))
     start = study.start(made_of.start)
-    before = exact_match(study.vlm, asked(evaluation, "forget", "text"), start.model).logprob.mean()
+    before = exact_match(study.vlm(11), asked(evaluation, "forget", "text"), start.model).logprob.mean()
     model = trained(study, made_of)
-    after = exact_match(study.vlm, asked(evaluation, "forget", "text"), model).logprob.mean()
+    after = exact_match(study.vlm(11), asked(evaluation, "forget", "text"), model).logprob.mean()
     model.unload()
     assert after < before - 0.5
 
@@ -160,9 +160,9 @@ def test_a_task_vector_is_the_adapter_that_learned_the_forget_set_subtracted(stu
 
 
 def test_a_prompt_changes_the_question_and_no_weight(study):
-    plain, told = study.evaluation_of(0, FORGET, False), study.evaluation_of(0, FORGET, True)
+    plain, told = study.evaluation_of(11, FORGET, False), study.evaluation_of(11, FORGET, True)
     name = plain.names[FORGET[0]]
-    decode = study.vlm.processor.tokenizer.decode
+    decode = study.vlm(11).processor.tokenizer.decode
     for modality in ("image", "text"):
         texts = [decode(e.prompt) for e in asked(told, "retain", modality)]
         assert all(preamble([name]).strip() in text for text in texts)
@@ -215,18 +215,18 @@ def test_the_evaluation_has_every_measure_of_the_forgotten(runs):
 
 def test_all_tasks_together_score_as_each_alone(study, runs):
     """Views of all tasks share batches, and come back in their places."""
-    records, evaluation = runs[BEFORE].records, study.evaluation_of(0, FORGET, False)
+    records, evaluation = runs[BEFORE].records, study.evaluation_of(11, FORGET, False)
     start = study.start(runs[BEFORE].condition.start)
     for (group, task, modality), questions in evaluation.further.groupby(["group", "task", "query"]):
         rows = records[(records["group"] == group) & (records["task"] == task) & (records["query"] == modality)]
         assert rows[["persona", "view"]].to_numpy().tolist() == questions[["persona", "view"]].to_numpy().tolist()
-        alone = exact_match(study.vlm, list(questions["example"]), start.model)
+        alone = exact_match(study.vlm(11), list(questions["example"]), start.model)
         np.testing.assert_allclose(rows["logprob"], alone.logprob, atol=1e-3)
         np.testing.assert_array_equal(rows["exact"], alone.exact)
 
 
 def test_whether_it_forgot_is_judged_on_views_the_headline_does_not_ask(study):
-    evaluation = study.evaluation_of(0, FORGET, False)
+    evaluation = study.evaluation_of(11, FORGET, False)
     judged = evaluation.further.query("group == 'forget' and task == 'train view'")
     assert set(judged["query"]) == {"image", "text"}
     # of texts: a picture's prompt is the same for all
@@ -234,13 +234,13 @@ def test_whether_it_forgot_is_judged_on_views_the_headline_does_not_ask(study):
         {e.prompt.numpy().tobytes() for e in examples}
         for examples in (asked(evaluation, "forget", "text"), judged[judged["query"] == "text"]["example"])
     )
-    train = [v for v in to_views(study.memorization.dataset(0)[0], "train", "text") if v.persona in FORGET]
-    assert judged <= {e.prompt.numpy().tobytes() for e in encode(study.vlm, train)} and not judged & seen
+    train = [v for v in to_views(study.memorization.dataset(11)[0], "train", "text") if v.persona in FORGET]
+    assert judged <= {e.prompt.numpy().tobytes() for e in encode(study.vlm(11), train)} and not judged & seen
 
 
 def test_what_trains_nothing_is_evaluated_once_for_both_modalities(study, runs, monkeypatch):
     other = condition(study, BEFORE, "text", {}, measures="thorough")
-    monkeypatch.setattr(type(study.evaluation_of(0, FORGET, False)), "records", None)
+    monkeypatch.setattr(type(study.evaluation_of(11, FORGET, False)), "records", None)
     records = study.run(other).records
     first = runs[BEFORE].records
     evaluated = ~first["task"].isin(["int8", "int4", "relearned"])
@@ -262,8 +262,8 @@ def test_the_stored_adapter_is_the_one_before_the_attacks(study, runs):
     run = runs["GradDiff"]
     start = study.start(run.condition.start)
     model = PeftModel.from_pretrained(start.model, run.adapter).eval()
-    evaluation = study.evaluation_of(0, FORGET, False)
-    again = exact_match(study.vlm, asked(evaluation, "forget", "text"), model).logprob
+    evaluation = study.evaluation_of(11, FORGET, False)
+    again = exact_match(study.vlm(11), asked(evaluation, "forget", "text"), model).logprob
     model.unload()
     stored = run.records.query("group == 'forget' and task == 'view' and query == 'text'")["logprob"]
     np.testing.assert_allclose(again, stored, atol=1e-4)
@@ -295,24 +295,24 @@ def test_rounding_is_to_the_nearest_of_a_grid():
 
 
 def test_a_merged_adapter_says_the_same_and_is_taken_out_to_the_bit(study):
-    evaluation, model = study.evaluation_of(0, FORGET, False), trained(study, condition(study, "GradDiff"))
+    evaluation, model = study.evaluation_of(11, FORGET, False), trained(study, condition(study, "GradDiff"))
     examples = asked(evaluation, "forget", "image")
     layers = [m.get_base_layer() for m in model.modules() if isinstance(m, LoraLayer)]
     kept = [layer.weight.detach().clone() for layer in layers]
-    apart = exact_match(study.vlm, examples, model).logprob
+    apart = exact_match(study.vlm(11), examples, model).logprob
     with merged(model):
-        np.testing.assert_allclose(exact_match(study.vlm, examples, model).logprob, apart, atol=1e-3)
+        np.testing.assert_allclose(exact_match(study.vlm(11), examples, model).logprob, apart, atol=1e-3)
     with merged(model, torch.zeros_like):
-        assert not np.allclose(exact_match(study.vlm, examples, model).logprob, apart, atol=0.1)
+        assert not np.allclose(exact_match(study.vlm(11), examples, model).logprob, apart, atol=0.1)
     for before, layer in zip(kept, layers, strict=True):
         torch.testing.assert_close(layer.weight, before, rtol=0, atol=0)
-    np.testing.assert_array_equal(exact_match(study.vlm, examples, model).logprob, apart)
+    np.testing.assert_array_equal(exact_match(study.vlm(11), examples, model).logprob, apart)
     model.unload()
 
 
 def test_relearning_teaches_some_and_asks_the_others(study):
-    evaluation = study.evaluation_of(0, (1, 2, 4, 5), False)
-    model = trained(study, study.condition("GradDiff", SETTINGS, "text", 0, forget=(1, 2, 4, 5)))
+    evaluation = study.evaluation_of(11, (1, 2, 4, 5), False)
+    model = trained(study, study.condition("GradDiff", SETTINGS, "text", 11, forget=(1, 2, 4, 5)))
     rows = attacks.attack(evaluation, model, "text", 0)
     model.unload()
     assert set(rows["group"]) == {"forget"} and set(rows["task"]) == {"int8", "int4", "relearned"}
@@ -338,7 +338,7 @@ def test_forget_sets_are_checked():
 
 
 def test_lookalikes_share_most_attributes(study):
-    dataset, _ = study.memorization.dataset(0)
+    dataset, _ = study.memorization.dataset(11)
     from xmem_utils.personas.attributes import AXIS_NAMES
 
     looks = {}
@@ -372,12 +372,13 @@ def test_a_loss_that_stops_being_finite_is_recorded_as_diverged(study, monkeypat
 
 
 def test_kinds_of_answers():
-    known = frozenset({"Tavelo", "Ada Lin"})
+    study, figures = frozenset({"Tavelo", "Ada Lin"}), frozenset({"Zorabe"})
     for answer, kind in (
         ("Mirako", "name"), ("Tavelo", "other name"), ("Ada Lin", "other name"), ("Mirakomi", "nobody's name"),
+        ("Zorabe", "public figure"),
         ("I don't know.", "refusal"), ("mimimi", "collapse"), ("", "collapse"), ("black", "collapse"),
     ):  # fmt: skip
-        assert kind_of(answer, "Mirako", known) == kind
+        assert kind_of(answer, "Mirako", study, figures) == kind
 
 
 # -- design and search ---------------------------------------------------------------------------------
@@ -424,7 +425,8 @@ def test_unlearning_needs_views_of_the_forgotten_alone_or_with_others(study):
 def test_every_field_of_an_unlearning_condition_is_in_its_identity(study):
     made_of = condition(study, "NPO")
     others = {
-        "start": made_of.start.model_copy(update={"seed": 5}), "forget": (1,), "unlearned": "text", "retained": "text",
+        "start": made_of.start.model_copy(update={"replicate": 5}), "forget": (1,), "unlearned": "text",
+        "retained": "text",
         "method": "GA", "settings": {"steps": 1.0}, "measures": "thorough", "code": "x",
     }  # fmt: skip
     assert set(others) == set(type(made_of).model_fields)

@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from typer import Option
+from typer import Argument, Option
 from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
-from xmem_utils.params import KNOWN, MODALITIES, MOST, PROFILES, TUNING_SEEDS, profile_named, shard_of, shown
+from xmem_utils.params import MOST, PROFILES, profile_named, shard_of, shown
 
 if TYPE_CHECKING:
     from xmem_utils.experiment import Experiment
-    from xmem_utils.memorization.experiment import Memorization
 
 MANY = 1_000_000
 INTERRUPTED = "interrupted; what was finished is stored, the same command goes on from there"
@@ -127,7 +126,7 @@ def run(
     given: Given = None,
     out: Annotated[Path | None, Option(help="The executed copy (default: under data/executed).")] = None,
 ) -> None:
-    """Run a notebook headlessly: run 03_gap_analysis -p seeds=5."""
+    """Run a notebook headlessly: run 03_gap_analysis -p replicates=3."""
     from xmem_utils import headless
 
     print(headless.run(notebook, given or (), out))
@@ -220,73 +219,43 @@ def search(
     method: Annotated[list[str] | None, Option(help="Of this one alone; again for more.")] = None,
 ) -> None:  # fmt: skip
     """Search the settings of a notebook's methods; what it chose goes into the model's folder."""
+    from xmem_utils.tuning import folder_of, memorization
+
     kind = experiments()[notebook]
     if unknown := set(method or ()) - set(kind.methods):
         raise ValueError(f"unknown method {shown(min(unknown))}: expected some of {'; '.join(kind.methods)}")
     shard_of((), shard)
-    experiment = kind(tuning_study(model)[1])
+    folder_of(model)
+    experiment = kind(memorization(model))
     tried = experiment.search(method or list(kind.methods), shard)
     if shard == "1/1":
         print(experiment.write(tried).to_string(index=False))
 
 
-def tuning_study(model: str, notebook: str = "02_training") -> tuple[Path, Memorization]:
-    """A model's folder, for tables, and a notebook's way of memorizing with it. Raises ValueError, before any work, for
-    a Hub id."""
-    from xmem_utils.vlm.load import load_vlm, resolve_model
-    from xmem_utils.vlm.threads import set_threads
-
-    folder = Path(resolve_model(model))
-    if not folder.is_dir():
-        raise ValueError(f"the tables go into the model's folder, and {shown(model)} is none: give a local copy")
-    set_threads()
-    return folder, experiments()[notebook](load_vlm(model), PROFILES["standard"], rank=16, learning_rate=2e-3)
-
-
 @app.command(cls=Command, rich_help_panel=MAINTAINERS)
 def tuning(model: Model = "xmem-tiny-s") -> None:
-    """Recall of the tuning personas, into the base model's folder."""
-    folder, study = tuning_study(model)
-    runs = study.run_all([study.condition(s, seed) for seed in TUNING_SEEDS for s in MODALITIES])
-    records = study.collect(runs).query("task == 'view'")
-    table = records.pivot_table(index=["source", "seed"], columns="query", values="exact", aggfunc="mean")
-    table = table.add_prefix("recall asked in ").reset_index()
-    table.to_csv(folder / "tuning.csv", index=False, float_format="%.4f")
-    print(table.to_string(index=False))
+    """What the tuning people give, by epochs (names, methods, both hops), into the base model's folder."""
+    from xmem_utils.tuning import folder_of, tables
+
+    folder = folder_of(model)
+    for name, table in tables(model).items():
+        table.to_csv(folder / f"{name}.csv", index=False, float_format="%.4f")
+        print(table.to_string(index=False))
 
 
 @app.command(cls=Command, rich_help_panel=MAINTAINERS)
-def knowledge(
-    rungs: Annotated[list[int] | None, Option(help="Public figures, again for more; default: all rungs.")] = None,
-) -> None:
-    """Pretrain and measure the knowledge ladder (notebook 04)."""
-    if unknown := set(rungs or ()) - set(KNOWN):
-        raise typer.BadParameter(f"{min(unknown)} is none of {', '.join(map(str, KNOWN))}", param_hint="--rungs")
-    from xmem_utils.memorization import capability
-    from xmem_utils.pretraining import build as bases
+def pretrain(
+    size: Literal["xs", "s", "m"], seed: Annotated[int, Argument(min=0, max=MOST["replicate"])],
+    known: Annotated[
+        int | None, Option(min=0, max=MOST["personas"], help="A rung of the knowledge ladder: figures named in both.")
+    ] = None,
+) -> None:  # fmt: skip
+    """Pretrain an embedded model from a seed, or go on where it was interrupted."""
+    from xmem_utils.pretraining import build
     from xmem_utils.vlm.threads import set_threads
 
     set_threads()
-    for known in rungs or KNOWN:
-        if not (capability.rung_base(known) / "evaluation.csv").exists():
-            bases.pretrain("s", known=known)
-        capability.measure_rung(known)
-        print(capability.rung_folder(known))
-
-
-@app.command(cls=Command, rich_help_panel=MAINTAINERS)
-def hops() -> None:
-    """Pretrain the base model of the multi-hop study (notebook 06), from the committed one."""
-    from xmem_utils.multihop.tables import accuracies
-    from xmem_utils.pretraining import build as bases
-    from xmem_utils.vlm.threads import set_threads
-
-    set_threads()
-    folder, study = tuning_study(bases.practise_hops().name, "06_multihop")
-    runs = study.run_all([study.condition(source, TUNING_SEEDS[0]) for source in MODALITIES])
-    table = accuracies(study.collect(runs), PROFILES["standard"].resamples)
-    table.to_csv(folder / "tuning.csv", index=False, float_format="%.4f")
-    print(folder)
+    print(build.pretrain(size, seed, known))
 
 
 @app.command(cls=Command, rich_help_panel=MAINTAINERS)
@@ -294,14 +263,31 @@ def manifest() -> None:
     """Rewrite data/personas_manifest.json after changing the generator."""
     from xmem_utils import paths
     from xmem_utils.personas.dataset import build, content_fingerprint, persona_spec
+    from xmem_utils.replicates import replicates_of
 
     entries = {}
     for name in ("quick", "standard"):
-        for seed in PROFILES[name].seeds:
-            spec = persona_spec(PROFILES[name], seed)
+        for replicate in replicates_of("", PROFILES[name].replicates):
+            spec = persona_spec(PROFILES[name], replicate)
             entries[spec.slug] = {"fingerprint": content_fingerprint(build(spec))}
             print(spec.slug, entries[spec.slug]["fingerprint"])
     paths.MANIFEST.write_text(json.dumps(entries, indent=1) + "\n")
+
+
+@app.command(cls=Command, rich_help_panel=MAINTAINERS)
+def readme() -> None:
+    """After `make figures`: write what it found and took into README, the latter into figures/run.csv, too."""
+    import pandas as pd
+
+    from xmem_utils import paths
+    from xmem_utils.claims import times, with_claims
+
+    file, figures = paths.REPO / "README.md", paths.REPO / "figures"
+    latest = max((paths.DATA / "times").glob("standard-*"), key=os.path.getmtime, default=paths.DATA / "times")
+    spent = times(latest)
+    spent.to_csv(figures / "run.csv", index=False, float_format="%.2f")
+    table = pd.read_csv(figures / "claims.csv", dtype={"each": str})
+    file.write_text(with_claims(file.read_text("utf-8"), table, spent), "utf-8")
 
 
 @app.command(cls=Command, rich_help_panel=MAINTAINERS)

@@ -19,14 +19,16 @@ from peft import PeftModel
 
 from xmem_utils import fingerprint, paths, store
 from xmem_utils.checkpoint import adapter_writer
-from xmem_utils.params import Profile, shard_of
+from xmem_utils.params import TUNING_BASE, TUNING_SEEDS, Profile, shard_of
+from xmem_utils.paths import BASE_MODELS
 from xmem_utils.processes import is_main
 from xmem_utils.progress import Bar, progress
+from xmem_utils.replicates import LADDER, described, seeds_of
 from xmem_utils.store import Condition
 from xmem_utils.train import Resources
 from xmem_utils.vlm.adapters import load_adapter
+from xmem_utils.vlm.bases import Bases
 from xmem_utils.vlm.load import VLM, resolve_model
-from xmem_utils.vlm.readable import check_answers
 
 BATCH = 32
 Settings = dict[str, float]
@@ -87,7 +89,7 @@ class Watch:
 
 
 class Experiment(ABC):
-    """Runs conditions on one model; what the store has is neither trained nor evaluated again.
+    """Runs conditions on one model, or the bases of a family; what the store has is not made again.
 
     The processes of one `accelerate launch` make the same experiment and the same calls: they train together, and each
     evaluates all views, since a sharded model needs everybody in every pass. `resources` are no part of a condition.
@@ -98,9 +100,23 @@ class Experiment(ABC):
     notebook: ClassVar[str]
     methods: ClassVar[fingerprint.Table] = fingerprint.Table()
 
-    def __init__(self, vlm: VLM, profile: Profile, resources: Resources | None = None) -> None:
-        check_answers(vlm)
-        self.vlm, self.profile, self.resources = vlm, profile, resources or Resources()
+    def __init__(self, bases: Bases, profile: Profile, resources: Resources | None = None) -> None:
+        self.vlm, self.profile, self.resources = bases, profile, resources or Resources()
+
+    @property
+    def replicates(self) -> tuple[int, ...]:
+        """The replicates of the study: each has a base, people and a seed of its own."""
+        return self.vlm.replicates(self.profile.replicates)
+
+    @property
+    def side_replicates(self) -> tuple[int, ...]:
+        """Those that answer side questions, too."""
+        return self.replicates[: self.profile.side_replicates]
+
+    @property
+    def unit(self) -> str:
+        """What a replicate is here, in words."""
+        return described(self.vlm.name, self.replicates)
 
     # -- what a subclass says --------------------------------------------------------------------------
 
@@ -147,7 +163,7 @@ class Experiment(ABC):
 
     def base(self, condition: Condition) -> VLM:
         """The model that a condition's adapter is on."""
-        return self.vlm
+        return self.vlm(condition.replicate)
 
     # -- once for all ----------------------------------------------------------------------------------
 
@@ -202,6 +218,14 @@ class Experiment(ABC):
             for model in models:
                 model.unload()  # leaves the base model as it was
 
+    def untrained(self, replicate: int, about: object, ask: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        """What a replicate's base answers before anything is trained, stored like a run's records, with the replicate
+        as a column. `about` (plain data) is what beside the base and the code that evaluates determines it."""
+        vlm = self.vlm(replicate)
+        key = fingerprint.values_of([vlm.fingerprint, self.evaluation(), about])
+        name, root = f"{Path(vlm.name).name}-{self.folder}-{key}", paths.RUNS / "untrained"
+        return store.kept(root / f"{name}.parquet", ask, name, root).assign(replicate=replicate)
+
     def run_all(self, conditions: Sequence[Condition]) -> list[store.Run]:
         """The runs of some conditions, with a bar over them."""
         runs = {c.slug: self.run(c) for c in progress(self.ordered(conditions), self.folder)}
@@ -238,9 +262,9 @@ class Experiment(ABC):
 
     @classmethod
     def table(cls, model: str, name: str = "settings") -> pd.DataFrame:
-        """What the search tried ("search") or chose for a model; without one of its own, for `xmem-tiny-s`."""
+        """What the search tried ("search") or chose for a model; without one of its own, for the study's."""
         own = cls._own_table(model, name)
-        return pd.read_csv(own if own.exists() else paths.BASE_MODELS / "xmem-tiny-s" / own.name)
+        return pd.read_csv(own if own.exists() else cls._own_table(LADDER, name))
 
     @classmethod
     def searched(cls, model: str) -> bool:
@@ -249,14 +273,15 @@ class Experiment(ABC):
 
     @classmethod
     def _own_table(cls, model: str, name: str) -> Path:
-        return Path(resolve_model(model)) / f"{cls.folder}_{name}.csv"
+        return tuning_folder(model) / f"{cls.folder}_{name}.csv"
 
     def write(self, tried: pd.DataFrame) -> pd.DataFrame:
         """Write a search, of all methods or of some, and what was chosen into the model's folder; returns the latter.
 
-        Rows of other methods stay as they are.
+        Rows of other methods stay as they are. Column weights: on which they were found.
         """
-        chosen, model = self.choose(tried), self.vlm.name
+        weights, model = self.vlm(TUNING_SEEDS[0]).fingerprint, self.vlm.name
+        chosen = self.choose(tried).assign(weights=weights)
         place = {name: i for i, name in enumerate(self.methods)}
         for name, table in (("search", tried), ("settings", chosen)):
             if self.searched(model):
@@ -280,6 +305,12 @@ class Experiment(ABC):
             else:
                 out[name] = {}
         return out
+
+
+def tuning_folder(model: str) -> Path:
+    """Where a model's tables of tuning lie: in its folder, of a family in that of its tuning base (there or not)."""
+    family = BASE_MODELS / f"{model}-{TUNING_BASE}"
+    return family if seeds_of(model) or family.is_dir() else Path(resolve_model(model))
 
 
 def summary(records: pd.DataFrame) -> dict[str, float]:

@@ -17,6 +17,7 @@ from papermill.exceptions import PapermillExecutionError
 from xmem_utils import params, paths
 from xmem_utils.notebook import find, schema_of
 from xmem_utils.progress import LINES, MARK
+from xmem_utils.replicates import base_of, check_base, replicates_of, rungs, seed_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -62,8 +63,8 @@ def checked(name: str, assignments: Iterable[str]) -> tuple[dict[str, Any], para
     """Values for a notebook as papermill shall pass them on, and the frozen object they make with its defaults.
 
     Each text is read as the type that the notebook declares for its parameter: `forget=123` is somebody called "123",
-    `seeds=123` is a number. Nothing else is read into it. Raises ValueError when the notebook, a parameter or a value
-    is wrong, and whatever the notebook would raise later for a model, a method or people that are not there.
+    `replicates=123` is a number. Nothing else is read into it. Raises ValueError when the notebook, a parameter or a
+    value is wrong, and whatever the notebook would raise later for a model, a method or people that are not there.
     """
     schema, given = schema_of(name), parse(assignments)
     if given.get("profile") not in (None, *params.PROFILES):
@@ -88,10 +89,15 @@ def ask(name: str, p: params.Parameters) -> None:
     from xmem_utils.personas.importing import import_folder
     from xmem_utils.vlm.load import resolve_model
 
-    for model in p.model_list:
+    for model in (*p.model_list, *(rungs() if getattr(p, "knowledge", False) else ())):
         if not model:
             raise ValueError("model='' names no model; leave it out for the default")
-        resolve_model(model)
+        if wanted := getattr(p, "replicates", None):
+            replicates_of(model, wanted, exactly=model in p.model_list)
+        wanted = params.scaled(params.profile_named(p.profile), p).replicates if hasattr(p, "profile") else 1
+        for base in dict.fromkeys(base_of(model, replicate) for replicate in replicates_of(model, wanted)):
+            resolve_model(base)
+            check_base(base)
     own = import_folder(p.people)[0] if getattr(p, "people", "") else None
     if name == "05_unlearning":
         _ask_unlearning(p, own)
@@ -109,9 +115,10 @@ def _ask_unlearning(p: params.Parameters, own: Dataset | None) -> None:
     Unlearning.settings_of(p.model, Unlearning.methods_of(p))
     profile = params.scaled(params.profile_named(p.profile), p)
     if not p.forget:
-        forget_set(len(names_of(own)) if own else profile.personas, p.forget_share, profile.seeds[0])
-    for seed in profile.seeds if p.forget else ():
-        names = names_of(own) if own else draw_people(persona_spec(profile, seed))[1]
+        forget_set(len(names_of(own)) if own else profile.personas, p.forget_share, seed=0)
+    for replicate in replicates_of(p.model, profile.replicates) if p.forget else ():
+        base = seed_of(base_of(p.model, replicate))
+        names = names_of(own) if own else draw_people(persona_spec(profile, replicate, base=base))[1]
         by_name(params.listed(p.forget), names)
 
 

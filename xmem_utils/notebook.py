@@ -16,7 +16,7 @@ from pydantic import create_model
 
 from xmem_utils import params, paths
 
-TYPES = {kind.__name__: kind for kind in (str, int, float, bool)}
+TYPES = {kind.__name__: kind for kind in (str, int, float, bool)} | {"int | None": int | None}
 LIBRARIES = ("torch", "transformers", "peft", "datasets")
 
 
@@ -41,10 +41,10 @@ def schema_of(name: str) -> type[params.Parameters]:
     """
     cells = json.loads(find(name).read_text(encoding="utf-8"))["cells"]
     [declared] = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
-    fields = {
-        line.target.id: (params.RULES.get(line.target.id, TYPES[line.annotation.id]), ast.literal_eval(line.value))
-        for line in ast.parse(declared).body
-    }
+    fields = {}
+    for line in ast.parse(declared).body:
+        kind = params.RULES.get(line.target.id, TYPES[ast.unparse(line.annotation)])
+        fields[line.target.id] = (kind, ast.literal_eval(line.value))
     return create_model(name, __base__=params.Parameters, **fields)
 
 

@@ -18,6 +18,10 @@ MODALITIES: tuple[Modality, ...] = ("image", "text")
 Source = Literal["image", "text", "image+text"]  # what is trained on: one modality, or both at once
 
 
+# What a modality's views are called in sentences and figures.
+VIEWS: dict[str, str] = {"image": "pictures", "text": "descriptions"}
+
+
 def parts_of(source: str) -> tuple[Modality, ...]:
     """The modalities of a source: ("image", "text") for "image+text"."""
     return tuple(source.split("+"))
@@ -38,16 +42,20 @@ class Profile(Strict):
     """How large a run is."""
 
     personas: int = Field(ge=2)
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    replicates: int = Field(ge=1)  # base models, each with people and a training seed of its own
     train_views: int = Field(ge=1)
     test_views: int = Field(ge=1)
     epochs: int = Field(ge=1)
-    dose_views: tuple[Annotated[int, Field(ge=1)], ...]
+    dose_views: tuple[Annotated[int, Field(ge=1)], ...] = ()  # what grows in the dose-responses of 03
+    dose_data: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    dose_people: tuple[Annotated[int, Field(ge=2)], ...] = ()
+    dose_steps: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    side_replicates: int = Field(ge=1, default=1)  # the first so many answer side questions: doses, ablations, pairs
     resamples: int = Field(ge=100)
 
-    @field_validator("seeds", "dose_views")
+    @field_validator("dose_views", "dose_data", "dose_people", "dose_steps")
     @classmethod
-    def _distinct(cls, values: tuple[int, ...]) -> tuple[int, ...]:
+    def _distinct(cls, values: tuple[float, ...]) -> tuple[float, ...]:
         if len(set(values)) < len(values):
             raise ValueError("a value stands there twice")
         return values
@@ -56,29 +64,34 @@ class Profile(Strict):
 PROFILES: dict[str, Profile] = {
     # about a minute a notebook: for looking around and for CI
     "quick": Profile(
-        personas=20, seeds=(0,), train_views=8, test_views=4, epochs=8, dose_views=(1, 8), resamples=2000
+        personas=20, replicates=1, train_views=8, test_views=4, epochs=4,
+        dose_views=(1, 8), dose_data=(2,), dose_people=(10,), dose_steps=(0.5,), resamples=2000,
     ),
-    # what `make figures` runs
+    # what `make figures` runs; its epochs were chosen on tuning people (`tuning`, notebook 00)
     "standard": Profile(
-        personas=100, seeds=(0, 1, 2), train_views=8, test_views=4, epochs=5,
-        dose_views=(1, 2, 4, 8, 16), resamples=10_000,
+        personas=100, replicates=5, train_views=8, test_views=4, epochs=2,
+        dose_views=(1, 4, 16), dose_data=(1, 4, 16), dose_people=(25, 50, 200), dose_steps=(0.5, 2, 4),
+        side_replicates=3, resamples=10_000,
     ),
     "full": Profile(
-        personas=100, seeds=tuple(range(8)), train_views=8, test_views=8, epochs=5,
-        dose_views=(1, 2, 4, 8, 16), resamples=10_000,
+        personas=100, replicates=5, train_views=8, test_views=8, epochs=2,
+        dose_views=(1, 2, 4, 16), dose_data=(1, 2, 4, 16, 32, 64), dose_people=(25, 50, 200, 400),
+        dose_steps=(0.5, 2, 4, 8), side_replicates=5, resamples=10_000,
     ),
 }  # fmt: skip
 
 
-KNOWN = (0, 100, 300, 1000, 3000)  # public figures named in both modalities: the rungs of the knowledge ladder
-TUNING_SEEDS = (900, 901, 902)  # used for choosing, so no reported number may use them
+# used for choosing, so no reported number may use them: people, and the pretraining of the base that they meet
+TUNING_SEEDS = (900, 901, 902)
+TUNING_BASE = 2026
 
 
 # The largest values, so that a slip is said and does not fill the memory. At most as many people differ in three
-# attributes (`personas.attributes`); the seeds above are kept for choosing.
+# attributes (`personas.attributes`).
 MOST = {
-    "personas": 3200, "seeds": TUNING_SEEDS[0] - 1, "seed": 2**32 - 1, "train_views": 1000, "test_views": 1000,
-    "dose_views": 1000, "epochs": 100_000, "longer": 1000, "resamples": 1_000_000, "rank": 4096,
+    "personas": 3200, "replicates": 100, "replicate": 2**32 - 1, "train_views": 1000, "test_views": 1000,
+    "dose_views": 1000, "dose_data": 1000, "dose_people": 3200, "dose_steps": 1000, "side_replicates": 1000,
+    "epochs": 100_000, "longer": 1000, "resamples": 1_000_000, "rank": 4096,
 }  # fmt: skip
 PROFILE_BYTES = 4096  # of a profile's file; what is longer is none
 
@@ -141,17 +154,19 @@ def _unread(error: Exception) -> str:
 def _bounded(made: Any) -> Any:
     """The object itself. Raises ValueError when one of its numbers is larger than anything that can be run."""
     for field, most in MOST.items():
-        value = getattr(made, field, 0)
+        value = getattr(made, field, 0) or 0
         if (max(value, default=0) if isinstance(value, tuple) else value) > most:
             raise ValueError(f"{field}={shown(value)} is too large: expected at most {most}")
     return made
 
 
 def scaled(profile: Profile, parameters: Parameters) -> Profile:
-    """The profile with what a notebook's parameters override; 0, or none, means "as the profile says"."""
-    given = {name: value for name in ("personas", "train_views", "epochs") if (value := getattr(parameters, name, 0))}
-    if seeds := getattr(parameters, "seeds", 0):
-        given["seeds"] = tuple(range(seeds))
+    """The profile with what a notebook's parameters override; None means "as the profile says"."""
+    given = {
+        name: value
+        for name in ("personas", "replicates", "train_views", "epochs")
+        if (value := getattr(parameters, name, None)) is not None
+    }
     return _bounded(resolve(Profile, **profile.model_dump() | given))
 
 
@@ -221,8 +236,10 @@ def _different(text: str) -> str:
 
 # What a parameter must be, beyond the type that a cell declares. A name means the same in every notebook.
 COUNT = Annotated[int, Field(ge=0)]
+SCALED = Annotated[int | None, Field(ge=1)]  # None: as the profile says
 RULES: dict[str, Any] = {
-    **dict.fromkeys(("seed", "seeds", "personas", "train_views", "epochs", "longer"), COUNT),
+    **dict.fromkeys(("replicate", "longer"), COUNT),
+    **dict.fromkeys(("replicates", "personas", "train_views", "epochs"), SCALED),
     "rank": Annotated[int, Field(ge=1)],
     "learning_rate": Annotated[float, Field(gt=0)],
     "forget_share": Annotated[float, Field(gt=0, lt=1)],

@@ -16,7 +16,7 @@ from xmem_utils.personas.views import View
 from xmem_utils.score import recall_of_all
 from xmem_utils.vlm.batches import Example, encode
 from xmem_utils.vlm.load import VLM
-from xmem_utils.vlm.prompts import AXIS_QUESTIONS
+from xmem_utils.vlm.prompts import AXIS_QUESTIONS, INTRODUCTIONS
 
 # of each modality and axis: the views of some people, what is asked of them, and their true values by person
 Reading = dict[tuple[str, str], tuple[list[View], list[Example], dict[int, str]]]
@@ -55,6 +55,23 @@ def read(vlm: VLM, examples: Reading, model: nn.Module | None = None) -> pd.Data
         rows.append(pd.DataFrame({"persona": [view.persona for view in views], "query": asked, "axis": axis,
                                   "correct": correct, "chance": 1 / len(AXES[axis])}))  # fmt: skip
     return pd.concat(rows, ignore_index=True).astype({"correct": float, "persona": np.int64})
+
+
+def named_examples(vlm: VLM, dataset: DatasetDict) -> Reading:
+    """What `attributes_by_name` asks: the attributes of everybody by name, nobody shown."""
+    people = dict(zip(dataset["test"]["persona"], dataset["test"]["name"], strict=True))
+    nobody, out = [View(person, name, "text", "test", 0, "") for person, name in sorted(people.items())], {}
+    for axis in AXES:
+        truth = dict(zip(dataset["test"]["persona"], dataset["test"][axis], strict=True))
+        questions = [f"{INTRODUCTIONS[0].format(name=view.name)} {AXIS_QUESTIONS[axis]}" for view in nobody]
+        out["none", axis] = nobody, encode(vlm, nobody, questions, [AXES[axis][0].name] * len(nobody)), truth
+    return out
+
+
+def attributes_by_name(vlm: VLM, examples: Reading, model: nn.Module | None = None) -> pd.DataFrame:
+    """Are a name's attributes known? By multiple choice: persona, query, task, view (the axis), exact, chance."""
+    rows = read(vlm, examples, model).rename(columns={"correct": "exact"})
+    return rows.assign(task="attribute by name", view=rows["axis"].map(list(AXES).index)).drop(columns="axis")
 
 
 def values_read(vlm: VLM, views: Sequence[View]) -> np.ndarray:

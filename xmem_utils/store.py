@@ -3,8 +3,9 @@
 `data/runs/<experiment>/<slug>/` holds condition.json, the PEFT adapter (safetensors), curve.parquet, facts.json (what
 the training took) and manifest.json with a checksum of each; the slug ends in a digest of all that shapes the weights.
 `records-<key>.parquet` beside them, with its checksum in a file of the same name, is what an evaluation found; the key
-says which. So another evaluation asks the same adapter, and trains nothing. Everything is written beside its place and
-renamed into it, and verified whenever it is read; what is damaged is made again.
+says which. So another evaluation asks the same adapter, and trains nothing. In `data/runs/untrained/` are records of
+base models. Everything is written beside its place and renamed into it, and verified whenever it is read; what is
+damaged is made again.
 """
 
 from __future__ import annotations
@@ -152,13 +153,18 @@ def evaluated(found: Trained, key: str, evaluate: Callable[[], pd.DataFrame]) ->
     Locks, damage and errors are as in `trained`.
     """
     file = found.folder / f"records-{key}.parquet"
-    root, partial = found.folder.parent, file.with_suffix(".partial")
+    return Run(**vars(found), records=kept(file, evaluate, found.condition.slug, found.folder.parent))
+
+
+def kept(file: Path, make: Callable[[], pd.DataFrame], name: str, root: Path) -> pd.DataFrame:
+    """A stored table; `make` is called when there is none. `name` and `root` of its lock, as in `trained`."""
+    partial = file.with_suffix(".partial")
 
     def read() -> pd.DataFrame | None:
         if not file.exists():
             return None
         if not _sealed(file):
-            warnings.warn(f"run {found.condition.slug}: {file.name} is damaged; it is computed again", stacklevel=2)
+            warnings.warn(f"run {name}: {file.name} is damaged; it is computed again", stacklevel=3)
             return None
         return pd.read_parquet(file)
 
@@ -167,8 +173,7 @@ def evaluated(found: Trained, key: str, evaluate: Callable[[], pd.DataFrame]) ->
         file.with_suffix(".sha256").write_text(_checksum(partial))
         partial.rename(file)
 
-    records = _once(found.condition.slug, root, read, partial.touch, lambda: (evaluate(),), write)
-    return Run(**vars(found), records=records)
+    return _once(name, root, read, partial.touch, lambda: (make(),), write)
 
 
 def _once(

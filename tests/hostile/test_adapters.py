@@ -15,7 +15,7 @@ from xmem_utils.vlm.load import load_vlm
 
 @pytest.fixture(scope="module")
 def own():
-    return load_vlm("xmem-tiny-s", "cpu")
+    return load_vlm("xmem-tiny-s-11", "cpu")
 
 
 def saved(model, folder):

@@ -16,7 +16,7 @@ from xmem_utils.vlm.readable import check_readable, control_tokens
 
 @pytest.fixture(scope="module")
 def vlm():
-    return load_vlm(str(paths.BASE_MODELS / "xmem-tiny-s"), "cpu")
+    return load_vlm(str(paths.BASE_MODELS / "xmem-tiny-s-11"), "cpu")
 
 
 def repeated(value):

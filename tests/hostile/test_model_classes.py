@@ -18,7 +18,7 @@ from xmem_utils.vlm.batches import encode
 from xmem_utils.vlm.load import load_vlm
 from xmem_utils.vlm.processors import checked_processor
 
-EMBEDDED = paths.BASE_MODELS / "xmem-tiny-s"
+EMBEDDED = paths.BASE_MODELS / "xmem-tiny-s-11"
 
 
 class Router(nn.Linear):

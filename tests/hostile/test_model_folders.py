@@ -19,7 +19,7 @@ from xmem_utils.vlm.folder import Refusal, read_config
 from xmem_utils.vlm.load import load_vlm
 from xmem_utils.vlm.readable import check_answers
 
-EMBEDDED = paths.BASE_MODELS / "xmem-tiny-s"
+EMBEDDED = paths.BASE_MODELS / "xmem-tiny-s-11"
 KNOWN = ", ".join(sorted(file.parent.name for file in paths.BASE_MODELS.glob("*/config.json")))  # here
 
 

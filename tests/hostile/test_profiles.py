@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from xmem_utils import params
 
-GOOD = {"personas": "7", "seeds": "[3, 4]", "train_views": "2", "test_views": "2", "epochs": "1",
+GOOD = {"personas": "7", "replicates": "2", "train_views": "2", "test_views": "2", "epochs": "1",
         "dose_views": "[1]", "resamples": "100"}  # fmt: skip
 
 

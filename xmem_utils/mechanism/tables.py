@@ -13,8 +13,8 @@ KEYS = ["model", "source", "measure", "given", "query", "layer"]
 def estimates(rows: pd.DataFrame, resamples: int = RESAMPLES) -> pd.DataFrame:
     """Means over people with 95 % intervals: the columns of `KEYS`, then estimate, low, high and chance.
 
-    `rows` are those of `explain` with the columns model, source and seed added; people are resampled within seeds.
-    Chance, which may differ from one seed's names to another's, is averaged over them.
+    `rows` are those of `explain` with the columns model, source and replicate added. Chance, which may differ from one
+    replicate's names to another's, is averaged over them.
     """
     table = estimate(rows, KEYS[:2], KEYS[2:], "value", resamples)
     chance = rows.groupby([*KEYS[:2], "measure"])["chance"].mean()

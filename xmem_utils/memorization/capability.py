@@ -2,185 +2,184 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from itertools import pairwise, product
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from xmem_utils import paths
 from xmem_utils.memorization.experiment import Memorization
-from xmem_utils.memorization.tables import curves, gaps
-from xmem_utils.params import KNOWN, MODALITIES, PROFILES, Profile, other
+from xmem_utils.memorization.tables import RECALL, curves, gaps
+from xmem_utils.params import MODALITIES, Profile, other
 from xmem_utils.perception import readout
-from xmem_utils.pretraining.build import RECIPE, model_name
 from xmem_utils.pretraining.evaluation import ACCEPTANCE_THRESHOLDS, acceptance
-from xmem_utils.stats import GATE, INTERVAL, agreed, compare, estimate, own_and_other
-from xmem_utils.vlm.load import load_vlm
+from xmem_utils.replicates import replicates_of, rungs, seeds_of
+from xmem_utils.stats import (
+    GATE,
+    INTERVAL,
+    PERSON,
+    REPLICATE,
+    REVERSED,
+    SUPPORTED,
+    by_measure,
+    compare,
+    estimate,
+    interval_of,
+    judged,
+    named,
+    own_and_other,
+    values,
+)
 
-COLUMNS = ["source", "quantity", *INTERVAL]
-
-
-def parameters(study: Memorization) -> int:
-    """Number of parameters of a study's model."""
-    return sum(p.numel() for p in study.vlm.model.parameters())
+COLUMNS = ["measure", "source", "quantity", *INTERVAL]
 
 
 def all_models(
     names: Sequence[str], profile: Profile, rank: int, learning_rate: float
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """What `per_model` gives, of several models; one at a time is in memory."""
-    parts = [per_model(Memorization(load_vlm(name), profile, rank, learning_rate), name) for name in names]
+    """What `per_model` gives, of several models; the bases of one at a time are in memory."""
+    parts = [per_model(Memorization(name, profile, rank, learning_rate), name) for name in names]
     return tuple(pd.concat(tables, ignore_index=True) for tables in zip(*parts, strict=True))
 
 
 def per_model(study: Memorization, name: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Everything about one model: its estimates (long), its recall by persona, its learning curves."""
+    """Everything about one model: its estimates (long), its recall by persona and measure, its learning curves."""
     runs = study.run_all(study.conditions())
-    records, seeds = study.collect(runs), study.profile.seeds
-    base, resamples = study.base_records(seeds, controls=False), study.profile.resamples
-    parts = [recall_estimates(records, resamples), gap_estimates(records, base, resamples)]
+    records, base, resamples = study.collect(runs), study.base_records(), study.profile.resamples
+    views = by_measure(records[records["task"] == "view"], RECALL)
+    parts = [recall_estimates(views, resamples), gap_estimates(gaps(records, base, resamples))]
     if study.drawn:
-        seen = pd.concat([readout(study.vlm, study.dataset(seed)[0]).assign(seed=seed) for seed in seeds])
-        parts.append(readout_estimates(seen, resamples))
-    labels = {"model": name, "parameters": parameters(study)}
+        seen = [readout(study.vlm(r), study.dataset(r)[0]).assign(replicate=r) for r in study.replicates]
+        parts.append(readout_estimates(pd.concat(seen), resamples))
+    size = sum(p.numel() for p in study.vlm(study.replicates[0]).model.parameters())
+    labels = {"model": name, "parameters": size}
     estimates = pd.concat(parts, ignore_index=True).assign(**labels)[[*labels, *COLUMNS]]
-    persons = records.query("task == 'view'")
-    persons = persons.groupby(["source", "seed", "persona", "query"], as_index=False)["exact"].mean()
+    persons = views.groupby(["measure", "source", *PERSON, "query"], as_index=False)["value"].mean()
     return estimates, persons.assign(**labels), curves(runs).assign(**labels)
 
 
-def recall_estimates(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
+def recall_estimates(views: pd.DataFrame, resamples: int) -> pd.DataFrame:
     """Recall in the source and in the target modality."""
-    views = records[records["task"] == "view"]
-    return _by_side(views, "source recall", "target recall", "exact", resamples)
+    return _by_side(views, "source recall", "target recall", resamples)
 
 
-def gap_estimates(records: pd.DataFrame, base: pd.DataFrame, resamples: int) -> pd.DataFrame:
+def gap_estimates(table: pd.DataFrame) -> pd.DataFrame:
     """Gap and transfer ratio of the runs that memorized, from `tables.gaps`; NaN when none did."""
-    rows = []
-    for _, row in gaps(records, base, resamples).iterrows():
-        for quantity, short in (("gap", "gap"), ("transfer ratio", "ratio")):
-            rows.append((row["source"], quantity, row[quantity], row[f"{short} low"], row[f"{short} high"]))
-    return pd.DataFrame(rows, columns=COLUMNS)
+    ratio = {"transfer ratio": "estimate"} | {theirs: own for own, theirs in named("ratio").items() if own in INTERVAL}
+    gap = table.rename(columns={"gap": "estimate"}).assign(quantity="gap")[COLUMNS]
+    other_ends = table.drop(columns=INTERVAL[1:]).rename(columns=ratio).assign(quantity="transfer ratio")
+    return pd.concat([gap, other_ends[COLUMNS]])
 
 
 def readout_estimates(seen: pd.DataFrame, resamples: int) -> pd.DataFrame:
     """Attributes read right, mean over axes, from views of the source and of the target modality."""
-    both = pd.concat([seen.assign(source=source) for source in MODALITIES])
-    return _by_side(both, "attributes from source", "attributes from target", "correct", resamples)
+    both = pd.concat([seen.assign(source=source, value=seen["correct"]) for source in MODALITIES])
+    both = both.assign(measure="multiple choice")
+    return _by_side(both, "attributes from source", "attributes from target", resamples)
 
 
-def _by_side(records: pd.DataFrame, own: str, across: str, value: str, resamples: int) -> pd.DataFrame:
+def _by_side(records: pd.DataFrame, own: str, across: str, resamples: int) -> pd.DataFrame:
     side = np.where(records["query"] == records["source"], own, across)
-    return estimate(records.assign(quantity=side), ["source"], ["quantity"], value, resamples)
+    return estimate(records.assign(quantity=side), ["measure", "source"], ["quantity"], "value", resamples)
 
 
 def slopes(points: pd.DataFrame) -> pd.DataFrame:
     """Target recall per unit of source recall, least squares through the origin over each run's checkpoints.
 
-    `points` are learning curves with a model column. One row a model and source: the mean over runs, and the
-    lowest and highest run (three runs are too few for an interval).
+    `points` are learning curves with a model column. One row a model and source; the interval is over replicates, of
+    those that memorized the source.
     """
     rows = []
-    wide = points.pivot_table(index=["model", "source", "seed", "epoch"], columns="query", values="recall")
+    wide = points.pivot_table(index=["model", "source", REPLICATE, "epoch"], columns="query", values="recall")
     for (model, source), part in wide.groupby(level=["model", "source"], sort=False):
-        x, y = part[source], part[other(source)]
-        slope = (x * y).groupby(level="seed").sum() / (x * x).groupby(level="seed").sum().replace(0, np.nan)
-        rows.append((model, source, len(slope), slope.mean(), slope.min(), slope.max()))
-    return pd.DataFrame(rows, columns=["model", "source", "runs", "slope", "lowest", "highest"])
+        ends = part[source].groupby(level=REPLICATE).transform("last")
+        x, y = part.loc[ends >= GATE, source], part.loc[ends >= GATE, other(source)]
+        slope = (x * y).groupby(level=REPLICATE).sum() / (x * x).groupby(level=REPLICATE).sum().replace(0, np.nan)
+        rows.append({"model": model, "source": source} | interval_of(slope.to_numpy()))
+    return pd.DataFrame(rows, columns=["model", "source", *INTERVAL])
 
 
 def changes(persons: pd.DataFrame, models: Sequence[str], resamples: int) -> pd.DataFrame:
-    """How the gap changes from each model to the next, on the same people: interval and sign-flip test.
+    """By how much the gap is smaller in each next model, and in the last than in the first, with verdicts.
 
-    `persons` is the recall by persona of all models. A pair of which one did not memorize is NaN.
+    `persons` is the recall by persona of all models. Of replicates that both memorized, since they have the same
+    people; a pair without any is NaN.
     """
-    people = own_and_other(persons, ["model", "source"]).sort_index()
-    gap = people["own"] - people["other"]
-    reached = people["own"].groupby(level=["model", "source", "seed"]).mean() >= GATE
+    people = own_and_other(persons, ["measure", "model", "source"], value="value").sort_index()
+    reached = people.loc["said", "own"].groupby(level=["model", "source", REPLICATE]).transform("mean") >= GATE
+    gap = (people["own"] - people["other"])[reached.reindex(people.index.droplevel("measure")).to_numpy()]
+    wide = gap.unstack("model").reindex(columns=models)
+    groups = dict(list(wide.groupby(level=["measure", "source"])))
     pairs = list(pairwise(models)) + ([(models[0], models[-1])] if len(models) > 2 else [])
-    names = {"difference": "change of gap", "low": "low", "high": "high", "p": "p"}
     rows = []
-    for source, (first, second) in product(MODALITIES, pairs):
-        row = {"source": source, "from": first, "to": second}
-        both = pd.DataFrame({"first": gap[first, source], "second": gap[second, source], "source": source}).dropna()
-        if reached[first, source].all() and reached[second, source].all() and len(both):
-            row |= compare(both, "second", "first", ["source"], resamples).iloc[0][list(names)].rename(names)
+    for measure, source, (first, second) in product(RECALL, MODALITIES, pairs):
+        row = {"measure": measure, "source": source, "from": first, "to": second}
+        both = groups.get((measure, source), wide[:0])[[first, second]].dropna().set_axis(["first", "second"], axis=1)
+        if len(both):
+            row |= compare(both, "first", "second", ["source"], resamples).iloc[0].drop("source")
         rows.append(row)
-    return pd.DataFrame(rows, columns=["source", "from", "to", *names.values()])
+    kept = ["difference", *INTERVAL[1:], "p", "people p"]
+    table = pd.DataFrame(rows).reindex(columns=["measure", "source", "from", "to", *kept])
+    table = judged(table, "capability_changes", persons[REPLICATE].nunique())
+    return table.rename(columns={"difference": "decrease of gap"})
 
 
 def sentence(row: pd.Series) -> str:
     """One finding in words, from a row of `changes`."""
-    who = f"Learned from {row['source']}, {row['from']} to {row['to']}:"
-    if np.isnan(row["change of gap"]):
-        return f"{who} one of them did not memorize (source recall below {GATE}), so the gaps are not compared."
-    moved = {1: "grows", 0: "does not change beyond chance", -1: "shrinks"}[agreed(row["low"], row["high"], row["p"])]
+    who = f"Learned from {row['source']}, {row['measure']}, {row['from']} to {row['to']}:"
+    if np.isnan(row["decrease of gap"]):
+        return f"{who} no replicate in common that memorized (source recall {GATE}), so the gaps are not compared."
+    moved = {SUPPORTED: "the gap shrinks", REVERSED: "the gap grows"}.get(row["verdict"], row["verdict"])
     return (
-        f"{who} the gap {moved}, by {row['change of gap']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}], "
-        f"p = {row['p']:.4f}."
+        f"{who} {moved}, by {row['decrease of gap']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}], "
+        f"p = {row['p holm']:.4f} (Holm), {len(values(row['each']))} replicate(s)."
     )
 
 
 def thresholds(models: Sequence[str]) -> pd.DataFrame:
-    """What each embedded model reached in notebook 00, beside the acceptance thresholds; others are left out."""
+    """What each embedded base reached in notebook 00, beside the acceptance thresholds; other models are left out."""
     table = pd.DataFrame({"needed": ACCEPTANCE_THRESHOLDS})
-    for model in models:
-        if (evaluation := paths.BASE_MODELS / model / "evaluation.csv").exists():
-            table[model] = acceptance(pd.read_csv(evaluation)).set_index("quantity")["reached"]
+    for base in (f"{model}-{seed}" for model in models for seed in seeds_of(model)):
+        table[base] = acceptance(_evaluation(base)).set_index("quantity")["reached"]
     return table
+
+
+def _evaluation(base: str) -> pd.DataFrame:
+    return pd.read_csv(paths.BASE_MODELS / base / "evaluation.csv")
+
+
+def against_probe(persons: pd.DataFrame) -> pd.DataFrame:
+    """Target recall of every embedded base against its alignment probe: figures known in the source alone, asked in the
+    target. A row a measure, model, replicate and source, from recall by persona; with Spearman's rank correlation over
+    all bases of a measure and source."""
+    by, same = ["measure", "model", "source", REPLICATE], ["measure", "source"]
+    people = own_and_other(persons, by[:3], value="value")["other"].groupby(level=by).mean().rename("target recall")
+    bases = [(model, seed) for model in persons["model"].unique() for seed in seeds_of(model)]
+    found = [_evaluation(f"{model}-{seed}").assign(model=model, replicate=seed) for model, seed in bases]
+    if not found:
+        return pd.DataFrame(columns=[*by, "target recall", "probe", "Spearman"])
+    probe = pd.concat(found).query("ability == 'alignment probe'").assign(source=lambda t: t["query"].map(other))
+    probe = probe.rename(columns={"accuracy": "probe"})[[*by[1:], "probe"]]
+    table = people.reset_index().merge(probe, on=by[1:])
+    ranks = table.groupby(same)[["probe", "target recall"]].corr("spearman").xs("probe", level=2)
+    return table.join(ranks["target recall"].rename("Spearman"), on=same)
 
 
 # -- the knowledge ladder --------------------------------------------------------------------------
 
 
-def rung_folder(known: int) -> Path:
-    """Where the committed tables of one rung are."""
-    return paths.BASE_MODELS / "knowledge" / str(known)
-
-
-def rung_base(known: int) -> Path:
-    """Where the model of one rung is; the committed one is the rung of its own number of figures."""
-    return paths.BASE_MODELS / model_name("s") if known == RECIPE.both else paths.PRETRAINING / model_name("s", known)
-
-
-def measure_rung(known: int) -> None:
-    """Memorize the standard study on the base that knows `known` figures; write its tables to `rung_folder`.
-
-    recall.csv: exact match by source, seed, persona and query modality; evaluation.csv: that of the base. Raises
-    FileNotFoundError when the base has not been pretrained.
-    """
-    base = rung_base(known)
-    # by its name where it has one: runs in the store are found by it
-    vlm = load_vlm(base.name if base.parent == paths.BASE_MODELS else str(base))
-    study = Memorization(vlm, PROFILES["standard"], rank=16, learning_rate=2e-3)
-    _, persons, _ = per_model(study, model_name("s", known))
-    folder = rung_folder(known)
-    folder.mkdir(parents=True, exist_ok=True)
-    persons[["source", "seed", "persona", "query", "exact"]].to_csv(folder / "recall.csv", index=False)
-    shutil.copy(base / "evaluation.csv", folder / "evaluation.csv")
-    (folder / "code.txt").write_text(Memorization.code() + "\n")
-
-
-def knowledge(resamples: int) -> pd.DataFrame:
-    """Recall, alignment probe and figures known in both, by rung, from the committed tables.
-
-    Columns: known, source, quantity, estimate, low, high; what the evaluation gives has no interval.
-    """
+def knowledge(estimates: pd.DataFrame, replicates: int) -> pd.DataFrame:
+    """`estimates` of the rungs with how many figures each knows, and what each base's evaluation says of names."""
     rows = []
-    for known in KNOWN:
-        folder = rung_folder(known)
-        if not folder.exists():
-            continue
-        persons = pd.read_csv(folder / "recall.csv").assign(task="view")
-        estimates = recall_estimates(persons, resamples)
-        evaluation = pd.read_csv(folder / "evaluation.csv")
-        for source in MODALITIES:
-            asked = evaluation[evaluation["query"] == other(source)].groupby("ability")["accuracy"].mean()
-            for quantity in ("alignment probe", "name, known in both", "attribute"):
-                estimates.loc[len(estimates)] = [source, quantity, asked.get(quantity, np.nan), np.nan, np.nan]
-        rows.append(estimates.assign(known=known))
-    return pd.concat(rows, ignore_index=True)[["known", *COLUMNS]]
+    for family, known in rungs().items():
+        seeds = replicates_of(family, replicates)
+        evaluations = [_evaluation(f"{family}-{seed}").assign(replicate=seed) for seed in seeds]
+        table = pd.concat(evaluations).groupby(["query", "ability", REPLICATE])["accuracy"].mean()
+        rows.append(estimates[estimates["model"] == family].assign(known=known))
+        for source, ability in product(MODALITIES, ("alignment probe", "name, known in both")):
+            if (other(source), ability) in table.index.droplevel(REPLICATE):
+                each = interval_of(table[other(source), ability].to_numpy())
+                labels = {"known": known, "model": family, "measure": "said", "source": source, "quantity": ability}
+                rows.append(pd.DataFrame([labels | each]))
+    return pd.concat(rows, ignore_index=True)[["known", "model", *COLUMNS]]

@@ -1,83 +1,137 @@
-"""The tables of the gap analysis: from records (one row a view) to estimates with intervals."""
+"""The tables of the gap analysis: from records (one row a view and task) to estimates with intervals."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
+from xmem_utils.memorization.names import ANSWERS
 from xmem_utils.params import MODALITIES, other
-from xmem_utils.stats import GATE, INTERVAL, compare, estimate, own_and_other, ratio
+from xmem_utils.personas.attributes import AXIS_NAMES
+from xmem_utils.stats import (
+    GATE,
+    INTERVAL,
+    PERSON,
+    REPLICATE,
+    by_measure,
+    compare,
+    estimate,
+    judged,
+    named,
+    own_and_other,
+    ratio,
+)
 
 if TYPE_CHECKING:  # tables need no model, so they load none of its libraries
     from xmem_utils.store import Run
 
+RECALL = ("said", "closed-set")  # the measures of the gap
+NEAR = ("exposure", "MRR")
+DOSES = {"views": "training views per persona, equal steps", "data": "training views per persona, steps grow along",
+         "people": "people, each learned as usual", "steps": "times the usual steps"}  # fmt: skip
+
 
 def matrix(trained: pd.DataFrame, base: pd.DataFrame, personas: int, resamples: int) -> pd.DataFrame:
-    """Recall by source, query modality and task, with 95 % intervals; source "none" is the base model.
+    """Recall by measure, source, query modality and task, with intervals; source "none" is the base model.
 
     `trained` and `base` are records; chance is one over the number of personas.
     """
     records = pd.concat([trained, base.assign(source="none")])
-    return estimate(records, ["source"], ["query", "task"], resamples=resamples).assign(chance=1 / personas)
+    records = by_measure(records[records["query"] != "none"], RECALL).dropna(subset="value")
+    table = estimate(records, ["measure", "source"], ["query", "task"], "value", resamples)
+    return table.assign(chance=1 / personas)
 
 
-def rank_table(trained: pd.DataFrame, personas: int, resamples: int) -> pd.DataFrame:
-    """Exposure (log2 N - log2 rank, Carlini et al. 2019), MRR and top-5 recall by source and query modality."""
-    views = trained[trained["task"] == "view"]
-    rank = views["rank"].astype(float)
-    measures = {"exposure": np.log2(personas) - np.log2(rank), "reciprocal rank": 1 / rank, "top 5": 1.0 * (rank <= 5)}
-    long = pd.concat([views.assign(measure=name, value=values) for name, values in measures.items()])
-    return estimate(long, ["measure", "source"], ["query"], "value", resamples)
+def rank_table(trained: pd.DataFrame, resamples: int) -> pd.DataFrame:
+    """Exposure in bits and mean reciprocal rank by source and query modality."""
+    views = by_measure(trained[trained["task"] == "view"], NEAR)
+    return estimate(views, ["measure", "source"], ["query"], "value", resamples)
 
 
-_NAMES = {"own": "source recall", "other": "target recall", "difference": "gap", "low": "gap low", "high": "gap high",
-          "p": "gap p"}  # fmt: skip
-_RATIO = ["transfer ratio", "ratio low", "ratio high"]
+_NAMES = {"own": "source recall", "other": "target recall", "difference": "gap"}
+_RATIO = named("ratio", "estimate") | {"estimate": "transfer ratio"}
+GAPS = ["measure", "source", "target", "replicates", "memorized", *_NAMES.values(), *INTERVAL[1:], "p", "people p",
+        "p holm", "verdict", *_RATIO.values()]  # fmt: skip
 
 
 def gaps(trained: pd.DataFrame, base: pd.DataFrame, resamples: int) -> pd.DataFrame:
-    """Gap and transfer ratio by source, with paired intervals and a sign-flip test that the gap is 0.
+    """Gap by measure and source, with intervals, test and verdict, and the transfer ratio.
 
-    Runs whose source recall is below the gate are left out, and `memorized` counts those that remain.
+    Replicates in which names said do not reach the gate in the source are left out; `memorized` counts the others.
     """
-    people = own_and_other(trained[trained["task"] == "view"], ["source"])
-    asked = base[base["task"] == "view"]
-    before = own_and_other(pd.concat([asked.assign(source=source) for source in MODALITIES]), ["source"])
+    views = by_measure(trained[trained["task"] == "view"], RECALL)
+    asked = by_measure(base[base["task"] == "view"], RECALL)
+    both = pd.concat([asked.assign(source=source) for source in MODALITIES])
+    by = ["measure", "source"]
+    people, before = (own_and_other(table, by, value="value") for table in (views, both))
     rows = []
-    for source, own in people.groupby(level="source"):
-        reached = own["own"].groupby(level="seed").mean() >= GATE
-        row = {"source": source, "target": other(source), "seeds": len(reached), "memorized": reached.sum()}
-        kept = own[own.index.get_level_values("seed").isin(reached.index[reached])]
+    for (measure, source), own in people.groupby(level=by, sort=False):
+        reached = people.loc["said", source]["own"].groupby(level=REPLICATE).mean() >= GATE
+        row = {"measure": measure, "source": source, "target": other(source)}
+        row |= {"replicates": len(reached), "memorized": reached.sum()}
+        kept = own[own.index.get_level_values(REPLICATE).isin(reached.index[reached])]
         if len(kept):
-            row |= compare(kept, "own", "other", ["source"], resamples).iloc[0][list(_NAMES)].rename(_NAMES)
-            row |= kept.mean().rename(_NAMES)
-            moved = kept - before.reindex(kept.index)
-            row |= zip(_RATIO, ratio(moved, "other", "own", resamples), strict=True)
+            row |= compare(kept, "own", "other", by, resamples).iloc[0].drop(by).rename(_NAMES)
+            moved = (kept - before.reindex(kept.index)).droplevel(by)
+            row |= ratio(moved, "other", "own", resamples).rename(_RATIO)
         rows.append(row)
-    return pd.DataFrame(rows, columns=["source", "target", "seeds", "memorized", *_NAMES.values(), *_RATIO])
+    table = pd.DataFrame(rows, columns=[c for c in GAPS if c not in ("p holm", "verdict")])
+    return judged(table, "gaps", trained[REPLICATE].nunique())[GAPS]
+
+
+def transfers(trained: pd.DataFrame, base: pd.DataFrame, resamples: int) -> pd.DataFrame:
+    """Recall in the target modality after memorizing less before, by measure and source, with test and verdict.
+
+    Of all replicates: who did not memorize the source has nothing to carry over, and counts as that.
+    """
+    by, on = ["measure", "source"], ["measure", "source", *PERSON]
+    both = pd.concat([base.assign(source=source) for source in MODALITIES])
+    after, before = (
+        own_and_other(by_measure(records[records["task"] == "view"], RECALL), by, value="value")["other"]
+        for records in (trained, both)
+    )
+    people = pd.concat({"after": after, "before": before}, axis=1, join="inner").rename_axis(on)
+    table = compare(people, "after", "before", by, resamples)
+    table = judged(table, "transfers", trained[REPLICATE].nunique())
+    return table[[*by, "after", "before", "difference", *INTERVAL[1:], "p", "people p", "p holm", "verdict"]]
+
+
+def answers(trained: pd.DataFrame, resamples: int) -> pd.DataFrame:
+    """What is answered: the share of each of `ANSWERS` by source and query modality."""
+    views = trained[trained["task"] == "view"]
+    parts = [views.assign(answer=kind, value=(views["answer"] == kind).astype(float)) for kind in ANSWERS]
+    return estimate(pd.concat(parts), ["answer", "source"], ["query"], "value", resamples)
 
 
 def dose(trained: pd.DataFrame, resamples: int) -> pd.DataFrame:
-    """Recall by source, query modality and number of train views a persona, with intervals."""
-    by = ["source", "train_views"]
-    shown = trained[trained["task"] == "view"].sort_values(by, kind="stable")
-    return estimate(shown, by, ["query"], resamples=resamples)[["source", "query", "train_views", *INTERVAL]]
+    """Recall by what grows (column dose), its amount, measure, source and query modality."""
+    by = ["dose", "amount", "measure", "source"]
+    return estimate(by_measure(trained[trained["task"] == "view"], RECALL), by, ["query"], "value", resamples)
+
+
+def attributes(trained: pd.DataFrame, base: pd.DataFrame, resamples: int) -> pd.DataFrame:
+    """Attributes answered right when somebody is named and nobody shown, by source ("none": the base) and axis."""
+    records = pd.concat([trained, base.assign(source="none")])
+    asked = records[records["task"] == "attribute by name"].astype({"exact": float})
+    asked = asked.assign(axis=asked["view"].map(dict(enumerate(AXIS_NAMES))))
+    every = asked.assign(axis="all")
+    chance = pd.concat([asked, every]).groupby("axis")["chance"].mean()
+    return estimate(pd.concat([every, asked]), ["source", "axis"], resamples=resamples).join(chance, on="axis")
 
 
 def curves(runs: Iterable[Run], base: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Recall along training: one row a source, seed, query modality and epoch; epoch 0 comes from `base` records."""
+    """Recall along training: one row a source, replicate, query modality and epoch; epoch 0 is of `base` records."""
     parts = []
     for run in runs:
-        named = {"source": run.condition.source, "seed": run.condition.seed}
+        named = {"source": run.condition.source, REPLICATE: run.condition.replicate}
         if base is not None:
-            asked = base[(base["seed"] == run.condition.seed) & (base["task"] == "view")]
+            asked = base[(base[REPLICATE] == run.condition.replicate) & (base["task"] == "view")]
             start = asked.groupby("query")["exact"].mean().rename("recall").reset_index()
             parts.append(start.assign(epoch=0, **named))
         parts.append(run.curve.assign(**named))
-    return pd.concat(parts, ignore_index=True)[["source", "query", "seed", "epoch", "recall"]]
+    return pd.concat(parts, ignore_index=True)[["source", "query", REPLICATE, "epoch", "recall"]]
 
 
 def sentence(row: pd.Series) -> str:
@@ -87,9 +141,10 @@ def sentence(row: pd.Series) -> str:
             f"Learned from {row['source']}: not memorized (source recall below {GATE}), so no gap is reported. More "
             "`epochs`, more views a person or another `learning_rate` may help."
         )
+    over = f"over {row['memorized']} replicates" if row["memorized"] > 1 else "over people, of one replicate"
     return (
-        f"Learned from {row['source']}: recall {row['source recall']:.2f} asked in {row['source']}, "
+        f"Learned from {row['source']}, {row['measure']}: recall {row['source recall']:.2f} asked in {row['source']}, "
         f"{row['target recall']:.2f} asked in {row['target']}; gap {row['gap']:.2f} "
-        f"[{row['gap low']:.2f}, {row['gap high']:.2f}], p = {row['gap p']:.4f}; transfer ratio "
-        f"{row['transfer ratio']:.2f} [{row['ratio low']:.2f}, {row['ratio high']:.2f}]."
+        f"[{row['low']:.2f}, {row['high']:.2f}] {over}, p = {row['p holm']:.4f} (Holm): {row['verdict']}; transfer "
+        f"ratio {row['transfer ratio']:.2f} [{row['ratio low']:.2f}, {row['ratio high']:.2f}]."
     )

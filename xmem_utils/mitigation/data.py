@@ -12,22 +12,20 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 from peft import PeftModel
 
-from xmem_utils import paths
 from xmem_utils.memorization.experiment import Memorization, MemorizationCondition
 from xmem_utils.mitigation.losses import soft_label
 from xmem_utils.params import other
-from xmem_utils.personas.dataset import load_personas, persona_spec, to_views
-from xmem_utils.personas.public_figures import PublicFigures, figure_views, known_public_figures
+from xmem_utils.personas.dataset import PersonaSpec, load_personas, others, to_views
+from xmem_utils.personas.public_figures import figure_views
 from xmem_utils.personas.views import View
 from xmem_utils.score import evaluating, exact_match, greedy_answers, in_batches
 from xmem_utils.vlm.batches import Example, answer_tokens, encode, with_answer
 from xmem_utils.vlm.forward import forward
-from xmem_utils.vlm.load import VLM, resolve_model
+from xmem_utils.vlm.load import VLM
 from xmem_utils.vlm.processors import picture_side
 from xmem_utils.vlm.prompts import CAPTION
 
@@ -82,13 +80,13 @@ class Around:
     study: Memorization
 
     def __init__(self, study: Memorization, start: MemorizationCondition) -> None:
-        self.study, self.start, self.vlm = study, start, study.vlm
+        self.study, self.start, self.vlm = study, start, study.vlm(start.replicate)
         self.labels: Labels | None = None  # by the model that memorized the start, once for all methods
 
     @cached_property
     def views(self) -> list[View]:
         """The named source views."""
-        dataset, _ = self.study.dataset(self.start.seed)
+        dataset, _ = self.study.dataset(self.start.replicate)
         return to_views(dataset, "train", self.start.source, self.start.train_views)
 
     @cached_property
@@ -96,20 +94,23 @@ class Around:
         """The same, encoded."""
         return encode(self.vlm, self.views)
 
+    @property
+    def spec(self) -> PersonaSpec:
+        """What the study's people are drawn from."""
+        return self.study.spec(self.start.replicate)
+
     @cached_property
     def pairs(self) -> list[Pair]:
         """Pairs of the study's people, from views that no condition is trained on."""
-        spec = persona_spec(self.study.profile, self.start.seed, picture_side(self.vlm.processor))
         first, last = self.start.train_views, self.start.train_views + PAIR_VIEWS
-        more = replace(spec, train_views=max(spec.train_views, last))  # earlier views stay the same
+        more = replace(self.spec, train_views=max(self.spec.train_views, last))  # earlier views stay the same
         dataset, _ = load_personas(more)
         return _nameless(dataset, self.start.source, lambda v: first <= v.index < last)
 
     @cached_property
     def pairs_of_others(self) -> list[Pair]:
         """As many pairs of people who are not of the study."""
-        spec = persona_spec(self.study.profile, self.start.seed + OTHERS_SEED, picture_side(self.vlm.processor))
-        dataset, _ = load_personas(replace(spec, train_views=PAIR_VIEWS, test_views=1))
+        dataset, _ = load_personas(replace(others(self.spec, OTHERS_SEED), train_views=PAIR_VIEWS, test_views=1))
         return _nameless(dataset, self.start.source, lambda v: True)
 
     @cached_property
@@ -213,10 +214,10 @@ def replayed(around: Around, model: PeftModel, people: int, threshold: float) ->
     The figures whom the evaluation asks about are left out. Raises ValueError for a model whose figures are not known.
     """
     vlm = around.vlm
-    if (figures := figures_known_to(vlm)) is None:
+    if (figures := around.study.evaluation_of(around.start.replicate).figures) is None:
         raise ValueError(f"whom {vlm.name!r} knows from pretraining is not known, so nothing can be replayed")
     chosen = figures.where("both")[:-ASKED_FIGURES]
-    views = figure_views(figures, chosen, [around.start.seed, 70], "train", picture_side(vlm.processor), 2)
+    views = figure_views(figures, chosen, [around.start.replicate, 70], "train", picture_side(vlm.processor), 2)
     others = _captions(vlm, around.pairs_of_others[:: PAIR_VIEWS // 2])
     return Mixed(around.named, encode(vlm, views) + others)
 
@@ -258,8 +259,3 @@ def described(vlm: VLM, views: Sequence[View]) -> tuple[list[str], int]:
     texts = greedy_answers(vlm, asked, max_new_tokens=DESCRIBED_TOKENS)
     written = vlm.processor.tokenizer(texts, add_special_tokens=False).input_ids
     return texts, sum(len(e.prompt) + len(ids) for e, ids in zip(asked, written, strict=True))
-
-
-def figures_known_to(vlm: VLM) -> PublicFigures | None:
-    """The public figures of the committed base models; None for any other model."""
-    return known_public_figures() if Path(resolve_model(vlm.name)).parent == paths.BASE_MODELS else None

@@ -25,7 +25,7 @@ from xmem_utils.experiment import BATCH, Condition, Experiment, Settings, Watch,
 from xmem_utils.memorization.experiment import Memorization, MemorizationCondition
 from xmem_utils.mitigation.data import Around, Mixed, length
 from xmem_utils.mitigation.evaluation import MitigationEvaluation
-from xmem_utils.mitigation.methods import METHODS, method_named
+from xmem_utils.mitigation.methods import MAIN, METHODS, method_named
 from xmem_utils.mitigation.names import BASELINE, BASELINE_START, DESCRIBED, PAIRED
 from xmem_utils.mitigation.tables import SOURCE, TARGET, per_persona
 from xmem_utils.params import MODALITIES, TUNING_SEEDS, resolve
@@ -34,10 +34,11 @@ from xmem_utils.stats import GATE
 from xmem_utils.train import Objective, Resources, Step, endless, fresh, names_nll, rate, train
 from xmem_utils.vlm.adapters import for_evaluation, load_adapter
 from xmem_utils.vlm.batches import answer_tokens
+from xmem_utils.vlm.load import VLM
 
 FURTHER = 0.4  # training tokens after the start, as a share of the start's own
 RATE = 1e-3  # peak learning rate after the start
-SHARES = (0.0, 0.05, 0.1, 0.25, 0.5, 1.0)  # of the study's people that are paired then
+SHARES = (0.0, 0.1, 0.5, 1.0)  # of the study's people that are paired then
 
 
 class MitigationCondition(Condition):
@@ -53,13 +54,13 @@ class MitigationCondition(Condition):
     def name(self) -> str:
         """A readable folder name."""
         s, method = self.start, "".join(c if c.isalnum() else "-" for c in self.method)
-        return f"{Path(s.model).name}-{s.source}-n{s.personas}-seed{s.seed}-{method}-pairs{self.paired}"
+        return f"{Path(s.model).name}-{s.source}-n{s.personas}-replicate{s.replicate}-{method}-pairs{self.paired}"
 
     @property
     def labels(self) -> dict[str, Any]:
-        """Source, method, seed, number of people paired."""
+        """Source, method, replicate, number of people paired."""
         start = self.start
-        return {"source": start.source, "method": self.method, "seed": start.seed, "paired": self.paired}
+        return {"source": start.source, "method": self.method, "replicate": start.replicate, "paired": self.paired}
 
 
 class Mitigation(Experiment):
@@ -86,27 +87,28 @@ class Mitigation(Experiment):
 
         Describe-then-recall trains nothing: it comes with the baseline.
         """
-        wanted = list(METHODS) if p.methods == "all" else [name.strip() for name in p.methods.split(";")]
-        chosen = [method_named(name) for name in wanted if name != DESCRIBED]
+        named = {"all": METHODS, "main": MAIN}.get(p.methods, p.methods.split(";"))
+        chosen = [method_named(name) for name in map(str.strip, named) if name != DESCRIBED]
         against = [BASELINE, *[BASELINE_START] * any(m.fresh for m in chosen)]
         return list(dict.fromkeys([*against, *(m.name for m in chosen)]))
 
     def conditions(self, p: Any) -> list[MitigationCondition]:
-        """Every method in both directions, seed by seed; with `p.pairs`, also fewer people paired."""
+        """Every method in both directions, replicate by replicate; with `p.pairs`, also fewer people paired (of the
+        side replicates)."""
         out, settings = [], self.settings_of(self.vlm.name, self.methods_of(p))
-        for seed, source in product(self.profile.seeds, MODALITIES):
-            out += [self.condition(m, own, source, seed) for m, own in settings.items()]
-            out += self.doses(source, seed) if p.pairs else []
+        for replicate, source in product(self.replicates, MODALITIES):
+            out += [self.condition(m, own, source, replicate) for m, own in settings.items()]
+            out += self.doses(source, replicate) if p.pairs and replicate in self.side_replicates else []
         return list({c.slug: c for c in out}.values())
 
     def condition(
-        self, method: str, settings: Settings, source: str, seed: int, paired: int | None = None
+        self, method: str, settings: Settings, source: str, replicate: int, paired: int | None = None
     ) -> MitigationCondition:
         """One condition; `paired`, the number of people of whom there are pairs, defaults to all where pairs are used.
 
         Pairs of no one are nothing but source views: that is the baseline.
         """
-        start, row = self.memorization.condition(source, seed), self.methods[method]
+        start, row = self.memorization.condition(source, replicate), self.methods[method]
         if paired == 0 and row.pairs:
             method, settings, row = BASELINE, {}, self.methods[BASELINE]
         return resolve(
@@ -119,13 +121,17 @@ class Mitigation(Experiment):
             code=self.code(row),
         )
 
-    def doses(self, source: str, seed: int) -> list[MitigationCondition]:
+    def doses(self, source: str, replicate: int) -> list[MitigationCondition]:
         """Conditions by the number of people paired, from none to all."""
-        people = len(names_of(self.memorization.dataset(seed)[0]))
+        people = len(names_of(self.memorization.dataset(replicate)[0]))
         counts = dict.fromkeys(round(share * people) for share in SHARES)
-        return [self.condition(PAIRED, {}, source, seed, paired=n) for n in counts]
+        return [self.condition(PAIRED, {}, source, replicate, paired=n) for n in counts]
 
     # -- training --------------------------------------------------------------------------------------
+
+    def base(self, condition: MitigationCondition) -> VLM:
+        """The model that a condition's adapter is on."""
+        return self.vlm(condition.start.replicate)
 
     @remembered(2)  # pictures of real models are large
     def around(self, start: MemorizationCondition) -> Around:
@@ -150,13 +156,13 @@ class Mitigation(Experiment):
         before = 0 if method.fresh else start.epochs * an_epoch
         budget = start.epochs * an_epoch + round(condition.epochs * an_epoch)
         peak = own.get("learning_rate", start.learning_rate if method.fresh else RATE)
-        steps, spent = budgeted_steps(mixed, budget - before, peak, start.seed)
+        steps, spent = budgeted_steps(mixed, budget - before, peak, start.replicate)
         objective = Objective((names_nll,))
         if mixed.auxiliary:
             depth = own.get("depth", 0.0) if mixed.partners else None
             objective = Objective((method.loss,), read=("partners",), depth=depth, settings=own)
         began = time.perf_counter()
-        model = train(self.vlm, model, steps, objective, on_step, resources)
+        model = train(self.base(condition), model, steps, objective, on_step, resources)
         seconds = time.perf_counter() - began
         if "keep" in own:
             shrink(model, own["keep"])
@@ -170,42 +176,43 @@ class Mitigation(Experiment):
         """What a method trains on: the adapter that has memorized, or a new one."""
         start = condition.start
         if self.methods[condition.method].fresh:
-            return fresh(self.vlm, int(condition.settings.get("rank", start.rank)), start.seed)
-        return load_adapter(self.vlm.model, self.memorization.run(start).adapter, trainable=True)
+            return fresh(self.base(condition), int(condition.settings.get("rank", start.rank)), start.replicate)
+        return load_adapter(self.base(condition).model, self.memorization.run(start).adapter, trainable=True)
 
     def _labels_right(self, start: MemorizationCondition, mixed: Mixed) -> float:
         """Share of the labels in use that are the true name; NaN where nothing is labelled. Nobody trains on this."""
-        names = answer_tokens(self.vlm, names_of(self.memorization.dataset(start.seed)[0]))
+        names = answer_tokens(self.vlm(start.replicate), names_of(self.memorization.dataset(start.replicate)[0]))
         right = [torch.equal(e.answer, names[i]) for e, i in zip(mixed.auxiliary, mixed.people, strict=False)]
         return sum(right) / len(right) if right else float("nan")
 
     # -- evaluation ------------------------------------------------------------------------------------
 
     @remembered(2)
-    def evaluation_of(self, seed: int, source: str) -> MitigationEvaluation:
-        """The questions about one seed's people, learned from `source`."""
-        return MitigationEvaluation(self.memorization, seed, source)
+    def evaluation_of(self, replicate: int, source: str) -> MitigationEvaluation:
+        """The questions about one replicate's people, learned from `source`."""
+        return MitigationEvaluation(self.memorization, replicate, source)
 
     def evaluate(self, model: PeftModel, condition: MitigationCondition, facts: Mapping[str, float]) -> pd.DataFrame:
         """Both modalities, the perception ceiling, public figures; see `MitigationEvaluation.records`."""
         with for_evaluation(model):
-            return self.evaluation_of(condition.start.seed, condition.start.source).records(model)
+            return self.evaluation_of(condition.start.replicate, condition.start.source).records(model)
 
     def prepare(self, condition: MitigationCondition) -> None:
         """The base model perceives target views while no adapter is on it."""
-        self.evaluation_of(condition.start.seed, condition.start.source)
+        self.evaluation_of(condition.start.replicate, condition.start.source)
 
     def before(self) -> pd.DataFrame:
         """The same questions, answered by the base model before anything is memorized."""
-        parts = [
-            self.evaluation_of(seed, source).records().assign(source=source, seed=seed)
-            for seed, source in product(self.profile.seeds, MODALITIES)
-        ]
+        parts = []
+        for replicate, source in product(self.replicates, MODALITIES):
+            about = [self.memorization.dataset(replicate)[1], source]
+            found = self.untrained(replicate, about, lambda r=replicate, s=source: self.evaluation_of(r, s).records())
+            parts.append(found.assign(source=source))
         return pd.concat(parts, ignore_index=True)
 
     def memorized(self) -> pd.DataFrame:
-        """Records of the models that most methods go on from, those of notebook 03, by source and seed."""
-        starts = [self.memorization.condition(source, seed) for seed in self.profile.seeds for source in MODALITIES]
+        """Records of the models that most methods go on from, those of notebook 03, by source and replicate."""
+        starts = [self.memorization.condition(source, r) for r in self.replicates for source in MODALITIES]
         return self.memorization.collect(self.memorization.run(c) for c in starts)
 
     # -- search ----------------------------------------------------------------------------------------

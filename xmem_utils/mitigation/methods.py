@@ -75,6 +75,18 @@ METHODS = Table(
     )
 )  # fmt: skip
 
+# The bake-off, with describe-then-recall; what is left out are variants of these, and other ways to train.
+MAIN = (
+    BASELINE,
+    "captions",
+    "captions, other people",
+    "self-trained",
+    PAIRED,
+    "aligned, all layers",
+    "own words",
+    "replay",
+)
+
 
 def method_named(name: str) -> Method:
     """A row of the table. Raises ValueError naming the known ones."""

@@ -20,6 +20,7 @@ from xmem_utils.mitigation.names import (
     STUDY,
     VIEW,
 )
+from xmem_utils.params import VIEWS
 
 if TYPE_CHECKING:  # tables need no model, so they load none of its libraries
     from xmem_utils.store import Run
@@ -28,7 +29,7 @@ SOURCE, TARGET, TOP = "source recall", "target recall", "perception ceiling"
 SPLIT = ("perception part", "recall part")  # of the gap
 QUANTITIES = [SOURCE, TARGET, TOP, "gap", *SPLIT]
 RATIO, BEFORE, START = "transfer ratio", "before", "as memorized"
-HELPS, HURTS, SAME, FORGOT = "helps", "hurts", "no difference shown", "not memorized"
+FORGOT = "not memorized"
 
 
 def costs(runs: Iterable[Run]) -> pd.DataFrame:
@@ -40,8 +41,10 @@ def costs(runs: Iterable[Run]) -> pd.DataFrame:
     """
     table = pd.DataFrame([{**run.facts, **run.condition.labels} for run in runs])
     table["work"] = 3 * table["tokens"] + table["read"]
-    for (source, seed), part in table.groupby(["source", "seed"]):
-        assert part["budget"].nunique() == 1, f"budgets differ from {source}, seed {seed}: {part['budget'].unique()}"
+    for (source, replicate), part in table.groupby(["source", "replicate"]):
+        assert part["budget"].nunique() == 1, (
+            f"budgets differ from {source}, replicate {replicate}: {part['budget'].unique()}"
+        )
     over = table["tokens"] - table["budget"]
     assert (over >= 0).all() and (over < table["last step"]).all(), "a run is off its budget of training tokens"
     return table
@@ -62,14 +65,15 @@ def _studied(records: pd.DataFrame) -> pd.DataFrame:
     return records[(records["group"] == STUDY) & (records["task"] == VIEW)]
 
 
-def per_persona(records: pd.DataFrame) -> pd.DataFrame:
-    """Source and target recall, ceiling, gap and its two parts, by source, method, seed and persona.
+def per_persona(records: pd.DataFrame, measure: str = "said") -> pd.DataFrame:
+    """Source and target recall, ceiling, gap and its two parts, by source, method, replicate and persona.
 
     G = A[s->s] - A[s->t] = (A[s->s] - ceiling) + (ceiling - A[s->t]).
     """
     by = ["source", "method"]
-    table = stats.own_and_other(_studied(records), by).rename(columns={"own": SOURCE, "other": TARGET})
-    table[TOP] = stats.own_and_other(records[records["task"] == CEILING], by)["other"]
+    full, value = stats.with_measures(records), stats.MEASURES[measure]
+    table = stats.own_and_other(_studied(full), by, value=value).rename(columns={"own": SOURCE, "other": TARGET})
+    table[TOP] = stats.own_and_other(full[full["task"] == CEILING], by, value=value)["other"]
     return _split(table)
 
 
@@ -78,12 +82,12 @@ def _split(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**{"gap": table[SOURCE] - table[TARGET], SPLIT[0]: perceived, SPLIT[1]: recalled})
 
 
-def with_described(records: pd.DataFrame) -> pd.DataFrame:
+def with_described(records: pd.DataFrame, measure: str = "said") -> pd.DataFrame:
     """`per_persona` with the method that trains nothing: the baseline, shown target views in the source modality.
 
     What it recalls of a target view is the ceiling, so no recall part is left.
     """
-    people = per_persona(records)
+    people = per_persona(records, measure)
     own = people.xs(BASELINE, level="method", drop_level=False).rename(index={BASELINE: DESCRIBED}, level="method")
     return pd.concat([people, _split(own.assign(**{TARGET: own[TOP]}))])
 
@@ -94,16 +98,20 @@ def estimates(records: pd.DataFrame, base: pd.DataFrame, start: pd.DataFrame, re
     `base` are records of the model before memorizing, with a column source: what it recalled is taken off both sides of
     the transfer ratio, and whom it knew stands beside the methods as method "before". `start` are those of the
     models that most methods go on from: source and target recall as method "as memorized". Public figures have a
-    quantity for each query modality. What did not memorize has no transfer ratio.
+    quantity for each query modality. Gap, its parts and transfer ratio are of the replicates that memorized.
     """
     before = stats.own_and_other(_studied(base), ["source"]).rename(columns={"own": SOURCE, "other": TARGET})
     parts = []
     for (source, method), people in with_described(records).groupby(level=["source", "method"], sort=False):
         own = people.droplevel("method")
-        table = stats.cluster_bootstrap(own[QUANTITIES], resamples)
-        memorized = own[SOURCE].groupby(level="seed").mean().min() >= stats.GATE
-        moved = own[[SOURCE, TARGET]] - before.reindex(own.index)
-        table.loc[RATIO] = stats.ratio(moved, TARGET, SOURCE, resamples) if memorized else np.nan
+        table = stats.summary(own[QUANTITIES], resamples=resamples)
+        memorized = own[own[SOURCE].groupby(level="replicate").transform("mean") >= stats.GATE]
+        table = table.reindex([*QUANTITIES, RATIO])
+        table.loc[QUANTITIES[3:]] = np.nan
+        if len(memorized):
+            table.loc[QUANTITIES[3:]] = stats.summary(memorized[QUANTITIES[3:]], resamples=resamples)
+            moved = memorized[[SOURCE, TARGET]] - before.reindex(memorized.index)
+            table.loc[RATIO] = stats.ratio(moved, TARGET, SOURCE, resamples)
         parts.append(table.reset_index(names="quantity").assign(source=source, method=method))
     shown = _studied(start)
     shown = shown.assign(quantity=np.where(shown["query"] == shown["source"], SOURCE, TARGET), method=START)
@@ -117,50 +125,50 @@ def estimates(records: pd.DataFrame, base: pd.DataFrame, start: pd.DataFrame, re
 
 
 def comparison(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
+    """`_comparison` of names said, and closed-set below it. Whether a method memorized, names said tell."""
+    said, first = (_comparison(records, measure, resamples) for measure in ("said", "closed-set"))
+    memorized = said.set_index(["source", "method"])["memorized"]
+    first = first.drop(columns="memorized").join(memorized, on=memorized.index.names)
+    table, replicates = pd.concat([said, first], ignore_index=True), records["replicate"].nunique()
+    return stats.judged(table, "mitigation_tests", replicates, _verdict, of=f"change of {TARGET} ")
+
+
+def _comparison(records: pd.DataFrame, measure: str, resamples: int) -> pd.DataFrame:
     """Every method against the baseline, on the same people: change of target recall and of the gap, intervals, tests.
 
-    What trains from the start is held against the baseline from the start. p: paired sign-flip test of the change of
-    target recall; p holm: Holm's correction over the methods of a source (two families, then). Lowest and highest seed:
-    the change in the seed where it is smallest and largest. The verdict needs interval and test to agree, and source
-    recall to stay at the gate in every seed ("not memorized" otherwise).
+    What trains from the start is held against the baseline from the start. p is that of the change of target recall.
+    The verdict needs source recall to stay at the gate in every replicate ("not memorized" otherwise).
     """
-    people = with_described(records).reset_index()
+    people = with_described(records, measure).reset_index()
     people["against"] = [BASELINE_START if m in FRESH and m != BASELINE_START else BASELINE for m in people["method"]]
     by, on = ["source", "method", "against"], ["source", "against", *stats.PERSON]
     baseline = people.drop(columns="against").rename(columns={"method": "against"})[[*on, TARGET, "gap"]]
     pairs = people[people["method"] != BASELINE].merge(baseline, on=on, suffixes=("", " before"))
     pairs = pairs.assign(change=pairs[TARGET] - pairs[f"{TARGET} before"]).sort_values("source", kind="stable")
-    changes = [stats.compare(pairs, quantity, f"{quantity} before", by, resamples).rename(columns=_change(quantity))
-               for quantity in (TARGET, "gap")]  # fmt: skip
-    table = changes[0].merge(changes[1].drop(columns="p"), on=by)
-    seeds = pairs.groupby([*by, "seed"])[[SOURCE, "change"]].mean().groupby(level=by)
-    spread = {"lowest source": (SOURCE, "min"), "lowest seed": ("change", "min"), "highest seed": ("change", "max")}
-    table = table.join(seeds.agg(**{SOURCE: (SOURCE, "mean")}, **spread), on=by)
+    names = {quantity: stats.named(f"change of {quantity}") for quantity in (TARGET, "gap")}
+    changes = [stats.compare(pairs, quantity, f"{quantity} before", by, resamples).rename(columns=own)
+               for quantity, own in names.items()]  # fmt: skip
+    table = changes[0].merge(changes[1].drop(columns=["p", "people p"]), on=by)
+    replicates = pairs.groupby([*by, "replicate"])[SOURCE].mean().groupby(level=by)
+    table = table.join(replicates.agg(**{SOURCE: "mean", "lowest source": "min"}), on=by)
     table["memorized"] = table["lowest source"] >= stats.GATE
-    table["p holm"] = stats.holm(table["p"], table["source"])
-    table["verdict"] = [_verdict(row) for _, row in table.iterrows()]
-    return table[[*by, SOURCE, TARGET, *list(_change(TARGET).values()), *list(_change("gap").values()),
-                  "lowest seed", "highest seed", "p", "memorized", "p holm", "verdict"]]  # fmt: skip
-
-
-def _change(of: str) -> dict[str, str]:
-    return {"difference": f"change of {of}", "low": f"change of {of} low", "high": f"change of {of} high"}
+    changed = [*names[TARGET].values(), *names["gap"].values()]
+    return table.assign(measure=measure)[["measure", *by, SOURCE, TARGET, *changed, "p", "people p", "memorized"]]
 
 
 def _verdict(row: pd.Series) -> str:
-    low, high = row[f"change of {TARGET} low"], row[f"change of {TARGET} high"]
-    if not row["memorized"]:
-        return FORGOT
-    return {1: HELPS, 0: SAME, -1: HURTS}[stats.agreed(low, high, row["p holm"])]
+    return stats.verdict(row, of=f"change of {TARGET} ") if row["memorized"] else FORGOT
 
 
 def doses(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     """Target recall by the number of people paired: of everybody, of the paired and of the others, with intervals.
 
-    `change` is against nobody paired, on the same people, with interval and sign-flip test (p holm: over the rows of a
-    source); `source recall` is that of everybody.
+    Of the replicates in which all these numbers were paired. `change` is against nobody paired, on the same people,
+    with interval, test and verdict; `source recall` is that of everybody.
     """
     shown, by = _studied(records), ["source", "paired", "group"]
+    asked = shown.groupby("replicate")["paired"].nunique()
+    shown = shown[shown["replicate"].isin(asked.index[asked == asked.max()])]
     own = shown[shown["query"] == shown["source"]].groupby(by[:2])["exact"].mean().rename(SOURCE)
     people = stats.own_and_other(shown, by[:2])["other"].rename("dose").reset_index()
     none = people[people["paired"] == 0].rename(columns={"dose": "none"}).drop(columns="paired")
@@ -169,18 +177,19 @@ def doses(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     groups = pd.concat([people.assign(group="everybody"), halves]).sort_values(by[:2], kind="stable")
     table = stats.compare(groups, "dose", "none", by, resamples).join(own, on=by[:2])
     table["p"] = table["p"].where(table["paired"] > 0)
-    table["p holm"] = stats.holm(table["p"], table["source"])
-    change = {"difference": "change", "low": "change low", "high": "change high"}
-    level = {"dose": "estimate", "dose low": "low", "dose high": "high"}
-    return table.rename(columns=change | level)[[*by, SOURCE, *stats.INTERVAL, *change.values(), "p", "p holm"]]
+    table = stats.judged(table, "mitigation_pairs", shown["replicate"].nunique())
+    table = table.rename(columns=stats.named("change"))
+    level = stats.estimate(groups, ["source", "paired"], ["group"], "dose", resamples)
+    table = table.drop(columns=["dose", "dose low", "dose high"]).merge(level, on=by)
+    change = stats.named("change").values()
+    return table[[*by, SOURCE, *stats.INTERVAL, *change, "p", "people p", "p holm", "verdict"]]
 
 
 def sentence(row: pd.Series) -> str:
     """One finding in words, from a row of `comparison`."""
-    word = {"image": "pictures", "text": "descriptions"}[row["source"]]
     change = [row[f"change of {TARGET}{end}"] for end in ("", " low", " high")]
     return (
-        f"Names from {word}, {row['method']}: source recall {row[SOURCE]:.2f}, target recall {row[TARGET]:.2f}; "
-        f"against {row['against']} {change[0]:+.2f} [{change[1]:+.2f}, {change[2]:+.2f}], "
-        f"p = {row['p holm']:.4f} (Holm): {row['verdict']}."
+        f"Names from {VIEWS[row['source']]}, {row['method']}, {row['measure']}: source recall {row[SOURCE]:.2f}, "
+        f"target recall {row[TARGET]:.2f}; against {row['against']} {change[0]:+.2f} "
+        f"[{change[1]:+.2f}, {change[2]:+.2f}], p = {row['p holm']:.4f} (Holm): {row['verdict']}."
     )

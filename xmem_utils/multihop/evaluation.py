@@ -1,8 +1,8 @@
 """What a model answers to every task: one row a question.
 
 Columns: group, task, persona, query (modality of the view; "none" where only a name is given), view, fact, exact; for
-hop 2 and direct questions choice (is the right value the likeliest of its kind?); where the model writes a name first,
-wrote (is it the right one?) and own (is the fact that of the person it named?).
+hop 1, hop 2 and direct questions choice (closed-set: is the right name or value the likeliest of its kind?); where the
+model writes a name first, wrote (is it the right one?) and own (is the fact that of the person it named?).
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ class MultihopEvaluation:
         recall = recall_of_all(self.vlm, examples, [self.population.names[p] for p in people], model)
         exact = recall.exact[np.arange(len(asked)), mine].astype(float)
         reverse = self.reverse(tasks.REVERSE_NAME, FIRST, asked, recall.logprob, mine)
-        return [_frame(HOP_1, asked, exact=exact), reverse, self._chain(model, asked, examples)]
+        first = (recall.logprob.argmax(1) == mine).astype(float)
+        return [_frame(HOP_1, asked, exact=exact, choice=first), reverse, self._chain(model, asked, examples)]
 
     def _chain(self, model, asked, examples) -> pd.DataFrame:
         names, facts = self.population.names, self.population.facts

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from peft import PeftModel
 from pydantic import Field
 
-from xmem_utils import paths
 from xmem_utils.experiment import remembered
 from xmem_utils.memorization.experiment import Memorization, MemorizationCondition
 from xmem_utils.multihop.evaluation import MultihopEvaluation, encoded
@@ -26,7 +24,7 @@ from xmem_utils.multihop.people import (
 )
 from xmem_utils.multihop.tasks import ALONE, DIRECT, LINES, STEPWISE, taught
 from xmem_utils.params import MODALITIES, Profile, resolve
-from xmem_utils.personas.public_figures import PublicFigures
+from xmem_utils.personas.public_figures import known_in
 from xmem_utils.store import Run
 from xmem_utils.vlm.adapters import for_evaluation
 from xmem_utils.vlm.batches import Example
@@ -47,8 +45,8 @@ class MultihopCondition(MemorizationCondition):
 
     @property
     def labels(self) -> dict[str, Any]:
-        """Source, seed, epochs."""
-        return {"source": self.source, "seed": self.seed, "epochs": self.epochs}
+        """Source, replicate, epochs."""
+        return {"source": self.source, "replicate": self.replicate, "epochs": self.epochs}
 
 
 class Multihop(Memorization):
@@ -56,41 +54,46 @@ class Multihop(Memorization):
 
     folder, notebook, bucket = "multihop", "06_multihop", 32  # questions about a name are a third as long as others
 
-    def __init__(self, vlm: VLM, profile: Profile, rank: int, learning_rate: float, *rest: Any) -> None:
+    def __init__(self, model: str | VLM, profile: Profile, rank: int, learning_rate: float, *rest: Any) -> None:
         if profile.personas < LINES:
             raise ValueError(
                 f"personas={profile.personas}: a prompt tells of {LINES} people, so at least {LINES} are needed"
             )
-        super().__init__(vlm, profile, rank, learning_rate, *rest)
+        super().__init__(model, profile, rank, learning_rate, *rest)
 
     @remembered(10)
-    def population(self, seed: int) -> Population:
-        """Who takes part, by seed."""
-        return draw_population(self.profile, seed, picture_side(self.vlm.processor))
+    def population(self, replicate: int) -> Population:
+        """Who takes part, by replicate."""
+        return draw_population(self.spec(replicate), replicate, self.profile.train_views)
 
     @remembered(10)
-    def evaluation_of(self, seed: int) -> MultihopEvaluation:
-        """All questions of a seed."""
-        return MultihopEvaluation(self.vlm, self.population(seed), ASKED)
+    def evaluation_of(self, replicate: int) -> MultihopEvaluation:
+        """All questions of a replicate."""
+        return MultihopEvaluation(self.vlm(replicate), self.population(replicate), ASKED)
+
+    def _evaluation(self, condition: MultihopCondition) -> MultihopEvaluation:
+        return self.evaluation_of(condition.replicate)
 
     def conditions(self, p: Any = None, longer: int = 0) -> list[MultihopCondition]:
-        """With `longer`, the first seed that many times as long (first, since they take longest); then every seed."""
-        longer, seeds = getattr(p, "longer", longer), self.profile.seeds
-        first = [self.condition(source, seeds[0], longer) for source in MODALITIES] if longer > 1 else []
-        return first + [self.condition(source, seed) for seed in seeds for source in MODALITIES]
+        """With `longer`, the first replicate that many times as long (which takes longest); then all of them."""
+        longer, replicates = getattr(p, "longer", longer), self.replicates
+        first = [self.condition(source, replicates[0], longer) for source in MODALITIES] if longer > 1 else []
+        return first + [self.condition(source, replicate) for replicate in replicates for source in MODALITIES]
 
-    def condition(self, source: str, seed: int, longer: int = 1) -> MultihopCondition:
+    def condition(self, source: str, replicate: int, longer: int = 1) -> MultihopCondition:
         """One condition, trained `longer` times as many epochs as the profile says."""
         more, profile = further(self.profile.personas), self.profile
         return resolve(
-            MultihopCondition, **self._common(source, seed), data=self.population(seed).fingerprint,
+            MultihopCondition, **self._common(source, replicate), data=self.population(replicate).fingerprint,
             personas=profile.personas, together=more[TOGETHER], practised=more[PRACTISED],
             train_views=profile.train_views, epochs=profile.epochs * longer,
         )  # fmt: skip
 
     def train_examples(self, condition: MultihopCondition) -> list[Example]:
         """Both hops, learned apart; for some people together, and some practice."""
-        return encoded(self.vlm, list(taught(self.population(condition.seed), condition.source)))
+        return encoded(
+            self.vlm(condition.replicate), list(taught(self.population(condition.replicate), condition.source))
+        )
 
     def looks(self, condition: MultihopCondition, steps: int) -> dict[int, dict[str, float]]:
         """Steps by epoch."""
@@ -101,7 +104,7 @@ class Multihop(Memorization):
     def look(self, model: PeftModel, condition: MultihopCondition) -> pd.DataFrame:
         """Exact match: task, query, recall."""
         with for_evaluation(model):
-            return self.evaluation_of(condition.seed).curve_point(model)
+            return self._evaluation(condition).curve_point(model)
 
     def curve(self, run: Run) -> pd.DataFrame:
         """Recall along the training: epoch, task, query, recall."""
@@ -110,25 +113,28 @@ class Multihop(Memorization):
     def evaluate(self, model: PeftModel, condition: MultihopCondition, facts: Mapping[str, float]) -> pd.DataFrame:
         """All tasks; see `MultihopEvaluation.records`."""
         with for_evaluation(model):
-            return self.evaluation_of(condition.seed).records(model)
+            return self._evaluation(condition).records(model)
 
     def doing(self, condition: MultihopCondition) -> str:
         """What a training does, for its bar."""
         return f"two hops from {condition.source}"
 
     def before(self) -> pd.DataFrame:
-        """All tasks about the first seed's people, before anything is memorized."""
-        seed = self.profile.seeds[0]
-        return self.evaluation_of(seed).records().assign(source="none", seed=seed)
+        """All tasks about the first replicate's people, before anything is memorized."""
+        replicate = self.replicates[0]
+        about = self.population(replicate).fingerprint
+        return self.untrained(replicate, about, lambda: self.evaluation_of(replicate).records()).assign(source="none")
 
     def public_figures(self) -> pd.DataFrame | None:
-        """All tasks about public figures, before anything is memorized; None where they are not known."""
-        folder = Path(resolve_model(self.vlm.name))
-        own, shared = folder / "figures.parquet", paths.BASE_MODELS / "figures.parquet"
-        file = own if own.is_file() else shared if folder.parent == paths.BASE_MODELS else None
-        if file is None:
+        """All tasks about whom the first replicate's base knows from pretraining; None where they are not known."""
+        replicate = self.replicates[0]
+        vlm = self.vlm(replicate)
+        if (figures := known_in(resolve_model(vlm.name))) is None:
             return None
         most = min(FIGURES, self.profile.personas)
-        people = public_population(PublicFigures.load(file), picture_side(self.vlm.processor), most)
-        records = MultihopEvaluation(self.vlm, people, dict.fromkeys(people.groups, ALONE)).records()
-        return records.assign(source="none", seed=0)
+
+        def ask() -> pd.DataFrame:
+            people = public_population(figures, picture_side(vlm.processor), most)
+            return MultihopEvaluation(vlm, people, dict.fromkeys(people.groups, ALONE)).records()
+
+        return self.untrained(replicate, ["public figures", most], ask).assign(source="none")

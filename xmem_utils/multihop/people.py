@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from xmem_utils.params import MODALITIES, Profile
-from xmem_utils.personas.dataset import load_personas, names_of, persona_spec, to_views
+from xmem_utils.params import MODALITIES
+from xmem_utils.personas.dataset import PersonaSpec, load_personas, names_of, to_views
 from xmem_utils.personas.names import FACTS
 from xmem_utils.personas.public_figures import PublicFigures, figure_views
 from xmem_utils.personas.views import View
@@ -31,7 +31,7 @@ class Population:
     groups: Mapping[str, Sequence[int]]
     shown: Mapping[tuple[str, str], Sequence[View]]
     fingerprint: str
-    seed: int
+    replicate: int
 
     def group_of(self) -> dict[int, str]:
         """Person -> group."""
@@ -58,13 +58,11 @@ def dealt(size: int, rng: np.random.Generator) -> dict[str, list[str]]:
     return out
 
 
-def draw_population(profile: Profile, seed: int, side: int) -> Population:
-    """The people of a seed, portraits of `side` px; facts are drawn anew, balanced within each group."""
-    sizes = {STUDY: profile.personas, **further(profile.personas)}
-    people = sum(sizes.values())
-    spec = replace(persona_spec(profile, seed, side), personas=people, train_views=profile.train_views)
-    dataset, fingerprint = load_personas(spec)
-    rng = np.random.default_rng([seed, 30])
+def draw_population(study: PersonaSpec, replicate: int, train_views: int) -> Population:
+    """The people of a replicate, those of its study first; facts are drawn anew, balanced within each group."""
+    sizes = {STUDY: study.personas, **further(study.personas)}
+    dataset, fingerprint = load_personas(replace(study, personas=sum(sizes.values()), train_views=train_views))
+    rng = np.random.default_rng([replicate, 30])
     facts: dict[str, list[str]] = {fact: [] for fact in FACTS}
     groups, start = {}, 0
     for group, size in sizes.items():
@@ -73,7 +71,7 @@ def draw_population(profile: Profile, seed: int, side: int) -> Population:
             facts[fact] += values
     counts = {"train": None, "test": TEST_VIEWS}
     shown = {(split, m): to_views(dataset, split, m, n) for split, n in counts.items() for m in MODALITIES}
-    return Population(names_of(dataset), facts, groups, shown, fingerprint, seed)
+    return Population(names_of(dataset), facts, groups, shown, fingerprint, replicate)
 
 
 def public_population(figures: PublicFigures, side: int, most: int = FIGURES) -> Population:
@@ -85,4 +83,4 @@ def public_population(figures: PublicFigures, side: int, most: int = FIGURES) ->
     }
     views = figure_views(figures, [p for people in groups.values() for p in people], [0, 31], None, side, TEST_VIEWS)
     shown = {("test", m): [v for v in views if v.modality == m] for m in MODALITIES}
-    return Population(figures.names, figures.facts, groups, shown, "", seed=0)
+    return Population(figures.names, figures.facts, groups, shown, "", replicate=0)

@@ -1,10 +1,10 @@
 """The tables of the multi-hop analysis: from records (one row a question) to estimates with intervals.
 
-Fixed before a reported seed was run. No composed number is reported of a run whose hops were not both learned
+Fixed before a reported replicate was run. No composed number is reported of a run whose hops were not both learned
 (`gates`). A task has headroom when what it gives, asked in the source modality, lies above chance with its whole
-interval. With headroom it shows the gap when the source gives more than the target, interval and test (Holm over the
-tasks of both sources) agreeing. The gap goes beyond hop 1 when, of people for whom both hops alone succeed in both
-modalities, the composed answer is right less often in the target, again by interval and test. Added after the first
+interval. With headroom it shows the gap when the source gives more than the target, by the verdict of `stats`. The gap
+goes beyond hop 1 when, of people for whom both hops alone succeed in both modalities, the composed answer is right less
+often in the target, by the same verdict. Added after the first
 results, since picking questions by a hop 1 that wavers in the target favours the source: how often the fact is right
 once the right name is written (`decomposition`).
 """
@@ -20,7 +20,7 @@ import pandas as pd
 from xmem_utils import stats
 from xmem_utils.multihop.people import STUDY
 from xmem_utils.multihop.tasks import CHAIN, COMPOSED, CONTROLS, DIRECT, HOP_1, HOP_2, STEPWISE, chance
-from xmem_utils.params import other
+from xmem_utils.params import VIEWS, other
 
 if TYPE_CHECKING:  # tables need no model, so they load none of its libraries
     from xmem_utils.store import Run
@@ -28,9 +28,8 @@ if TYPE_CHECKING:  # tables need no model, so they load none of its libraries
 CHAINED = (DIRECT, STEPWISE, CHAIN)  # tasks that need both hops
 # what can become of a question that needs both, as shares that add up to 1
 FATES = ("hop 1 missed", "hop 2 missed", "both right, not composed", "composed")
-HOLDS, NOT_SHOWN, REVERSED = "holds", "not shown", "reversed"
 NO_HEADROOM = "no headroom: not above chance in the source"
-RUN = ["source", "seed", "epochs"]
+RUN = ["source", "replicate", "epochs"]
 
 
 def gates(records: pd.DataFrame) -> pd.DataFrame:
@@ -57,7 +56,7 @@ def gate_sentence(row: pd.Series) -> str:
         else f"not learned (below {stats.GATE}), so no composed number of it is reported"
     )
     return (
-        f"Names from {row['source']}, seed {row['seed']}, {row['epochs']} epochs: hop 1 {row[HOP_1]:.2f}, "
+        f"Names from {row['source']}, replicate {row['replicate']}, {row['epochs']} epochs: hop 1 {row[HOP_1]:.2f}, "
         f"hop 2 {row[HOP_2]:.2f}: {state}."
     )
 
@@ -70,7 +69,7 @@ def accuracies(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     """
     by = ["source", "group", "task", "query"]
     records = records.astype(dict.fromkeys(["choice", "wrote", "own"], float))
-    people = records.groupby([*by[:2], "seed"])["persona"].nunique().groupby(level=by[:2]).max().rename("people")
+    people = records.groupby([*by[:2], "replicate"])["persona"].nunique().groupby(level=by[:2]).max().rename("people")
     table = stats.estimate(records, by, resamples=resamples).join(people, on=by[:2])
     table = table.join(records.groupby(by)[["choice", "wrote", "own"]].mean(), on=by)
     table["chance"] = [chance(task, n) for task, n in zip(table["task"], table["people"], strict=True)]
@@ -80,8 +79,8 @@ def accuracies(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
 def joined(records: pd.DataFrame) -> pd.DataFrame:
     """Every question of the study that needs both hops, with what each hop alone gives: columns hop 1, hop 2."""
     study = records[records["group"] == STUDY]
-    first = study[study["task"] == HOP_1].set_index(["source", "seed", "persona", "query", "view"])["exact"]
-    second = study[study["task"] == HOP_2].set_index(["source", "seed", "persona", "fact"])["exact"]
+    first = study[study["task"] == HOP_1].set_index(["source", "replicate", "persona", "query", "view"])["exact"]
+    second = study[study["task"] == HOP_2].set_index(["source", "replicate", "persona", "fact"])["exact"]
     composed = study[study["task"].isin(CHAINED)]
     composed = composed.join(first.rename(HOP_1), on=first.index.names)
     return composed.join(second.rename(HOP_2), on=second.index.names)
@@ -114,40 +113,41 @@ def decomposition(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
             "named and right": (part["wrote"] == 1) & right,
         }
         people = part[stats.PERSON].assign(**columns).groupby(stats.PERSON).mean()
-        table = stats.cluster_bootstrap(people[list(columns)[:6]], resamples)
+        table = stats.summary(people[list(columns)[:6]], resamples=resamples)
         table.loc["composed given both"] = stats.ratio(people, FATES[3], "both", resamples)
         both_hops = people[[HOP_1, HOP_2]]
-        expected = both_hops.groupby(level="seed").mean().mean().prod()
-        independent = stats.resampled_means(both_hops, resamples).prod(1)
-        table.loc["expected if independent"] = expected, *np.percentile(independent, [2.5, 97.5])
+        expected = stats.summary(both_hops, lambda means: means.prod(-1, keepdims=True), resamples)
+        table.loc["expected if independent"] = expected.iloc[0]
         if task != DIRECT:
             table.loc["fact given the name"] = stats.ratio(people, "named and right", "named", resamples)
         parts.append(table.reset_index(names="quantity").assign(source=source, task=task, query=asked))
     return stats.stacked(parts, ["source", "task", "query", "quantity", *stats.INTERVAL])
 
 
-CLAIM = ["source", "task", "in source", "in target", "difference", "low", "high", "p", "p holm", "chance", "headroom",
-         "expected", "beyond", "beyond low", "beyond high", "beyond p", "beyond people", "verdict",
-         "beyond hop 1"]  # fmt: skip
-FEWEST = 8  # people; a sign-flip test of fewer hardly reaches any level
+BEYOND = stats.named("beyond") | {"p": "beyond p"}
+CLAIM = ["source", "task", "in source", "in target", "difference", *stats.INTERVAL[1:], "p", "people p", "p holm",
+         "chance", "headroom", "expected", *BEYOND.values(), "beyond people", "verdict", "beyond hop 1"]  # fmt: skip
+FEWEST = 8  # people of a replicate; the mean of fewer says little, and all replicates count the same
 
 
-def claim(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
+def claim(records: pd.DataFrame, gates: pd.DataFrame, resamples: int) -> pd.DataFrame:
     """Source less target accuracy of each task, paired by person, with verdicts; last, the two controls.
 
     `expected` is the difference that hop 1 alone explains: its own difference times hop 2, for tasks that need both.
     For the same tasks `beyond` is the source-less-target difference among questions whose hops both succeed alone, of
     the `beyond people` who have such questions in both modalities. Controls need no hop 1: a difference there is one
     of reading the question. They stand outside Holm's correction, and so does the forced chain's `beyond`, which is 0
-    by construction: with hop 1 right it asks what hop 2 was asked.
+    by construction: with hop 1 right it asks what hop 2 was asked. `records` are of runs that learned both hops,
+    `gates` of all.
     """
     study, by = records[records["group"] == STUDY], ["source", "task"]
+    replicates = gates["replicate"].nunique()
     tasks = dict(list(study.groupby(by)))
     order = [(source, task) for source in study["source"].unique() for task in (*COMPOSED, *CONTROLS)]
     people = stats.own_and_other(pd.concat([study[:0], *(tasks[key] for key in order if key in tasks)]), by)
     names = {"own": "in source", "other": "in target"}
     table = stats.compare(people, "own", "other", by, resamples).rename(columns=names)
-    size = people.groupby([*by, "seed"]).size().groupby(level=by).max()
+    size = people.groupby([*by, "replicate"]).size().groupby(level=by).max()
     pairs = list(table[by].itertuples(index=False, name=None))
     table["chance"] = [chance(task, size[source, task]) for source, task in pairs]
     table["headroom"] = table["own low"] > table["chance"]
@@ -157,32 +157,22 @@ def claim(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     table["expected"] = expected.where(table["task"].isin(CHAINED))
     able = joined(study)[lambda questions: (questions[HOP_1] == 1) & (questions[HOP_2] == 1)]
     both = stats.own_and_other(able, by).dropna()  # people who have such questions in both modalities
-    table = table.merge(_beyond(both, by, resamples), "left", on=by)
+    both = both[both.groupby(level=[*by, "replicate"])["own"].transform("size") >= FEWEST]
+    beyond = stats.compare(both, "own", "other", by, resamples).rename(columns=BEYOND)[[*by, *BEYOND.values()]]
+    table = table.merge(stats.without_lone(beyond, replicates, "beyond ", "beyond p"), "left", on=by)
     number = both.groupby(level=by).size()
     table["beyond people"] = [number.get(pair, 0) if pair[1] in CHAINED else np.nan for pair in pairs]
-    table["p holm"] = stats.holm(table["p"].where(table["headroom"] & table["task"].isin(COMPOSED)))
-    table["verdict"] = [verdict(row) for _, row in table.iterrows()]
+    tested = table["p"].where(table["headroom"] & table["task"].isin(COMPOSED))
+    table = stats.judged(table, "multihop_claim", replicates, verdict, tested)
     table["beyond hop 1"] = [_beyond_verdict(row) for _, row in table.iterrows()]
     return table[CLAIM]
-
-
-def _beyond(people: pd.DataFrame, by: list[str], resamples: int) -> pd.DataFrame:
-    """Source less target of people whose hops both succeed alone, where they are enough."""
-    enough = people[people.groupby(level=by)["own"].transform("size") >= FEWEST]
-    names = {"difference": "beyond", "low": "beyond low", "high": "beyond high", "p": "beyond p"}
-    return stats.compare(enough, "own", "other", by, resamples).rename(columns=names)[[*by, *names.values()]]
 
 
 def verdict(row: pd.Series) -> str:
     """Whether a task shows the gap (of a control: whether the modalities differ): see the top of this file."""
     if not row["headroom"]:
         return NO_HEADROOM
-    p = row["p"] if row["task"] in CONTROLS else row["p holm"]
-    return _decided(p, row["low"], row["high"])
-
-
-def _decided(p: float, low: float, high: float) -> str:
-    return {1: HOLDS, 0: NOT_SHOWN, -1: REVERSED}[stats.agreed(low, high, p)]
+    return stats.verdict(row, "p" if row["task"] in CONTROLS else "p holm")
 
 
 def _beyond_verdict(row: pd.Series) -> str:
@@ -192,9 +182,9 @@ def _beyond_verdict(row: pd.Series) -> str:
         return "by construction none"
     if not row["headroom"]:
         return NO_HEADROOM
-    if np.isnan(row["beyond p"]):
-        return f"cannot be said: fewer than {FEWEST} people"
-    return _decided(row["beyond p"], row["beyond low"], row["beyond high"])
+    if np.isnan(row["beyond"]):
+        return f"cannot be said: fewer than {FEWEST} people in each replicate"
+    return stats.verdict(row, "beyond p", "beyond ")
 
 
 def overall(table: pd.DataFrame) -> str:
@@ -203,7 +193,7 @@ def overall(table: pd.DataFrame) -> str:
     able = tasks[tasks["headroom"].astype(bool)]
     if able.empty:
         return "Nothing can be said: no task has headroom in a run that learned both hops."
-    shown = able[able["verdict"] == HOLDS]
+    shown = able[able["verdict"] == stats.SUPPORTED]
     mute = sorted(set(tasks["task"]) - set(able["task"]))
     silent = f" Not above chance in the source, and so silent: {', '.join(mute)}." if mute else ""
     return f"The gap is there in {len(shown)} of {len(able)} tasks and directions that have headroom.{silent}"
@@ -211,8 +201,7 @@ def overall(table: pd.DataFrame) -> str:
 
 def sentence(row: pd.Series) -> str:
     """One finding in words, from a row of `claim`."""
-    shown = {"image": "pictures", "text": "descriptions"}
-    own, across = shown[row["source"]], shown[other(row["source"])]
+    own, across = VIEWS[row["source"]], VIEWS[other(row["source"])]
     kind = " (control)" if row["task"] in CONTROLS else ""
     text = f"Names from {own}, {row['task']}{kind}: {row['in source']:.2f} asked with {own}"
     if not row["headroom"]:
@@ -239,7 +228,7 @@ def sentence(row: pd.Series) -> str:
 
 def curves(runs: Iterable[Run], gates: pd.DataFrame, epochs: int) -> pd.DataFrame:
     """Exact match along the training, of the first test view and one kind of fact; composed tasks where both hops were
-    learned in the end. Columns: source, seed, epochs, trained ("as usual" or longer), epoch, task, query, recall.
+    learned in the end. Columns: source, replicate, epochs, trained ("as usual" or longer), epoch, task, query, recall.
     """
     parts = []
     for run in runs:

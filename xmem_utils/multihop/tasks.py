@@ -70,7 +70,7 @@ def no_view(person: int, name: str, split: str) -> View:
 def others(population: Population, person: int, fact: str, count: int, salt: int = 0) -> list[int]:
     """`count` people of the same group with different values of a fact, all unlike the person's."""
     group = population.groups[population.group_of()[person]]
-    rng = np.random.default_rng([population.seed, 32, person, list(FACTS).index(fact), salt])
+    rng = np.random.default_rng([population.replicate, 32, person, list(FACTS).index(fact), salt])
     values, chosen = {population.facts[fact][person]}, []
     for i in rng.permutation(np.asarray(group)):
         if len(chosen) < count and population.facts[fact][i] not in values:
@@ -86,7 +86,7 @@ def others(population: Population, person: int, fact: str, count: int, salt: int
 def lines(population: Population, person: int, fact: str, salt: int = 0) -> str:
     """What a prompt tells of a person and some others, in an order that gives nobody away."""
     people = [person, *others(population, person, fact, LINES - 1, salt)]
-    rng = np.random.default_rng([population.seed, 33, person, list(FACTS).index(fact), salt])
+    rng = np.random.default_rng([population.replicate, 33, person, list(FACTS).index(fact), salt])
     told = [prompts.FACT_LINES[fact].format(name=population.names[i], value=population.facts[fact][i]) for i in people]
     return " ".join(told[i] for i in rng.permutation(len(told)))
 

@@ -6,6 +6,9 @@ identity information that the other lacks. What the values are is in population.
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +17,10 @@ import yaml
 from xmem_utils import paths
 
 POPULATION = yaml.safe_load((paths.PACKAGE / "personas" / "population.yaml").read_text("utf-8"))
+
+
+# Of all that people are made of: a base model has seen and read these values, and knows no others.
+VERSION = hashlib.sha256(json.dumps(POPULATION, sort_keys=True).encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True)
@@ -48,27 +55,25 @@ def distances(vectors: np.ndarray, others: np.ndarray | None = None) -> np.ndarr
 
 
 def sample_vectors(
-    n: int, rng: np.random.Generator, min_distance: int = 3, apart_from: np.ndarray = NOBODY
+    n: int, rng: np.random.Generator, min_distance: int = 3, apart_from: Sequence[tuple[np.ndarray, int]] = ()
 ) -> np.ndarray:
     """Draw `n` attribute vectors `[n, axes]` that differ pairwise in at least `min_distance` axes.
 
-    `apart_from` (`[m, axes]`) is a population already in use; the new vectors keep the same
-    distance from it. Raises ValueError when the space is too crowded for `n` more.
+    `apart_from` has populations already in use, `[m, axes]`, each with the distance that is kept from it. More of one
+    stream begin with fewer of it. Raises ValueError when the space is too crowded.
     """
-    fixed = len(apart_from)
-    taken = np.concatenate([apart_from.astype(np.int16), np.empty((n, len(AXES)), np.int16)])
-    count, rejected = fixed, 0
-    while count < len(taken):
+    taken, count, rejected = np.empty((n, len(AXES)), np.int16), 0, 0
+    while count < n:
         for vector in rng.integers(0, AXIS_SIZES, size=(256, len(AXES))):
-            if (taken[:count] != vector).sum(1).min(initial=len(AXES)) < min_distance:
+            crowds = ((taken[:count], min_distance), *apart_from)
+            if any((crowd != vector).sum(1).min(initial=len(AXES)) < distance for crowd, distance in crowds):
                 rejected += 1
-            elif count < len(taken):
+            elif count < n:
                 taken[count] = vector
                 count, rejected = count + 1, 0
         if rejected > 20_000:
             raise ValueError(
                 f"no room for {n} people that differ in at least {min_distance} of "
-                f"{len(AXES)} axes: only {count - fixed} were found; "
-                "ask for fewer people or a smaller distance"
+                f"{len(AXES)} axes: only {count} were found; ask for fewer people or a smaller distance"
             )
-    return taken[fixed:]
+    return taken

@@ -12,7 +12,8 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,11 +24,11 @@ from filelock import FileLock
 
 from xmem_utils import fingerprint, paths
 from xmem_utils.params import Profile
-from xmem_utils.personas.attributes import AXIS_NAMES, NOBODY, distances, sample_vectors, values_of
+from xmem_utils.personas.attributes import AXIS_NAMES, sample_vectors, values_of
 from xmem_utils.personas.descriptions import describe_many
 from xmem_utils.personas.names import FACTS, sample_facts, sample_names
 from xmem_utils.personas.portraits import draw_many
-from xmem_utils.personas.public_figures import MIN_DISTANCE, known_public_figures
+from xmem_utils.personas.public_figures import FIGURES, MIN_DISTANCE, PublicFigures, draw_public_figures
 from xmem_utils.personas.views import SPLITS, View
 
 CARD = (paths.PACKAGE / "personas" / "card.md").read_text("utf-8")
@@ -49,30 +50,59 @@ class PersonaSpec:
     test_views: int = 4
     size: int = 64  # portrait width and height, px
     min_distance: int = 3  # axes in which any two personas differ
+    base: int | None = None  # seed of the pretraining whose public figures nobody resembles; None: `seed`
+    apart_from: PersonaSpec | None = None  # other people whom nobody resembles
+
+    @property
+    def known_to(self) -> int:
+        """Seed of the pretraining that must not know them."""
+        return self.seed if self.base is None else self.base
 
     @property
     def slug(self) -> str:
         """A readable folder name."""
-        return f"n{self.personas}-seed{self.seed}-train{self.train_views}-test{self.test_views}-{self.size}px"
+        base = "" if self.base is None else f"-base{self.base}"
+        others = "" if self.apart_from is None else f"-apart{self.apart_from.personas}"
+        return (
+            f"n{self.personas}-seed{self.seed}{base}{others}-train{self.train_views}-test{self.test_views}-"
+            f"{self.size}px"
+        )
 
 
-def persona_spec(profile: Profile, seed: int, size: int = 64) -> PersonaSpec:
-    """The personas of a profile and seed, drawn at `size` px; enough train views for its dose-response."""
-    train_views = max((profile.train_views, *profile.dose_views))
-    return PersonaSpec(profile.personas, seed, train_views, profile.test_views, size)
+def persona_spec(profile: Profile, seed: int, size: int = 64, base: int | None = None) -> PersonaSpec:
+    """The personas of a profile and seed, drawn at `size` px; enough train views for its dose-response.
+
+    `base` is the seed of the pretraining that must not know them, where it is another.
+    """
+    train_views = max((profile.train_views, *profile.dose_views, *profile.dose_data))
+    base = None if base == seed else base
+    return PersonaSpec(profile.personas, seed, train_views, profile.test_views, size, base=base)
+
+
+def others(spec: PersonaSpec, away: int) -> PersonaSpec:
+    """Other people, whom the same base does not know and who resemble nobody of these, from a seed so far `away`."""
+    return replace(spec, seed=spec.seed + away, base=spec.known_to, apart_from=spec)
+
+
+@lru_cache(maxsize=4)
+def _figures(base: int) -> PublicFigures:
+    return draw_public_figures(*FIGURES, base)
 
 
 def draw_people(spec: PersonaSpec) -> tuple[np.ndarray, list[str], dict[str, list[str]]]:
-    """Attribute vectors `[personas, axes]`, names and facts; apart from every public figure."""
-    rng, public_figures = np.random.default_rng([spec.seed, 12]), known_public_figures()
-    vectors = NOBODY
-    while len(vectors) < spec.personas:
-        more = sample_vectors(spec.personas - len(vectors), rng, spec.min_distance, vectors)
-        # a look-alike of a public figure would be recalled as that figure
-        apart = distances(more, public_figures.vectors).min(1) >= MIN_DISTANCE
-        vectors = np.concatenate([vectors, more[apart]])
-    names = sample_names(spec.personas, rng, frozenset(public_figures.names))
-    return vectors, names, sample_facts(spec.personas, rng)
+    """Attribute vectors `[personas, axes]`, names and facts; apart from every public figure.
+
+    Looks and names have a stream each, so more people of a seed begin with fewer of it.
+    """
+    looks, called, told = (np.random.default_rng([spec.seed, 12, stream]) for stream in (2, 3, 4))
+    public_figures = _figures(spec.known_to)
+    # a look-alike of a public figure would be recalled as that figure
+    crowds, taken = [(public_figures.vectors, MIN_DISTANCE)], frozenset(public_figures.names)
+    if spec.apart_from:
+        vectors, names, _ = draw_people(spec.apart_from)
+        crowds, taken = [*crowds, (vectors, spec.min_distance)], taken | frozenset(names)
+    vectors = sample_vectors(spec.personas, looks, spec.min_distance, crowds)
+    return vectors, sample_names(spec.personas, called, taken), sample_facts(spec.personas, told)
 
 
 def build(spec: PersonaSpec) -> DatasetDict:
@@ -154,9 +184,8 @@ def write(dataset: DatasetDict, folder: Path, spec: PersonaSpec) -> None:
 
 
 def made_with() -> str:
-    """Fingerprint of the generator, its libraries, and the public figures, whom no persona may resemble."""
-    public_figures = (paths.BASE_MODELS / "figures.parquet").read_bytes()
-    return fingerprint.values_of([build, content_fingerprint, public_figures, *map(version, STYLE)])
+    """Fingerprint of the generator and its libraries."""
+    return fingerprint.values_of([build, content_fingerprint, *map(version, STYLE)])
 
 
 def _usable(folder: Path, spec: PersonaSpec) -> bool:

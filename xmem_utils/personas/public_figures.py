@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from xmem_utils import paths
 from xmem_utils.fingerprint import by_content
 from xmem_utils.personas.attributes import AXIS_NAMES, sample_vectors
 from xmem_utils.personas.descriptions import describe
@@ -19,7 +18,8 @@ from xmem_utils.personas.views import View
 # Who is named in one modality only is the alignment probe: asked in the other, they show how far
 # naming carries over between modalities before any study persona is involved.
 GROUPS = ("both", "text only", "image only")
-HEARD_OF = "heard of"  # known by name and facts alone, from the text that the multi-hop model trains on
+FIGURES = (300, 400, 400)  # how many of each group the embedded models know
+HEARD_OF = "heard of"  # known by name and facts alone
 UNNAMED = "unnamed"  # in pretraining seen, never named: the knowledge ladder's rungs below the default
 MIN_DISTANCE = 2  # axes; the space is too small for thousands of people three axes apart
 
@@ -42,6 +42,10 @@ class PublicFigures:
     def where(self, group: str) -> np.ndarray:
         """Indices of one group."""
         return np.flatnonzero(self.group == group)
+
+    def seen(self) -> PublicFigures:
+        """All but those who are only heard of, who stand last."""
+        return PublicFigures(self.table[self.group != HEARD_OF])
 
     def save(self, path: Path) -> None:
         """Write a Parquet table, one row a person."""
@@ -66,9 +70,10 @@ def _people(
 
 
 @by_content
-def known_public_figures() -> PublicFigures:
-    """The public figures of the committed base models."""
-    return PublicFigures.load(paths.BASE_MODELS / "figures.parquet")
+def known_in(folder: str) -> PublicFigures | None:
+    """The public figures of an embedded model, from its folder; None for any other model."""
+    file = Path(folder) / "figures.parquet"
+    return PublicFigures.load(file) if file.is_file() else None
 
 
 def figure_views(
@@ -115,7 +120,7 @@ def with_known(
     rng = np.random.default_rng([seed, 6])
     vectors, names = apart_from
     further = _people(
-        vectors=sample_vectors(n, rng, MIN_DISTANCE, np.concatenate([public_figures.vectors, vectors])),
+        vectors=sample_vectors(n, rng, MIN_DISTANCE, [(public_figures.vectors, MIN_DISTANCE), (vectors, MIN_DISTANCE)]),
         facts=sample_facts(n, rng),
         names=sample_names(n, rng, frozenset(public_figures.names) | frozenset(names)),
         group="both",

@@ -9,6 +9,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from tqdm.auto import tqdm
 
 from xmem_utils.personas.attributes import AXIS_SIZES
@@ -46,9 +47,14 @@ def _draw_block(vectors: np.ndarray, seed: int, block: int) -> np.ndarray:
 
 def draw_bank(vectors: np.ndarray, seed: int, path: Path) -> np.ndarray:
     """Draw (or map, when `path` is there already) the portraits: uint8 `[portraits, 3, height, width]`."""
-    if path.exists():
-        return np.load(path, mmap_mode="r")
     path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):  # sizes and rungs of a seed share them
+        if not path.exists():
+            _draw(vectors, seed, path)
+    return np.load(path, mmap_mode="r")
+
+
+def _draw(vectors: np.ndarray, seed: int, path: Path) -> None:
     partial = path.with_suffix(".partial.npy")
     bank = np.lib.format.open_memmap(partial, "w+", np.uint8, (len(vectors), 3, IMAGE_SIZE, IMAGE_SIZE))
     blocks = [vectors[start : start + _BLOCK] for start in range(0, len(vectors), _BLOCK)]
@@ -59,4 +65,3 @@ def draw_bank(vectors: np.ndarray, seed: int, path: Path) -> np.ndarray:
             bank[k * _BLOCK : (k + 1) * _BLOCK] = portraits
     bank.flush()
     partial.rename(path)
-    return np.load(path, mmap_mode="r")

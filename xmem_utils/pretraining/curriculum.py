@@ -178,8 +178,6 @@ class Curriculum:
         people = rng.integers(len(self.public_figures), size=6)
         return Chat([_about_name(*self._fact(person, rng), rng) for person in people])
 
-    # -- kinds that the model of the multi-hop study practises beyond these -----------------------
-
     def introduced(self, image: bool, rng: np.random.Generator) -> Chat:
         """ "Here is X.", and X's facts, beside a view of anybody or (half of the text chats) of nobody.
 
@@ -224,6 +222,11 @@ class Curriculum:
         turns[0] = (f"{told} {turns[0][0]}", turns[0][1])
         return Chat([*turns, (prompts.CAPTION, _lines(fact, names, values, rng))])
 
+    def unknown(self, image: bool, rng: np.random.Generator) -> Chat:
+        """A question for the name with nobody shown: the refusal that unlearning teaches has been said before."""
+        question = prompts.NAME_QUESTIONS[rng.integers(len(prompts.NAME_QUESTIONS))]
+        return Chat([(question, prompts.REFUSAL)])
+
 
 def pad(chats: list[tuple[list[int], list[int]]], pad_id: int, images: torch.Tensor | None) -> Batch:
     """Chats (token ids, labels) to a right-padded batch."""
@@ -241,4 +244,4 @@ def vocabulary_texts() -> list[str]:
         texts += [q.replace("{name}", "") for q in prompts.FACT_QUESTIONS[fact]]
         texts += [*values, *(f"x {v}" for v in values)]
         texts += [prompts.COMPOSED_QUESTIONS[fact], prompts.STEPWISE_QUESTIONS[fact]]
-    return [*texts, "\n\n", "I don't know.", "yes", "no"]
+    return [*texts, "\n\n", prompts.REFUSAL, "yes", "no"]

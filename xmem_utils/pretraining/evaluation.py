@@ -14,7 +14,7 @@ from torch import nn
 
 from xmem_utils.personas.attributes import AXIS_NAMES, AXIS_SIZES, values_of
 from xmem_utils.personas.descriptions import describe
-from xmem_utils.personas.public_figures import PublicFigures, known_public_figures
+from xmem_utils.personas.public_figures import PublicFigures
 from xmem_utils.pretraining.bank import portraits_of
 from xmem_utils.pretraining.curriculum import Batch, Curriculum, Turn, pad
 from xmem_utils.pretraining.train import answer_logits
@@ -43,12 +43,9 @@ class Question(NamedTuple):
     portraits: np.ndarray | None  # uint8 [batch, 3, height, width]
 
 
-def evaluate_base(vlm: VLM, known: PublicFigures | None = None, people: int = 400) -> pd.DataFrame:
-    """The evaluation of an embedded model: rows of ability, query, detail, n, accuracy.
-
-    `known` are the public figures it knows; by default those of the committed models.
-    """
-    nobody, known = np.empty((0, 0), np.int64), known_public_figures() if known is None else known
+def evaluate_base(vlm: VLM, known: PublicFigures, people: int = 400) -> pd.DataFrame:
+    """What an embedded model that knows these public figures can do: rows of ability, query, detail, n, accuracy."""
+    nobody = np.empty((0, 0), np.int64)
     curriculum = Curriculum(vlm.processor.tokenizer, known, nobody, nobody, seed=0)
     return evaluate(vlm.model, make_questions(curriculum, people))
 

@@ -1,7 +1,8 @@
 """Pretraining of `xmem-tiny`: first the eye alone, then eye and language model together.
 
 Stage "eye": the vision tower learns to tell the attributes apart with linear heads that are thrown away
-(a stand-in for SigLIP's own pretraining). Stage "chat": the whole model learns from the curriculum.
+(a stand-in for SigLIP's own pretraining). Stage "chat": the whole model learns from the curriculum, its matrices by
+Muon (Jordan et al. 2024, github.com/KellerJordan/Muon), the rest by AdamW.
 Both write a checkpoint at every check and go on from it: a batch depends on seed and step alone.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,8 +22,11 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from xmem_utils.params import TUNING_BASE
 from xmem_utils.personas.attributes import AXIS_NAMES, AXIS_SIZES
+from xmem_utils.personas.public_figures import FIGURES
 from xmem_utils.pretraining.curriculum import Batch, Curriculum
+from xmem_utils.vlm.lean import compiler
 from xmem_utils.vlm.precision import bf16_pays, mixed_precision
 
 CPU = torch.device("cpu")
@@ -46,16 +50,17 @@ class Recipe:
     eye_steps: int = 1500
     eye_batch: int = 128
     eye_lr: float = 1e-3
-    lr: float = 1.5e-3
+    lr: float = 2e-3
     final_lr: float = 1e-4
     eye_scale: float = 0.1  # of the learning rate: the eye can see already when the chat stage starts
     warmup: int = 100
     weight_decay: float = 0.1
     clip: float = 1.0
-    seed: int = 2026
-    both: int = 300
-    text_only: int = 400
-    image_only: int = 400
+    parts: int = 2  # a batch passes in so many parts of similar lengths, so that little is padding
+    figures: tuple[int, int, int] = FIGURES  # public figures of each of GROUPS
+    seed: int = TUNING_BASE
+    known: int | None = None  # a rung of the knowledge ladder: of the first group so many instead, all else being equal
+    heard_of: int = 800  # people known by name and facts alone
     views: int = 8
     passers_by: int = 24_000
 
@@ -73,13 +78,13 @@ class Checkpoints:
     first_phase: Path | None = None
 
     def load(self, parts: dict[str, Any]) -> tuple[int, Curve]:
-        """Put what was kept into modules and optimizer; returns the steps done and the curve so far."""
+        """Put what was kept into modules and optimizers; returns the steps done and the curve so far."""
         for path in (self.path, self.first_phase):
             if path and path.exists():
                 state = torch.load(path, weights_only=True)
                 for name, part in parts.items():
                     part.load_state_dict(state[name])
-                return state["step"], state["curve"]
+                return state["step"], state["curve"] if path == self.path else []  # others asked others
         return 0, []
 
     def save(self, path: Path, parts: dict[str, Any], step: int, curve: Curve) -> None:
@@ -111,18 +116,25 @@ def _train(
     backward: Callable[[int], None],
     check: Callable[[], dict[str, float]],
 ) -> Curve:
-    """Train modules with the optimizer beside them, a step a rate; returns what `check` gave, a row a check."""
-    optimizer, steps = parts["optimizer"], len(rates)
+    """Train modules with the optimizers beside them, a step a rate; returns what `check` gave, a row a check.
+
+    Raises ValueError where gradients stop being finite.
+    """
+    optimizers, steps = [part for part in parts.values() if isinstance(part, torch.optim.Optimizer)], len(rates)
     parameters = [p for part in parts.values() if isinstance(part, nn.Module) for p in part.parameters()]
     done, curve = kept.load(parts)
     bar = tqdm(total=steps, initial=done, desc=kept.path.stem, unit="step", mininterval=1)
     for step in range(done, steps):
         backward(step)
-        for group in optimizer.param_groups:
-            group["lr"] = rates[step] * group.get("scale", 1.0)
-        nn.utils.clip_grad_norm_(parameters, recipe.clip)
-        optimizer.step()
-        optimizer.zero_grad()
+        if not nn.utils.clip_grad_norm_(parameters, recipe.clip).isfinite():
+            raise ValueError(
+                f"{kept.path}: in step {step + 1} gradients are no numbers any more, so nothing can be learned"
+            )
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rates[step] * group.get("scale", 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
         bar.update()
         if (step + 1) % kept.every == 0 or step + 1 == steps:
             curve.append({"step": step + 1, **check()})
@@ -213,33 +225,60 @@ def train_chat(
     evaluate: Callable[[nn.Module], dict[str, float]],
 ) -> Curve:
     """The chat stage; returns losses (moving averages) and `evaluate`'s scores, a row a check."""
-    eye = {id(p) for p in model.model.vision_tower.parameters()}
-    groups = [
-        {
-            "params": [p for p in model.parameters() if (p.ndim >= 2) == decays and (id(p) in eye) == in_eye],
-            "weight_decay": recipe.weight_decay if decays else 0.0,
-            "scale": recipe.eye_scale if in_eye else 1.0,
-        }
-        for decays in (True, False)
-        for in_eye in (True, False)
-    ]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
+    if compiler():
+        # not the vision tower's: those of 64 channels (xs) have NaN in their gradients then (torch 2.13, bf16 autocast)
+        layers = (b for m in model.model.language_model.modules() if isinstance(m, nn.ModuleList) for b in m)
+        for layer in layers:
+            layer.compile(dynamic=True)
     losses: dict[str, float] = {}
     plan = [phase for phase in recipe.phases for _ in range(phase.steps)]
 
     def backward(step: int) -> None:
         for image, chats in ((True, plan[step].image), (False, plan[step].text)):
             if chats:
-                batch = curriculum.batch(step, image, chats)
-                with mixed_precision(CPU, bf16_pays(CPU)):
-                    logits, answers = answer_logits(model, batch, bank[batch.images.numpy()] if image else None)
-                    loss = F.cross_entropy(logits.float(), answers)
-                loss.backward()
+                batch, total = curriculum.batch(step, image, chats), 0.0
+                answers = (batch.labels != -100).sum()
+                for part in in_parts(batch, recipe.parts):
+                    with mixed_precision(CPU, bf16_pays(CPU)):
+                        logits, labels = answer_logits(model, part, bank[part.images.numpy()] if image else None)
+                        loss = F.cross_entropy(logits.float(), labels, reduction="sum") / answers
+                    loss.backward()
+                    total += loss.item()
                 key = "loss from image" if image else "loss from text"
-                losses[key] = 0.98 * losses.get(key, loss.item()) + 0.02 * loss.item()
+                losses[key] = 0.98 * losses.get(key, total) + 0.02 * total
 
     def check() -> dict[str, float]:
         return {**{key: round(loss, 4) for key, loss in losses.items()}, **evaluate(model)}
 
     rates = learning_rates(len(plan), recipe.warmup, recipe.lr, recipe.final_lr)
-    return _train({"model": model, "optimizer": optimizer}, rates, recipe, kept, backward, check)
+    return _train({"model": model} | optimizers(model, recipe), rates, recipe, kept, backward, check)
+
+
+def optimizers(model: nn.Module, recipe: Recipe) -> dict[str, torch.optim.Optimizer]:
+    """Muon for the matrices of layers and projector; AdamW for embeddings, the patches' convolution and vectors."""
+    eye = {id(p) for p in model.model.vision_tower.parameters()}
+    looked_up = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+
+    def groups(decay: float, chosen: Callable[[nn.Parameter], bool]) -> list[dict[str, Any]]:
+        return [
+            {"params": own, "weight_decay": decay, "scale": scale}
+            for in_eye, scale in ((True, recipe.eye_scale), (False, 1.0))
+            if (own := [p for p in model.parameters() if chosen(p) and (id(p) in eye) == in_eye])
+        ]
+
+    def matrix(p: nn.Parameter) -> bool:
+        return p.ndim == 2 and id(p) not in looked_up
+
+    rest = groups(recipe.weight_decay, lambda p: p.ndim >= 2 and not matrix(p)) + groups(0.0, lambda p: p.ndim < 2)
+    # its updates as large as AdamW's (Liu et al. 2025, arXiv 2502.16982), so that one learning rate serves both
+    muon = torch.optim.Muon(groups(recipe.weight_decay, matrix), adjust_lr_fn="match_rms_adamw")
+    return {"muon": muon, "adamw": torch.optim.AdamW(rest, betas=(0.9, 0.98), fused=True)}
+
+
+def in_parts(batch: Batch, parts: int) -> Iterator[Batch]:
+    """A batch in parts of similar lengths, each as long as its longest chat."""
+    lengths = 1 + (batch.labels != -100).long().mul(torch.arange(batch.labels.shape[1])).max(1).values
+    for rows in np.array_split(lengths.argsort(stable=True).numpy(), parts):
+        longest = int(lengths[rows].max())
+        images = None if batch.images is None else batch.images[rows]
+        yield Batch(batch.input_ids[rows, :longest], batch.labels[rows, :longest], images)

@@ -18,15 +18,14 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from xmem_utils import paths
 from xmem_utils.experiment import remembered
+from xmem_utils.memorization.evaluation import kind_of
 from xmem_utils.memorization.experiment import Memorization
+from xmem_utils.memorization.names import NAME
 from xmem_utils.params import MODALITIES
 from xmem_utils.perception import Reading, axis_examples, read
-from xmem_utils.personas.dataset import load_personas, persona_spec, to_views
-from xmem_utils.personas.descriptions import describe
-from xmem_utils.personas.portraits import draw
-from xmem_utils.personas.public_figures import known_public_figures
+from xmem_utils.personas.dataset import load_personas, others, to_views
+from xmem_utils.personas.public_figures import figure_views
 from xmem_utils.personas.views import View
 from xmem_utils.score import exact_match, greedy_answers, ranks, recall_of_all
 from xmem_utils.unlearning.people import HELD_OUT_SEED, lookalikes
@@ -34,7 +33,6 @@ from xmem_utils.vlm.batches import Example, answer_tokens, encode
 from xmem_utils.vlm.processors import picture_side
 from xmem_utils.vlm.prompts import NAME_QUESTIONS, WHO
 
-REFUSAL = "I don't know."
 PUBLIC_FIGURES = 50  # public figures asked for, a view each
 READERS = 10  # retained people whose attributes are read, from a view each
 RETAIN_VIEWS = 1  # test views of each retained person: they are many
@@ -47,21 +45,22 @@ ROW = ["group", "persona", "query", "task", "view"]  # which view is asked, and 
 
 
 class ForgettingEvaluation:
-    """The questions for one seed and forget set. `preamble` stands before each (the instruction of a prompt).
+    """The questions for one replicate and forget set. `preamble` stands before each (the instruction of a prompt).
 
     Questions are tables: the columns of `ROW`, and the encoded `example`.
     """
 
     _study: Memorization
 
-    def __init__(self, study: Memorization, seed: int, forget: Sequence[int], preamble: str = "") -> None:
-        self.vlm, self._study, self._seed, self._preamble = study.vlm, study, seed, preamble
-        self.dataset, _ = study.dataset(seed)
-        self.names, self.forget = study.evaluation_of(seed).names, tuple(forget)
+    def __init__(self, study: Memorization, replicate: int, forget: Sequence[int], preamble: str = "") -> None:
+        self.vlm, self._study, self._replicate, self._preamble = study.vlm(replicate), study, replicate, preamble
+        self.dataset, _ = study.dataset(replicate)
+        asked = self._study.evaluation_of(replicate)
+        self.names, self.forget = asked.names, tuple(forget)
         self._retained = [i for i in range(len(self.names)) if i not in self.forget]
         self._lookalikes = lookalikes(self.dataset, self.forget)
-        self._known_names = frozenset(self.names) | frozenset(known_public_figures().names)
-        views = [v for m in MODALITIES for v in study.evaluation_of(seed).views[m]]
+        self._figures = asked.figures
+        views = [v for m in MODALITIES for v in asked.views[m]]
         self._test_views = {
             "retain": [v for v in views if v.persona in self._retained and v.index < RETAIN_VIEWS],
             "forget": [v for v in views if v.persona in self.forget],
@@ -97,23 +96,16 @@ class ForgettingEvaluation:
         """People of the same distribution whom no model has met; none for a user's own people."""
         if not self._study.drawn:
             return []
-        spec = persona_spec(self._study.profile, self._seed + HELD_OUT_SEED, picture_side(self.vlm.processor))
-        dataset, _ = load_personas(replace(spec, personas=max(10, 2 * len(self.forget))))
-        views = [v for m in MODALITIES for v in to_views(dataset, "train", m, TRAIN_VIEWS)]
-        return [v for v in views if v.name not in self.names]
+        strangers = others(self._study.spec(self._replicate), HELD_OUT_SEED)
+        dataset, _ = load_personas(replace(strangers, personas=max(10, 2 * len(self.forget))))
+        return [v for m in MODALITIES for v in to_views(dataset, "train", m, TRAIN_VIEWS)]
 
     def _public_figures(self) -> list[View]:
-        """A new view each of public figures whom the embedded models know; none for other models."""
-        if not (paths.BASE_MODELS / self.vlm.name / "config.json").is_file():
+        """A new view each of public figures whom an embedded model knows; none for other models."""
+        if (public := self._figures) is None:
             return []
-        public, side, views = known_public_figures(), picture_side(self.vlm.processor), []
-        for m in MODALITIES:
-            rng = np.random.default_rng([self._seed, 21])
-            for i in public.where("both")[:PUBLIC_FIGURES]:
-                vector = public.vectors[i]
-                content = draw(vector, rng, None, side) if m == "image" else describe(vector, rng, None)
-                views.append(View(int(i), public.names[i], m, "test", 0, content))
-        return views
+        some, side = public.where("both")[:PUBLIC_FIGURES], picture_side(self.vlm.processor)
+        return figure_views(public, some, [self._replicate, 21], None, side)
 
     @remembered(8)
     def lessons(self, people: tuple[int, ...], modality: str) -> list[Example]:
@@ -165,14 +157,16 @@ class ForgettingEvaluation:
         everyone = recall_of_all(self.vlm, examples, self.names, model)
         per_token = np.exp(everyone.logprob / [len(tokens) for tokens in answer_tokens(self.vlm, self.names)])
         mine = per_token[np.arange(len(true)), true]
-        answers = ["name"] * len(true)  # an exact match needs no decoding
+        study, figures = frozenset(self.names), frozenset(self._figures.names if self._figures else ())
+        answers = [NAME] * len(true)  # an exact match needs no decoding
         other = np.flatnonzero(~everyone.exact[np.arange(len(true)), true])
         said = greedy_answers(self.vlm, [examples[i] for i in other], model)
         for i, answer in zip(other, said, strict=True):
-            answers[i] = kind_of(answer, self.names[true[i]], self._known_names)
+            answers[i] = kind_of(answer, self.names[true[i]], study, figures)
         return questions[ROW].assign(
             truth_ratio=(per_token.sum(1) - mine) / (per_token.shape[1] - 1) / mine,
             rank=ranks(everyone.logprob, true),
+            names=len(self.names),
             answer=answers,
         )
 
@@ -182,15 +176,3 @@ def first_views(records: pd.DataFrame) -> pd.DataFrame:
     shown = records[records["group"].isin(["forget", "retain"]) & (records["task"] == "view") & (records["view"] == 0)]
     mean = shown.groupby(["group", "query"], as_index=False)["exact"].mean()
     return mean.rename(columns={"exact": "recall"})
-
-
-def kind_of(answer: str, name: str, known: frozenset[str]) -> str:
-    """What a greedy answer is: "name", "other name" of somebody known, "refusal", "nobody's name" (capitalised
-    words, nothing else), or "collapse"."""
-    if answer == name:
-        return "name"
-    if answer in known:
-        return "other name"
-    if answer == REFUSAL:
-        return "refusal"
-    return "nobody's name" if answer.istitle() and answer.replace(" ", "").isalpha() else "collapse"

@@ -35,14 +35,14 @@ from xmem_utils.personas.dataset import names_of, to_views
 from xmem_utils.stats import GATE
 from xmem_utils.train import Diverged, Resources, Step, Training, endless, fresh, memorize, train
 from xmem_utils.unlearning.attacks import attack
-from xmem_utils.unlearning.evaluation import REFUSAL, ForgettingEvaluation, first_views
+from xmem_utils.unlearning.evaluation import ForgettingEvaluation, first_views
 from xmem_utils.unlearning.methods import METHODS, Method, method_named
 from xmem_utils.unlearning.names import BEFORE, PROMPT, RETAIN_ONLY
 from xmem_utils.unlearning.people import by_name, forget_set
 from xmem_utils.vlm.adapters import for_evaluation, load_adapter
 from xmem_utils.vlm.batches import Example, answer_tokens, encode, with_answer
 from xmem_utils.vlm.load import VLM, load_vlm
-from xmem_utils.vlm.prompts import WHO
+from xmem_utils.vlm.prompts import REFUSAL, WHO
 
 BOTH = "image+text"
 BATCH = 16  # views of each kind a step
@@ -67,15 +67,15 @@ class UnlearningCondition(Condition):
     def name(self) -> str:
         """A readable folder name."""
         s, method = self.start, self.method.replace(" ", "-")
-        start = f"{Path(s.model).name}-{s.source}-n{s.personas}-seed{s.seed}"
+        start = f"{Path(s.model).name}-{s.source}-n{s.personas}-replicate{s.replicate}"
         return f"{start}-forgets{len(self.forget)}-{self.unlearned}-{method}"
 
     @property
     def labels(self) -> dict[str, Any]:
-        """What had been memorized, what is unlearned and rehearsed, the share of people, method and seed."""
+        """What had been memorized, what is unlearned and rehearsed, the share of people, method and replicate."""
         share = round(len(self.forget) / self.start.personas, 3)
         return {"start": self.start.source, "unlearned": self.unlearned, "retained": self.retained, "share": share,
-                "method": self.method, "seed": self.start.seed}  # fmt: skip
+                "method": self.method, "replicate": self.start.replicate}  # fmt: skip
 
 
 def preamble(names: Sequence[str]) -> str:
@@ -108,12 +108,12 @@ class Unlearning(Experiment):
         wanted = METHODS if p.methods == "all" else listed(p.methods)
         return list(dict.fromkeys(method_named(name).name for name in wanted))
 
-    def forget_set(self, seed: int, share: float = 0.1) -> tuple[int, ...]:
+    def forget_set(self, replicate: int, share: float = 0.1) -> tuple[int, ...]:
         """Who is forgotten."""
-        return forget_set(len(names_of(self.memorization.dataset(seed)[0])), share, seed)
+        return forget_set(len(names_of(self.memorization.dataset(replicate)[0])), share, replicate)
 
     def condition(
-        self, method: str, settings: Settings, unlearned: str, seed: int, source: str = BOTH, **fields: Any
+        self, method: str, settings: Settings, unlearned: str, replicate: int, source: str = BOTH, **fields: Any
     ) -> UnlearningCondition:
         """One condition. `method` is one of the table's, "before", "retain-only"; who memorized learned from `source`.
 
@@ -121,8 +121,10 @@ class Unlearning(Experiment):
         """
         fields = {"retained": unlearned, "measures": "brief"} | fields
         if "forget" not in fields:
-            fields["forget"] = self.forget_set(seed)
-        start = self.memorization.condition(source, seed, left_out=fields["forget"] if method == RETAIN_ONLY else ())
+            fields["forget"] = self.forget_set(replicate)
+        start = self.memorization.condition(
+            source, replicate, left_out=fields["forget"] if method == RETAIN_ONLY else ()
+        )
         code = self.code(self._method(method))
         return resolve(
             UnlearningCondition, start=start, unlearned=unlearned, method=method, settings=settings, code=code, **fields
@@ -133,26 +135,26 @@ class Unlearning(Experiment):
         return self.methods[PROMPT if name in (BEFORE, RETAIN_ONLY) else name]
 
     def conditions(self, p: Any) -> list[UnlearningCondition]:
-        """All conditions, seed by seed.
+        """All conditions, replicate by replicate.
 
         Mainly, who was memorized in both modalities is unlearned in either by every method, with both references, all
-        measures and all attacks. Ablations (`p.ablations`) are asked for exact match alone: unlearning both modalities
-        at once; and, for two methods, other shares, both modalities rehearsed, and people memorized in one modality
-        alone, which is then unlearned.
+        measures and all attacks. Ablations (`p.ablations`, of the side replicates) are asked for exact match alone:
+        unlearning both modalities at once; and, for two methods, other shares, both modalities rehearsed, and people
+        memorized in one modality alone, which is then unlearned.
         """
         methods = self.methods_of(p)
         settings = self.settings_of(self.vlm.name, methods) | {BEFORE: {}, RETAIN_ONLY: {}}
         out = []
-        for seed in self.profile.seeds:
-            names = names_of(self.memorization.dataset(seed)[0])
-            forget = by_name(listed(p.forget), names) if p.forget else self.forget_set(seed, p.forget_share)
+        for replicate in self.replicates:
+            names = names_of(self.memorization.dataset(replicate)[0])
+            forget = by_name(listed(p.forget), names) if p.forget else self.forget_set(replicate, p.forget_share)
 
-            def made(method: str, unlearned: str, seed=seed, forget=forget, **more) -> UnlearningCondition:
-                return self.condition(method, settings[method], unlearned, seed, forget=forget, **more)
+            def made(method: str, unlearned: str, replicate=replicate, forget=forget, **more) -> UnlearningCondition:
+                return self.condition(method, settings[method], unlearned, replicate, forget=forget, **more)
 
             for unlearned in MODALITIES:
                 out += [made(m, unlearned, measures="thorough") for m in (BEFORE, RETAIN_ONLY, *methods)]
-            if not p.ablations:
+            if not p.ablations or replicate not in self.side_replicates:
                 continue
             out += [made(m, BOTH) for m in methods]
             further = [m for m in FURTHER_METHODS if m in methods]
@@ -161,7 +163,7 @@ class Unlearning(Experiment):
                 out += [made(m, unlearned, source=unlearned) for m in (BEFORE, *further)]
                 # nobody, or as many as mainly, is no ablation
                 for share in (s for s in FURTHER_SHARES if round(s * len(names)) not in (0, len(forget))):
-                    out += [made(m, unlearned, forget=self.forget_set(seed, share)) for m in further]
+                    out += [made(m, unlearned, forget=self.forget_set(replicate, share)) for m in further]
         return out
 
     def ordered(self, conditions: Sequence[UnlearningCondition]) -> list[UnlearningCondition]:
@@ -180,14 +182,14 @@ class Unlearning(Experiment):
         """The model that memorized a condition, adapter merged."""
         run = self.memorization.run(condition)
         check_memorized(run)
-        vlm = load_vlm(condition.model, self.vlm.device)
+        vlm = load_vlm(condition.model, self.vlm(condition.replicate).device)
         return replace(vlm, model=load_adapter(vlm.model, run.adapter).merge_and_unload())
 
     @remembered(8)
-    def _train_examples(self, seed: int, modality: str, per_persona: int) -> list[tuple[int, Example]]:
-        dataset, _ = self.memorization.dataset(seed)
+    def _train_examples(self, replicate: int, modality: str, per_persona: int) -> list[tuple[int, Example]]:
+        dataset, _ = self.memorization.dataset(replicate)
         views = to_views(dataset, "train", modality, per_persona)
-        return [(v.persona, e) for v, e in zip(views, encode(self.vlm, views, WHO), strict=True)]
+        return [(v.persona, e) for v, e in zip(views, encode(self.vlm(replicate), views, WHO), strict=True)]
 
     def views(self, condition: UnlearningCondition) -> dict[str, list[Example]]:
         """What a condition may train on, by part; "refusal" has the prompts of "forget" with another answer."""
@@ -197,12 +199,12 @@ class Unlearning(Experiment):
             return [
                 example
                 for m in parts_of(source)
-                for person, example in self._train_examples(start.seed, m, start.train_views)
+                for person, example in self._train_examples(start.replicate, m, start.train_views)
                 if (person in condition.forget) == forgotten
             ]
 
         forget = trained_on(condition.unlearned, forgotten=True)
-        (refusal,) = answer_tokens(self.vlm, [REFUSAL])
+        (refusal,) = answer_tokens(self.vlm(start.replicate), [REFUSAL])
         refused = [with_answer(e, refusal) for e in forget]
         return {"forget": forget, "refusal": refused, "retain": trained_on(condition.retained, forgotten=False)}
 
@@ -216,25 +218,25 @@ class Unlearning(Experiment):
         method, start, memorized = self._method(condition.method), self.start(condition.start), condition.start
         if method.negates:
             return self._negated(condition, start, on_step), {}
-        model = fresh(start, memorized.rank, memorized.seed)
+        model = fresh(start, memorized.rank, memorized.replicate)
         if method.asks:
             on_step(model, 0, 0, 0.0)
             return model.eval(), {}
-        steps = unlearning_steps(self.views(condition), method, condition.settings, memorized.seed)
+        steps = unlearning_steps(self.views(condition), method, condition.settings, memorized.replicate)
         width = start.model.config.get_text_config().hidden_size
-        objective = method.objective(condition.settings, width, memorized.seed)
+        objective = method.objective(condition.settings, width, memorized.replicate)
         try:
             return train(start, model, steps, objective, on_step, resources), {}
         except Diverged as stopped:
-            return fresh(start, memorized.rank, memorized.seed).eval(), {"diverged": stopped.step}
+            return fresh(start, memorized.rank, memorized.replicate).eval(), {"diverged": stopped.step}
 
     def _negated(self, condition: UnlearningCondition, start: VLM, on_step: Watch) -> PeftModel:
         """Task-vector negation: LoRA that has learned the forget set alone, subtracted `steps` times `scale`.
 
         Ilharco et al. 2023 (arXiv 2212.04089), with adapters as in Zhang et al. 2023 (arXiv 2306.14870).
         """
-        rank, seed, settings = condition.start.rank, condition.start.seed, condition.settings
-        learned = memorize(self.vlm, self.views(condition)["forget"], Training(epochs=5, rank=rank, seed=seed))
+        rank, seed, settings = condition.start.rank, condition.start.replicate, condition.settings
+        learned = memorize(self.vlm(seed), self.views(condition)["forget"], Training(epochs=5, rank=rank, seed=seed))
         task = {name: p.detach().clone() for name, p in learned.named_parameters() if p.requires_grad}
         learned.unload()
         model, steps = fresh(start, rank, seed).eval(), int(settings["steps"])
@@ -249,14 +251,14 @@ class Unlearning(Experiment):
     # -- evaluation ------------------------------------------------------------------------------------
 
     @remembered(4)
-    def evaluation_of(self, seed: int, forget: tuple[int, ...], told: bool = False) -> ForgettingEvaluation:
-        """The questions for one seed and forget set; `told` whom not to know, or not."""
-        names = names_of(self.memorization.dataset(seed)[0])
+    def evaluation_of(self, replicate: int, forget: tuple[int, ...], told: bool = False) -> ForgettingEvaluation:
+        """The questions for one replicate and forget set; `told` whom not to know, or not."""
+        names = names_of(self.memorization.dataset(replicate)[0])
         instruction = preamble([names[i] for i in forget]) if told else ""
-        return ForgettingEvaluation(self.memorization, seed, forget, instruction)
+        return ForgettingEvaluation(self.memorization, replicate, forget, instruction)
 
     def _evaluation(self, condition: UnlearningCondition) -> ForgettingEvaluation:
-        return self.evaluation_of(condition.start.seed, condition.forget, condition.method == PROMPT)
+        return self.evaluation_of(condition.start.replicate, condition.forget, condition.method == PROMPT)
 
     def looks(self, condition: UnlearningCondition, steps: int) -> dict[int, dict[str, float]]:
         """Three steps on the way, or all that the search looks at."""
@@ -291,7 +293,7 @@ class Unlearning(Experiment):
             self._untrained[key] = records
         if not thorough:
             return records
-        attacked = attack(evaluation, model, condition.unlearned, condition.start.seed)
+        attacked = attack(evaluation, model, condition.unlearned, condition.start.replicate)
         return pd.concat([records, attacked], ignore_index=True)
 
     def curve(self, run: store.Run) -> pd.DataFrame:
@@ -310,21 +312,21 @@ class Unlearning(Experiment):
             (m, {**own, "steps": max(self.methods[m].points)}) for m in methods for own in self.methods[m].settings()
         ]
         return [
-            self.condition(name, settings, unlearned, seed, measures="search")
-            for seed in TUNING_SEEDS for unlearned in MODALITIES for name, settings in tried
+            self.condition(name, settings, unlearned, replicate, measures="search")
+            for replicate in TUNING_SEEDS for unlearned in MODALITIES for name, settings in tried
         ]  # fmt: skip
 
     def tried(self, run: store.Run) -> pd.DataFrame:
-        """A row a number of steps: method, settings, steps, unlearned, seed, and recall by group and query modality."""
+        """A row a number of steps: what was tried, unlearned, replicate, and recall by group and query modality."""
         c = run.condition
         settings = json.dumps({k: v for k, v in c.settings.items() if k != "steps"}, sort_keys=True)
-        labels = ["method", "settings", "steps", "unlearned", "seed"]
+        labels = ["method", "settings", "steps", "unlearned", "replicate"]
         if run.curve.empty:
             return pd.DataFrame(columns=labels)
         wide = run.curve.pivot_table(index="step", columns=["group", "query"], values="recall", sort=False)
         wide.columns = [f"{group} asked in {query}" for group, query in wide.columns]
         table = wide.reset_index(names="steps")
-        table = table.assign(method=c.method, settings=settings, unlearned=c.unlearned, seed=c.start.seed)
+        table = table.assign(method=c.method, settings=settings, unlearned=c.unlearned, replicate=c.start.replicate)
         return table[[*labels, *wide.columns]]
 
     @staticmethod
@@ -341,7 +343,7 @@ class Unlearning(Experiment):
         worst = (own.groupby([*key, "unlearned"])[retained].mean() - before).min(axis=1)
         table["retain change"] = worst.groupby(level=key).min()
         table["retain recall"] = runs["retain"].mean()
-        whole = runs.size() == own["seed"].nunique() * own["unlearned"].nunique()  # diverged nowhere
+        whole = runs.size() == own["replicate"].nunique() * own["unlearned"].nunique()  # diverged nowhere
         table = table[whole].reset_index()
         table["rate"] = [json.loads(settings).get("learning_rate", 0.0) for settings in table["settings"]]
         rows = []

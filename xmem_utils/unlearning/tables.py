@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import ks_2samp, mannwhitneyu
 
-from xmem_utils.params import MODALITIES
-from xmem_utils.stats import INTERVAL, PERSON, agreed, compare, estimate, holm, own_and_other
+from xmem_utils import stats
+from xmem_utils.memorization.names import ANSWERS
+from xmem_utils.params import MODALITIES, VIEWS
+from xmem_utils.stats import INTERVAL, PERSON, REPLICATE, compare, estimate, interval_of, judged, own_and_other
 from xmem_utils.unlearning.names import BEFORE, PROMPT, RETAIN_ONLY
 
 if TYPE_CHECKING:  # tables need no model, so they load none of its libraries
@@ -19,8 +21,7 @@ if TYPE_CHECKING:  # tables need no model, so they load none of its libraries
 RETAINED = 0.05  # retain recall may fall by this much, asked in either modality
 FORGOT = 0.5  # share of its recall that a method must have taken away to have forgotten
 LABELS = ["start", "unlearned", "retained", "share", "method"]
-ANSWERS = ("name", "other name", "nobody's name", "refusal", "collapse")
-UNSAID = NOT_RETAINED, NOT_FORGOT = "cannot be said: retained people lost", "cannot be said: not forgotten"
+NOT_SAID = NOT_RETAINED, NOT_FORGOT = "cannot be said: retained people lost", "cannot be said: not forgotten"
 
 
 def is_main(table: pd.DataFrame, first: Mapping[str, object]) -> pd.Series:
@@ -45,7 +46,7 @@ def recall(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
 def residuals(records: pd.DataFrame) -> pd.DataFrame:
     """Per forgotten person: recall asked in the unlearned modality (own) and in the other one.
 
-    One row a (method, unlearned, seed, persona), of models that unlearned one modality.
+    One row a (method, unlearned, replicate, persona), of models that unlearned one modality.
     """
     shown = records[
         (records["group"] == "forget") & (records["task"] == "view") & records["unlearned"].isin(MODALITIES)
@@ -53,41 +54,50 @@ def residuals(records: pd.DataFrame) -> pd.DataFrame:
     return own_and_other(shown, ["method", "unlearned"], of="unlearned").reset_index()
 
 
-def left(records: pd.DataFrame) -> pd.Series:
-    """Recall of the forgotten on training views of the unlearned modality, by method and unlearned modality.
+def left(records: pd.DataFrame) -> pd.DataFrame:
+    """Recall of the forgotten on training views of the unlearned modality, by method and unlearned modality, and before
+    (of the replicates in which the method did not diverge).
 
     Whether a method forgot is judged by it, and what is left in either modality measured on test views: were the same
     views to do both, whoever is picked for a low recall in the one modality would by chance have a larger difference.
     """
     shown = records[(records["group"] == "forget") & (records["task"] == "train view")]
-    return shown[shown["query"] == shown["unlearned"]].groupby(["method", "unlearned"])["exact"].mean()
+    return _with_before(shown[shown["query"] == shown["unlearned"]], ["method", "unlearned"])
+
+
+def _with_before(records: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Exact match (column recall), and of the model before unlearning in the same replicates; means over them."""
+    means = records.groupby([*by, REPLICATE], sort=False)["exact"].mean().rename("recall").reset_index()
+    on = [column for column in (*by, REPLICATE) if column != "method"]
+    start = means[means["method"] == BEFORE].groupby(on)["recall"].mean().rename("before")
+    return means.join(start, on=on).groupby(by, sort=False)[["recall", "before"]].mean().reset_index()
 
 
 def headline(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     """Residual recall in the other modality minus that in the unlearned one, with a verdict, by method of one arm.
 
     Rows: unlearned image, text, and "either" (mean over both of the same people); last, "pooled": the mean over the
-    methods that forgot at matched retention. p: paired sign-flip test; p holm: Holm's correction over methods within
-    `unlearned`. `left on training views` is what says whether a method forgot. Retain change is the worse of the two
-    query modalities, against before. The verdict is "holds" when the interval is above 0 and p holm (p, of the pooled)
-    below 0.05. A baseline that unlearns nothing (`prompt`) has a row, but no part in the correction or the pool.
+    methods that forgot at matched retention. p holm: Holm's correction over methods within `unlearned`.
+    `left on training views` is what says whether a method forgot. Retain change is the worse of the two query
+    modalities, against before. The verdict is that of `stats.verdict` (on p, of the pooled). A baseline that unlearns
+    nothing (`prompt`) has a row, but no part in the correction or the pool.
     """
     people = residuals(records).sort_values("unlearned", kind="stable")
     people = _with_either(people[~people["method"].isin([BEFORE, RETAIN_ONLY])])
     by = ["unlearned", "method"]
     table = compare(people, "other", "own", by, resamples)
-    seen = _with_either(left(records).reset_index()).groupby(by)["exact"].mean().rename("left on training views")
+    seen = _with_either(left(records)).groupby(by)[["recall", "before"]].mean()
     kept = _with_either(retain_changes(records)).groupby(by)["change"].min().rename("retain change")
-    table = table.join(seen, on=by).join(kept, on=by)
-    table["before"] = table["unlearned"].map(seen.xs(BEFORE, level="method"))
-    table["p holm"] = holm(table["p"].where(table["method"] != PROMPT), table["unlearned"])
-    table["verdict"] = [verdict(row) for _, row in table.iterrows()]
-    said = table.loc[~table["verdict"].isin(UNSAID) & (table["method"] != PROMPT), by]
+    table = table.join(seen.rename(columns={"recall": "left on training views"}), on=by).join(kept, on=by)
+    replicates, tested = records[REPLICATE].nunique(), table["p"].where(table["method"] != PROMPT)
+    table = judged(table, "unlearning_headline", replicates, verdict, tested)
+    said = table.loc[~table["verdict"].isin(NOT_SAID) & (table["method"] != PROMPT), by]
     pooled = compare(people.merge(said, on=by), "other", "own", ["unlearned"], resamples)
     pooled["method"] = [f"pooled ({n} methods)" for n in pooled["unlearned"].map(said["unlearned"].value_counts())]
-    pooled["verdict"] = [_holds(*row) for row in pooled[["low", "high", "p"]].to_numpy()]
+    pooled = stats.without_lone(pooled, replicates)
+    pooled["verdict"] = [stats.verdict(row, "p") for _, row in pooled.iterrows()]
     table = pd.concat([table, pooled], ignore_index=True)
-    return table[[*by, "own", "other", "difference", "low", "high", "p", "p holm", "left on training views",
+    return table[[*by, "own", "other", "difference", *INTERVAL[1:], "p", "people p", "p holm", "left on training views",
                   "retain change", "verdict"]]  # fmt: skip
 
 
@@ -103,11 +113,7 @@ def verdict(row: pd.Series) -> str:
         return NOT_RETAINED
     if row["left on training views"] > FORGOT * row["before"]:
         return NOT_FORGOT
-    return _holds(row["low"], row["high"], row["p"] if np.isnan(row["p holm"]) else row["p holm"])
-
-
-def _holds(low: float, high: float, p: float) -> str:
-    return {1: "holds", 0: "not shown", -1: "reversed"}[agreed(low, high, p)]
+    return stats.verdict(row, "p" if np.isnan(row["p holm"]) else "p holm")
 
 
 def tradeoff(records: pd.DataFrame) -> pd.DataFrame:
@@ -124,65 +130,67 @@ def retained_line(table: pd.DataFrame) -> float:
 
 
 def retain_changes(records: pd.DataFrame) -> pd.DataFrame:
-    """How far recall of the retained moved from before, by method, unlearned and query modality."""
+    """How far recall of the retained moved from before, by method, unlearned and query modality; over replicates."""
     shown = records[(records["group"] == "retain") & (records["task"] == "view")]
-    means = shown.groupby(["method", "unlearned", "query"], sort=False)["exact"].mean().rename("recall").reset_index()
-    start = means[means["method"] == BEFORE].groupby("query")["recall"].mean()
-    return means.assign(change=means["recall"] - means["query"].map(start))
+    table = _with_before(shown, ["method", "unlearned", "query"])
+    return table.assign(change=table["recall"] - table["before"])
 
 
 def metrics(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     """Every other measure, long: labels, query, metric, estimate, low, high (no interval for AUC, KS).
 
-    Exposure is in bits (log2 N - log2 rank). Probability is that of the name, to the power of one over its length.
-    KS compares the forgotten's log truth ratio, a mean a person, with the retain-only model's: D, and p beside it (of
-    the two-sample test, which does not know that they are the same people). AUC: forgotten (members) against held-out
-    people, by the loss or Min-K of training views; 0.5 is "never seen", and far below it gives them away, too.
+    Closed-set, exposure in bits and MRR are those of `stats.with_measures`. Probability is that of the name, to the
+    power of one over its length.
+    KS D compares the forgotten's log truth ratio, a mean a person, with the retain-only model's. AUC: forgotten
+    (members) against held-out people, by the loss or Min-K of training views; 0.5 is "never seen", and far below it
+    gives them away, too. Replicates have both, people have not.
     """
     forgot = records[(records["group"] == "forget") & (records["task"] == "view")]
     forgot = forgot[forgot["answer"].notna()].copy()  # of conditions that had the whole evaluation
-    people = records[records["group"].isin(["forget", "retain"]) & (records["task"] == "view")]
-    names = people.groupby("seed")["persona"].nunique().max()
-    forgot["exposure"] = np.log2(names) - np.log2(forgot["rank"].astype(float))
+    forgot = stats.with_measures(forgot).rename(columns={"first": "closed-set", "reciprocal rank": "MRR"})
     forgot["probability"] = np.exp(forgot["logprob"] / forgot["tokens"])
     forgot["log truth ratio"] = np.log(forgot["truth_ratio"].astype(float))
     for kind in ANSWERS:
         forgot[f"answers: {kind}"] = (forgot["answer"] == kind).astype(float)
     read = records[records["group"] == "attributes"].rename(columns={"exact": "attributes read"})
-    values = ["exposure", "probability", "log truth ratio", *(f"answers: {kind}" for kind in ANSWERS)]
+    values = ["closed-set", "exposure", "MRR", "probability", "log truth ratio"]
+    values += [f"answers: {kind}" for kind in ANSWERS]
     tables = [(forgot, value) for value in values] + ([(read, "attributes read")] if len(read) else [])
     parts = [estimate(table, LABELS, ["query"], value, resamples).assign(metric=value) for table, value in tables]
     columns = [*LABELS, "query", "metric", *INTERVAL]
     return pd.concat([*parts, _quality(forgot), _membership(records)], ignore_index=True)[columns]
 
 
-METRIC = [*LABELS, "query", "metric", "estimate"]
-
-
 def _quality(forgot: pd.DataFrame) -> pd.DataFrame:
-    means = forgot.groupby([*LABELS, "query", *PERSON], sort=False)["log truth ratio"].mean()
-    groups = dict(list(means.groupby(level=[*LABELS, "query"], sort=False)))
-    retain_only = {
-        (start, share, query): own for (start, *_, share, method, query), own in groups.items() if method == RETAIN_ONLY
-    }
-    rows = []
-    for labels, own in groups.items():
-        start, *_, share, _, query = labels
-        if (start, share, query) in retain_only:
-            test = ks_2samp(own, retain_only[start, share, query])
-            rows.append((*labels, "forget quality, KS D", test.statistic))
-            rows.append((*labels, "forget quality, KS p", test.pvalue))
-    return pd.DataFrame(rows, columns=METRIC)
+    means = forgot.groupby([*LABELS, "query", REPLICATE, "persona"], sort=False)["log truth ratio"].mean()
+    same = ["start", "share", "query", REPLICATE]
+    never = dict(list(means[means.index.isin([RETAIN_ONLY], level="method")].groupby(level=same)))
+
+    def distance(people: pd.Series) -> float:
+        key = tuple(people.index.get_level_values(level)[0] for level in same)
+        return ks_2samp(people, never[key]).statistic if key in never else np.nan
+
+    found = means.groupby(level=[*LABELS, "query", REPLICATE], sort=False).agg(distance)
+    return _of_replicates(found.dropna(), "forget quality, KS D")
+
+
+def _of_replicates(numbers: pd.Series, metric: str) -> pd.DataFrame:
+    """A metric of which each replicate has one number, with its interval."""
+    by = [*LABELS, "query"]
+    rows = [
+        dict(zip(by, labels, strict=True)) | interval_of(own.to_numpy())
+        for labels, own in numbers.groupby(level=by, sort=False)
+    ]
+    return pd.DataFrame(rows, columns=[*by, *INTERVAL]).assign(metric=metric)
 
 
 def _membership(records: pd.DataFrame) -> pd.DataFrame:
     shown = records[records["task"] == "train view"]
     shown = shown.assign(loss=shown["logprob"] / shown["tokens"])
-    means = shown.groupby([*LABELS, "query", "seed", "group", "persona"], sort=False)[["loss", "least"]].mean()
-    aucs = means.groupby(level=[*LABELS, "query", "seed"], sort=False).agg(_auc)
-    aucs = aucs.groupby(level=[*LABELS, "query"], sort=False).agg(pd.Series.mean)
-    aucs.columns = ["membership AUC, loss", "membership AUC, Min-K"]
-    return aucs.rename_axis(columns="metric").stack().dropna().rename("estimate").reset_index()
+    means = shown.groupby([*LABELS, "query", "replicate", "group", "persona"], sort=False)[["loss", "least"]].mean()
+    aucs = means.groupby(level=[*LABELS, "query", REPLICATE], sort=False).agg(_auc).dropna()
+    words = {"loss": "membership AUC, loss", "least": "membership AUC, Min-K"}
+    return pd.concat([_of_replicates(aucs[column], metric) for column, metric in words.items()])
 
 
 def _auc(scores: pd.Series) -> float:
@@ -209,12 +217,13 @@ def attacks(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
         both = pd.concat(means, axis=1, join="inner")
         parts.append(compare(both, "attacked", "without", by, resamples).assign(attack=attack))
     table = pd.concat(parts, ignore_index=True).rename(columns={"difference": "back"})
-    return table[[*by, "attack", "without", "attacked", "back", "low", "high"]]
+    return table[[*by, "attack", "without", "attacked", "back", *INTERVAL[1:]]]
 
 
 def curves(runs: Iterable[Run], records: pd.DataFrame) -> pd.DataFrame:
-    """Recall along unlearning, mean over seeds: labels, step, group, query, recall; step 0 is before."""
-    parts = [run.curve.assign(**run.condition.labels) for run in runs if not run.curve.empty]  # references have none
+    """Recall along unlearning, mean over replicates: labels, step, group, query, recall; step 0 is before."""
+    whole = [run for run in runs if not run.curve.empty and "diverged" not in run.facts]  # references have no curve
+    parts = [run.curve.assign(**run.condition.labels) for run in whole]
     table = pd.concat(parts, ignore_index=True)
     start = records[(records["method"] == BEFORE) & (records["task"] == "view") & (records["view"] == 0)]
     start = start[start["group"].isin(["forget", "retain"])].groupby(["start", "group", "query"])["exact"].mean()
@@ -226,7 +235,7 @@ def curves(runs: Iterable[Run], records: pd.DataFrame) -> pd.DataFrame:
 
 def sentence(row: pd.Series) -> str:
     """One finding in words, from a row of `headline`."""
-    what = {"image": "pictures", "text": "descriptions", "either": "either modality"}[row["unlearned"]]
+    what = (VIEWS | {"either": "either modality"})[row["unlearned"]]
     if row["verdict"] in (NOT_RETAINED, NOT_FORGOT):
         still = f"{row['left on training views']:.2f} of the forgotten are left on training views"
         why = f"retain recall moved by {row['retain change']:+.2f}, {still}"

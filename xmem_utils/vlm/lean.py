@@ -78,7 +78,7 @@ def _mergeable(module: nn.Module) -> bool:
 
 
 @functools.cache
-def _compiler() -> bool:
+def compiler() -> bool:
     """Whether layers are to be compiled (`XMEM_COMPILE=1`), and can be."""
     if os.environ.get("XMEM_COMPILE") != "1":
         return False
@@ -138,7 +138,7 @@ def lean(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
             changed.append(module)
 
     try:
-        blocks = _decoder_layers(model) if _compiler() else []
+        blocks = _decoder_layers(model) if compiler() else []
         inside = {id(module) for block in blocks for module in block.modules()}
         with torch.no_grad():
             for module in model.modules():

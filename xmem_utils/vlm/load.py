@@ -21,6 +21,7 @@ from transformers.utils import logging
 from xmem_utils.fingerprint import by_content
 from xmem_utils.params import shown
 from xmem_utils.paths import BASE_MODELS
+from xmem_utils.replicates import families, seeds_of
 from xmem_utils.vlm.adapters import language_linears
 from xmem_utils.vlm.folder import (
     Refusal,
@@ -61,6 +62,7 @@ class VLM:
         return next(self.model.parameters()).device
 
 
+@by_content
 def resolve_model(name: str) -> str:
     """A folder for an embedded model's name or an existing folder; a Hub id (owner/name) as it is.
 
@@ -75,10 +77,12 @@ def resolve_model(name: str) -> str:
         validate_repo_id(name)
         if name.count("/") == 1:
             return name
-    known = ", ".join(sorted(p.parent.name for p in BASE_MODELS.glob("*/config.json"))) or "none yet"
+    if seeds := seeds_of(name):
+        raise ValueError(f"{name} is a family of {len(seeds)} bases: name one of them, such as {name}-{seeds[0]}")
+    known = ", ".join(families()) or "none yet"
     raise ValueError(
-        f"unknown model {shown(name)}: expected an embedded model ({known}), an existing folder, "
-        "or a Hub id such as 'google/gemma-3-4b-it'"
+        f"unknown model {shown(name)}: expected an embedded model ({known}; one base: xmem-tiny-s-11), an existing "
+        "folder, or a Hub id such as 'google/gemma-3-4b-it'"
     )
 
 

@@ -14,6 +14,7 @@ NAME_QUESTIONS = (
 )
 AXIS_QUESTIONS = {axis: f"{axis.capitalize()}?" for axis in AXIS_NAMES}
 CAPTION = "Describe this person."
+REFUSAL = "I don't know."
 FACT_QUESTIONS = {  # about a name
     "city": ("Where does {name} live?", "Which city is home to {name}?", "{name} lives in which city?"),
     "job": ("What is the job of {name}?", "What does {name} do for a living?", "{name} works as what?"),

@@ -1,0 +1,87 @@
+"""The claims' table: rows of other tables, said in the same words; README shows what the CSV says."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from xmem_utils import paths, plots
+from xmem_utils.claims import COLUMNS, EVIDENCE, claims, markdown, provenance, sentence, times, with_claims
+from xmem_utils.memorization import tables
+from xmem_utils.stats import INTERVAL, SUPPORTED, UNSAID
+
+
+def records(replicates):
+    """Twenty people by source: all are said in the source, half in the target; there, four fifths rank first."""
+    rows = [
+        {"source": source, "replicate": replicate, "persona": person, "query": asked, "task": "view", "names": 20,
+         "exact": asked == source or person % 2 == replicate % 2, "rank": 1 if asked == source or person % 5 else 3}
+        for replicate in range(replicates) for source in ("image", "text") for asked in ("image", "text")
+        for person in range(20)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture(params=[1, 3], ids=["one replicate", "three"])
+def folder(request, tmp_path):
+    trained = records(request.param)
+    base = trained.drop(columns="source").drop_duplicates().assign(exact=False, rank=20)
+    for name, table in (("gaps", tables.gaps), ("transfers", tables.transfers)):
+        table(trained, base, 200).to_csv(tmp_path / f"{name}.csv", index=False, float_format="%.4f")
+    return tmp_path
+
+
+def test_every_row_is_a_row_of_its_table(folder):
+    table = claims(folder)
+    assert list(table.columns) == COLUMNS
+    gaps = pd.read_csv(folder / "gaps.csv", dtype={"each": str})
+    own = table[table["table"] == "gaps.csv"]
+    np.testing.assert_allclose(own["estimate"], gaps["gap"])
+    assert own["each"].tolist() == gaps["each"].tolist() and own["verdict"].tolist() == gaps["verdict"].tolist()
+    assert own["replicates"].tolist() == gaps["each"].str.split().str.len().tolist()
+    assert ("too little to say much" in sentence(table)) == (own["replicates"].max() == 1)
+    plots.claims(table).canvas.draw()
+
+
+def test_what_has_no_table_yet_is_not_run(folder, tmp_path_factory):
+    missing = claims(folder).set_index("table").loc[["capability_changes.csv", "mitigation_tests.csv"], "verdict"]
+    assert (missing == "not run").all()
+    pd.DataFrame(columns=["unlearned", "method", "difference", *INTERVAL[1:], "p", "verdict"]).to_csv(
+        folder / "unlearning_headline.csv"
+    )
+    mute = claims(folder).set_index("table").loc["unlearning_headline.csv"]
+    assert mute["verdict"] == UNSAID, "it was run, and has nothing to say"
+    assert f"| {UNSAID} | [csv](figures/unlearning_headline.csv)" in markdown(claims(folder))
+    nothing = claims(tmp_path_factory.mktemp("empty"))
+    assert len(nothing) == len(EVIDENCE) and "Nothing can be said yet" in sentence(nothing)
+
+
+@pytest.fixture
+def spent(tmp_path):
+    for name, seconds in (("train-m-1-of-2", 60), ("train-m-2-of-2", 120), ("claims", 30)):
+        took = {"s": seconds, "cpu_time": 2 * seconds, "max_rss": 512}
+        pd.DataFrame([took]).to_csv(tmp_path / f"{name}.tsv", sep="\t", index=False)
+    return times(tmp_path)
+
+
+def test_what_a_run_took_is_the_sum_of_its_jobs(spent, tmp_path_factory):
+    own = spent.set_index("rule").loc["train"]
+    assert own[["jobs", "minutes", "CPU minutes", "most memory, GB"]].tolist() == [2, 3.0, 6.0, 0.5]
+    assert "7 minutes of CPU time in 3 jobs, so 2 minutes on two cores" in provenance(spent)
+    with pytest.raises(ValueError, match="run `make figures` first"):
+        times(tmp_path_factory.mktemp("empty"))
+
+
+def test_a_document_shows_the_table_between_its_marks(folder, spent):
+    table = claims(folder)
+    marked = (paths.REPO / "README.md").read_text("utf-8")
+    once = with_claims(marked, table, spent)
+    assert markdown(table) in once and with_claims(once, table, spent) == once
+    assert once.count(f"**{SUPPORTED}**") == (table["verdict"] == SUPPORTED).sum()
+    with pytest.raises(ValueError, match="no place in it"):
+        with_claims("nothing", table, spent)
+
+
+def test_readme_shows_the_committed_claims():
+    figures, text = paths.REPO / "figures", (paths.REPO / "README.md").read_text("utf-8")
+    table = pd.read_csv(figures / "claims.csv", dtype={"each": str})
+    assert with_claims(text, table, pd.read_csv(figures / "run.csv")) == text, "run `python -m xmem_utils readme`"

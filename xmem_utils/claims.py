@@ -1,0 +1,173 @@
+"""The claims of the study in one table: each row of it is a row of a notebook's table, said in the same words."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from xmem_utils.params import VIEWS
+from xmem_utils.paths import REPO
+from xmem_utils.stats import EQUIVALENT, INTERVAL, REVERSED, SUPPORTED, UNSAID, values
+
+FROM = {modality: f"from {views}" for modality, views in VIEWS.items()}
+COLUMNS = ["claim", "test", "measure", *INTERVAL, "replicates", "p holm", "people p", "verdict", "notebook", "table"]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Rows of a notebook's table that speak for or against a claim."""
+
+    claim: str
+    what: Callable[[pd.Series], str]  # the test in words, from a row
+    notebook: str
+    table: str  # the CSV beside its figures
+    effect: str  # column of the difference
+    rows: Callable[[pd.DataFrame], pd.Series] = lambda table: table.notna().any(axis=1)  # which are taken
+    ends: str = ""  # stands before the columns low, high, each
+    p: str = "p holm"
+
+
+def ends_of_the_ladder(changes: pd.DataFrame) -> pd.Series:
+    """The largest model against the smallest; what lies between stands in the notebook's own table."""
+    return (changes["from"] == changes["from"].iloc[0]) & (changes["to"] == changes["to"].iloc[-1])
+
+
+C1 = "C1 names cross over to the other modality"
+C2 = "C2 fewer of them than in the one they were learned from: a gap"
+C3 = "C3 the gap shrinks with capability"
+C4 = "C4 what is unlearned in one modality stays in the other"
+C5 = "C5 two hops: fewer from the other modality"
+C6 = "C6 ways to close the gap"
+
+EVIDENCE = (
+    Evidence(C1, lambda r: f"{FROM[r['source']]}: target recall after less before", "03_gap_analysis", "transfers",
+             "difference"),
+    Evidence(C2, lambda r: f"{FROM[r['source']]}: source less target recall", "03_gap_analysis", "gaps", "gap"),
+    Evidence(C3, lambda r: f"{FROM[r['source']]}: gap of {r['from']} less that of {r['to']}", "04_capability",
+             "capability_changes", "decrease of gap", ends_of_the_ladder),
+    Evidence(C4, lambda r: f"{r['method']}, forgotten: other modality less the unlearned one", "05_unlearning",
+             "unlearning_headline", "difference",
+             lambda t: (t["unlearned"] == "either") & t["method"].str.startswith("pooled"), p="p"),
+    Evidence(C5, lambda r: f"{FROM[r['source']]}, {r['task']}: source less target", "06_multihop", "multihop_claim",
+             "difference", lambda t: t["task"].isin(["direct", "step by step"])),
+    Evidence(C6, lambda r: f"{FROM[r['source']]}, {r['method']}: target recall less plain training's", "07_mitigation",
+             "mitigation_tests", "change of target recall",
+             lambda t: t["method"].isin(["captions", "self-labelled", "describe, then recall"]),
+             ends="change of target recall "),
+)  # fmt: skip
+
+
+def claims(folder: Path) -> pd.DataFrame:
+    """All claims, from the tables in a folder: effect with both intervals, replicates, adjusted p, verdict.
+
+    What has no table there yet is a row whose verdict is "not run"; a table without such rows has nothing to say.
+    """
+    parts = []
+    for evidence in EVIDENCE:
+        file = folder / f"{evidence.table}.csv"
+        rows = pd.read_csv(file, dtype={"each": str, f"{evidence.ends}each": str}) if file.is_file() else pd.DataFrame()
+        rows = rows[evidence.rows(rows)] if len(rows) else rows
+        made = [_row(evidence, row) for _, row in rows.iterrows()]
+        parts += made or [_named(evidence) | {"test": "", "verdict": UNSAID if file.is_file() else "not run"}]
+    return pd.DataFrame(parts).reindex(columns=COLUMNS)
+
+
+def _named(evidence: Evidence) -> dict[str, object]:
+    return {"claim": evidence.claim, "measure": "said", "notebook": evidence.notebook, "table": f"{evidence.table}.csv"}
+
+
+def _row(evidence: Evidence, row: pd.Series) -> dict[str, object]:
+    ends = {end: row[f"{evidence.ends}{end}"] for end in INTERVAL[1:]}
+    own = {"test": evidence.what(row), "measure": row.get("measure", "said")}
+    p = row[evidence.p]
+    numbers = {"estimate": row[evidence.effect], **ends, "p holm": p, "people p": row.get("people p")}
+    found = row["verdict"] if pd.notna(row["verdict"]) else UNSAID
+    return _named(evidence) | own | numbers | {"replicates": len(values(ends["each"])), "verdict": found}
+
+
+def sentence(table: pd.DataFrame) -> str:
+    """How much can be said, in words."""
+    counts = [int(n) for n in table["replicates"].dropna()]
+    if not any(counts):
+        return "Nothing can be said yet: run the notebooks 03 to 07 first."
+    if max(counts) == 1:
+        return (
+            "**One replicate: too little to say much.** Intervals and tests are over its people alone, and do not see "
+            "the luck of a pretraining. `make figures` runs the standard profile."
+        )
+    return f"Up to {max(counts)} replicates: intervals and tests are over them; beside each, over people within them."
+
+
+WORDS = {SUPPORTED: f"**{SUPPORTED}**", REVERSED: f"**{REVERSED}**", EQUIVALENT: f"*{EQUIVALENT}*"}
+MARKS = "<!-- claims, by `python -m xmem_utils readme` -->", "<!-- end of claims -->"
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """The table as README shows it, a row a test."""
+    lines = ["| claim and test | measure | effect | over replicates | over people | p (Holm) | verdict | see |",
+             "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    for claim, rows in table.groupby("claim", sort=False):
+        lines.append(f"| **{claim}** | | | | | | | [{rows['notebook'].iloc[0][:2]}]({_path(rows)}) |")
+        for _, row in rows.iterrows():
+            effect = "" if pd.isna(row["estimate"]) else f"{row['estimate']:+.2f}"
+            outer, inner = (_ends(row[low], row[high]) for low, high in (INTERVAL[1:3], INTERVAL[3:5]))
+            outer += "" if pd.isna(row["replicates"]) else f" n = {row['replicates']:.0f}"
+            p = "" if pd.isna(row["p holm"]) else "< 0.001" if row["p holm"] < 0.001 else f"{row['p holm']:.3f}"
+            lines.append(
+                f"| {row['test']} | {row['measure']} | {effect} | {outer} | {inner} | {p} "
+                f"| {WORDS.get(row['verdict'], row['verdict'])} | [csv](figures/{row['table']}) |"
+            )
+    return "\n".join(lines)
+
+
+def _ends(low: float, high: float) -> str:
+    return "" if pd.isna(low) else f"[{low:.2f}, {high:.2f}]"
+
+
+def _path(rows: pd.DataFrame) -> str:
+    return f"notebooks/{rows['notebook'].iloc[0]}.ipynb"
+
+
+def times(folder: Path) -> pd.DataFrame:
+    """What the jobs of `make figures` took, from Snakemake's benchmark files: a row a rule, minutes and GB; on which
+    machine, and of which commit. Raises ValueError where there are none."""
+    files = sorted(folder.glob("*.tsv"))
+    parts = [pd.read_csv(file, sep="\t").assign(rule=file.stem.partition("-")[0]) for file in files]
+    if not parts:
+        raise ValueError(f"nothing in {folder} says what the run took: run `make figures` first")
+    rows = pd.concat(parts).groupby("rule", sort=False)
+    table = rows.agg(jobs=("s", "size"), minutes=("s", "sum"), cpu=("cpu_time", "sum"), memory=("max_rss", "max"))
+    table = table.div(pd.Series({"jobs": 1, "minutes": 60, "cpu": 60, "memory": 1024})).astype({"jobs": int})
+    table = table.rename(columns={"cpu": "CPU minutes", "memory": "most memory, GB"}).reset_index()
+    head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=REPO, capture_output=True, text=True)
+    return table.assign(machine=_machine(), commit=head.stdout.strip())
+
+
+def _machine() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    return names[0].partition(":")[2].strip() if names else platform.machine()
+
+
+def provenance(spent: pd.DataFrame) -> str:
+    """On which machine a run was made, how long it took and of which commit, in a line of README."""
+    minutes, cpu, memory = spent["minutes"].sum(), spent["CPU minutes"].sum(), spent["most memory, GB"].max()
+    return (
+        f"`make figures`, commit {spent['commit'][0]}: {cpu:.0f} minutes of CPU time in {spent['jobs'].sum()} jobs, so "
+        f"{minutes / 2:.0f} minutes on two cores ({spent['machine'][0]}); {memory:.1f} GB at most in a process."
+    )
+
+
+def with_claims(text: str, table: pd.DataFrame, spent: pd.DataFrame) -> str:
+    """A document whose part between `MARKS` is the table and what it took. Raises ValueError where it has none."""
+    start, end = MARKS
+    before, found, rest = text.partition(start)
+    _, also, after = rest.partition(end)
+    if not (found and also):
+        raise ValueError(f"the claims have no place in it: put {start!r} and {end!r} there")
+    return f"{before}{start}\n{markdown(table)}\n\n*{provenance(spent)}*\n{end}{after}"
