@@ -110,6 +110,8 @@ def test_a_slope_is_the_one_the_points_were_made_with():
     ]  # fmt: skip
     (row,) = capability.slopes(pd.DataFrame(rows)).to_dict("records")
     assert row["estimate"] == pytest.approx(0.6) and stats.values(row["each"]).tolist() == [0.5, 0.6, 0.7]
+    both = pd.concat([pd.DataFrame([row | {"source": source}]) for source in ("image", "text")])
+    assert "from 0.60 to 0.60 (pictures) and from 0.60 to 0.60 (descr" in capability.slope_sentence(both, ["a"])
 
 
 def people(model, gap, source_recall=1.0, n=40):

@@ -22,10 +22,6 @@ def base_curves():
     return plots.base_curves(*(read[read["stage"] == s].dropna(axis=1).drop(columns="stage") for s in ("eye", "chat")))
 
 
-def probe():
-    return plots.capability_probe(table("capability_probe"))
-
-
 def small_slope():
     fitted = table("capability_slopes").set_index(["model", "source"]).loc[("xmem-tiny-s", "image")]
     return "xmem-tiny-s from pictures: slope {slope:.2f} [{lowest:.2f}, {highest:.2f}]".format(**fitted)
@@ -50,6 +46,8 @@ FIGURES = {  # by name: how it is drawn, panels, words in its legend
                          {"no gap", small_slope()}),
     "capability_knowledge": (lambda: plots.capability_knowledge(table("capability_knowledge"), 0.01), 2,
                              {"chance for a study name"}),
+    "capability_probe": (lambda: plots.capability_probe(table("capability_probe")), 2,
+                         {"xmem-tiny-xs", "hollow: closed-set"}),
     "unlearning_matrix": (lambda: plots.unlearning_matrix(table("unlearning_matrix"), {"SimNPO"}), 3,
                           {"forgotten people, asked with pictures", "retained people, asked with pictures"}),
     "unlearning_curves": (lambda: plots.unlearning_curves(table("unlearning_curves")), 24,

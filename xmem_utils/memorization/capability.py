@@ -11,7 +11,7 @@ import pandas as pd
 from xmem_utils import paths
 from xmem_utils.memorization.experiment import Memorization
 from xmem_utils.memorization.tables import RECALL, curves, gaps
-from xmem_utils.params import MODALITIES, Profile, other
+from xmem_utils.params import MODALITIES, VIEWS, Profile, other
 from xmem_utils.perception import readout
 from xmem_utils.pretraining.evaluation import ACCEPTANCE_THRESHOLDS, acceptance
 from xmem_utils.replicates import replicates_of, rungs, seeds_of
@@ -134,6 +134,17 @@ def sentence(row: pd.Series) -> str:
     return (
         f"{who} {moved}, by {row['decrease of gap']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}], "
         f"p = {row['p holm']:.4f} (Holm), {len(values(row['each']))} replicate(s)."
+    )
+
+
+def slope_sentence(slopes: pd.DataFrame, models: Sequence[str]) -> str:
+    """The slopes of the two ends of the ladder beside what is reported of Gemma 3, in words."""
+    found = slopes.set_index(["model", "source"])["estimate"]
+    ends = [tuple(found[model, source] for model in (models[0], models[-1])) for source in MODALITIES]
+    grown = [f"{a:.2f} to {b:.2f} ({VIEWS[source]})" for source, (a, b) in zip(MODALITIES, ends, strict=True)]
+    return (
+        f"Of Gemma 3 it is reported (second hand, not checked by us) that the slope is about unchanged from 4B to 27B "
+        f"parameters. Here, from {models[0]} to {models[-1]}, it goes from {' and from '.join(grown)}."
     )
 
 
