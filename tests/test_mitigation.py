@@ -433,6 +433,11 @@ def test_doses_tell_paired_from_unpaired_people():
     table = tables.doses(records, 200).set_index(["paired", "group"])["estimate"]
     assert table[10, "paired"] == 1.0 and table[10, "not paired"] == 0.0 and table[10, "everybody"] == 0.25
     assert (0, "paired") not in table.index
+    said = tables.doses(records, 200).set_index(["paired", "group"])["verdict"]
+    assert (said[0] == "").all() and (said[10] != "").all(), "nobody paired is what the others are held against"
+    whole = pd.concat([records, made_up({PAIRED: (1.0, 1.0, 1.0)}).assign(paired=40)])
+    tested = tables.doses(whole, 200).set_index(["paired", "group"])["p"]
+    assert np.isnan(tested[40, "everybody"]) and tested[40, "paired"] < 0.05, "the same people are tested once"
     moved = tables.doses(records, 200).set_index(["paired", "group"])["change"]
     # of the thirty unpaired ten were recalled before, none is now; the ten paired were all recalled before
     assert moved[10, "not paired"] == pytest.approx(-1 / 3) and moved[10, "paired"] == 0

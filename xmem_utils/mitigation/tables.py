@@ -176,8 +176,12 @@ def doses(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     halves = people.assign(group=np.where(people["persona"] < people["paired"], "paired", "not paired"))
     groups = pd.concat([people.assign(group="everybody"), halves]).sort_values(by[:2], kind="stable")
     table = stats.compare(groups, "dose", "none", by, resamples).join(own, on=by[:2])
-    table["p"] = table["p"].where(table["paired"] > 0)
+    # Nobody paired is the baseline itself, and where everybody is, "everybody" would be tested twice.
+    whole = (table["group"] == "everybody") & (table.groupby(by[:2])["group"].transform("size") == 2)
+    tested = (table["paired"] > 0) & ~whole
+    table["p"] = table["p"].where(tested)
     table = stats.judged(table, "mitigation_pairs", shown["replicate"].nunique())
+    table["verdict"] = table["verdict"].where(tested, "")
     table = table.rename(columns=stats.named("change"))
     level = stats.estimate(groups, ["source", "paired"], ["group"], "dose", resamples)
     table = table.drop(columns=["dose", "dose low", "dose high"]).merge(level, on=by)

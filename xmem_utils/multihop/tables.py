@@ -126,7 +126,8 @@ def decomposition(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
 
 BEYOND = stats.named("beyond") | {"p": "beyond p"}
 CLAIM = ["source", "task", "in source", "in target", "difference", *stats.INTERVAL[1:], "p", "people p", "p holm",
-         "chance", "headroom", "expected", *BEYOND.values(), "beyond people", "verdict", "beyond hop 1"]  # fmt: skip
+         "chance", "headroom", "expected", *BEYOND.values(), "beyond p holm", "beyond people", "verdict",
+         "beyond hop 1"]  # fmt: skip
 FEWEST = 8  # people of a replicate; the mean of fewer says little, and all replicates count the same
 
 
@@ -136,9 +137,9 @@ def claim(records: pd.DataFrame, gates: pd.DataFrame, resamples: int) -> pd.Data
     `expected` is the difference that hop 1 alone explains: its own difference times hop 2, for tasks that need both.
     For the same tasks `beyond` is the source-less-target difference among questions whose hops both succeed alone, of
     the `beyond people` who have such questions in both modalities. Controls need no hop 1: a difference there is one
-    of reading the question. They stand outside Holm's correction, and so does the forced chain's `beyond`, which is 0
-    by construction: with hop 1 right it asks what hop 2 was asked. `records` are of runs that learned both hops,
-    `gates` of all.
+    of reading the question. They stand outside Holm's correction (`beyond` has one, too), and so does the forced chain's
+    `beyond`, which is 0 by construction: with hop 1 right it asks what hop 2 was asked. `records` are of runs that
+    learned both hops, `gates` of all.
     """
     study, by = records[records["group"] == STUDY], ["source", "task"]
     replicates = gates["replicate"].nunique()
@@ -164,6 +165,8 @@ def claim(records: pd.DataFrame, gates: pd.DataFrame, resamples: int) -> pd.Data
     table["beyond people"] = [number.get(pair, 0) if pair[1] in CHAINED else np.nan for pair in pairs]
     tested = table["p"].where(table["headroom"] & table["task"].isin(COMPOSED))
     table = stats.judged(table, "multihop_claim", replicates, verdict, tested)
+    chained = table["task"].isin(CHAINED) & (table["task"] != CHAIN)
+    table["beyond p holm"] = stats.holm(table, "multihop_claim", table["beyond p"].where(table["headroom"] & chained))
     table["beyond hop 1"] = [_beyond_verdict(row) for _, row in table.iterrows()]
     return table[CLAIM]
 
@@ -184,7 +187,7 @@ def _beyond_verdict(row: pd.Series) -> str:
         return NO_HEADROOM
     if np.isnan(row["beyond"]):
         return f"cannot be said: fewer than {FEWEST} people in each replicate"
-    return stats.verdict(row, "beyond p", "beyond ")
+    return stats.verdict(row, "beyond p holm", "beyond ")
 
 
 def overall(table: pd.DataFrame) -> str:

@@ -1,4 +1,4 @@
-"""What a base model can do: the acceptance thresholds, and the alignment probe it was chosen by.
+"""What a base model can do: the acceptance thresholds, and the alignment probe.
 
 Every number comes from views that pretraining did not contain, and none from a study persona.
 """
@@ -21,7 +21,8 @@ from xmem_utils.pretraining.train import answer_logits
 from xmem_utils.vlm import prompts
 from xmem_utils.vlm.load import VLM
 
-# What a base model must reach on unseen views before the study may stand on it.
+# What a base should reach on unseen views. The recipe was chosen by it, on the tuning base; a base of the study that
+# misses some of it stays in, and is shown as missing it.
 ACCEPTANCE_THRESHOLDS = {
     "attributes from text, worst": 0.99,
     "attributes from image, mean": 0.95,

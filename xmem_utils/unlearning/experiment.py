@@ -6,11 +6,7 @@ in the unlearned modality; settings within 1 point of it tie, and the highest re
 the gentler setting: fewer steps, then the lower learning rate. A method without such a setting takes the one that
 retains most, and is marked.
 
-The rule was fixed before any search was run, but for two changes after the first one. That one broke the last tie in
-favour of the longer run, which pushed half of the methods to the end of the grid for nothing: all that was to be
-forgotten had been forgotten long before. And it used two of the tuning seeds, on which methods at the edge of what is
-allowed kept the retained people, whom they lost in the study; now it uses all. The grid was made finer where it had
-nothing between too little and too much. Of the study's own numbers only its retain recall had a say in this.
+What was changed after first results, and why, stands in notebook 05.
 """
 
 from __future__ import annotations
