@@ -137,7 +137,7 @@ def claim(records: pd.DataFrame, gates: pd.DataFrame, resamples: int) -> pd.Data
     `expected` is the difference that hop 1 alone explains: its own difference times hop 2, for tasks that need both.
     For the same tasks `beyond` is the source-less-target difference among questions whose hops both succeed alone, of
     the `beyond people` who have such questions in both modalities. Controls need no hop 1: a difference there is one
-    of reading the question. They stand outside Holm's correction (`beyond` has one, too), and so does the forced chain's
+    of reading the question. They stand outside Holm's correction (`beyond` has one, too), as does the forced chain's
     `beyond`, which is 0 by construction: with hop 1 right it asks what hop 2 was asked. `records` are of runs that
     learned both hops, `gates` of all.
     """
