@@ -78,7 +78,7 @@ def headline(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
 
     Rows: unlearned image, text, and "either" (mean over both of the same people); last, "pooled": the mean over the
     methods that forgot at matched retention. p holm: Holm's correction over methods within `unlearned`.
-    `left on training views` is what says whether a method forgot. Retain change is the worse of the two query
+    `left on training views` (of either: where more is left) says whether a method forgot. Retain change is the worse of the two query
     modalities, against before. The verdict is that of `stats.verdict` (on p, of the pooled). A baseline that unlearns
     nothing (`prompt`) has a row, but no part in the correction or the pool.
     """
@@ -86,7 +86,9 @@ def headline(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     people = _with_either(people[~people["method"].isin([BEFORE, RETAIN_ONLY])])
     by = ["unlearned", "method"]
     table = compare(people, "other", "own", by, resamples)
-    seen = _with_either(left(records)).groupby(by)[["recall", "before"]].mean()
+    seen = left(records).sort_values("recall", kind="stable")
+    worse = seen.groupby("method").tail(1).assign(unlearned="either")
+    seen = pd.concat([seen, worse]).set_index(by)[["recall", "before"]]
     kept = _with_either(retain_changes(records)).groupby(by)["change"].min().rename("retain change")
     table = table.join(seen.rename(columns={"recall": "left on training views"}), on=by).join(kept, on=by)
     replicates, tested = records[REPLICATE].nunique(), table["p"].where(table["method"] != PROMPT)
@@ -111,7 +113,7 @@ def verdict(row: pd.Series) -> str:
     """Whether what was unlearned in one modality is still recalled in the other."""
     if row["retain change"] < -RETAINED - 1e-9:
         return NOT_RETAINED
-    if row["left on training views"] > FORGOT * row["before"]:
+    if not row["left on training views"] <= FORGOT * row["before"]:
         return NOT_FORGOT
     return stats.verdict(row, "p" if np.isnan(row["p holm"]) else "p holm")
 
