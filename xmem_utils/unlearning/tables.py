@@ -78,9 +78,9 @@ def headline(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
 
     Rows: unlearned image, text, and "either" (mean over both of the same people); last, "pooled": the mean over the
     methods that forgot at matched retention. p holm: Holm's correction over methods within `unlearned`.
-    `left on training views` (of either: where more is left) says whether a method forgot. Retain change is the worse of the two query
-    modalities, against before. The verdict is that of `stats.verdict` (on p, of the pooled). A baseline that unlearns
-    nothing (`prompt`) has a row, but no part in the correction or the pool.
+    `left on training views` (of either: where more is left) says whether a method forgot. Retain change is the worse of
+    the two query modalities, against before. The verdict is that of `stats.verdict` (on p, of the pooled). A baseline
+    that unlearns nothing (`prompt`) has a row, but no part in the correction or the pool.
     """
     people = residuals(records).sort_values("unlearned", kind="stable")
     people = _with_either(people[~people["method"].isin([BEFORE, RETAIN_ONLY])])
