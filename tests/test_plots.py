@@ -24,7 +24,7 @@ def base_curves():
 
 def small_slope():
     fitted = table("capability_slopes").set_index(["model", "source"]).loc[("xmem-tiny-s", "image")]
-    return "xmem-tiny-s from pictures: slope {slope:.2f} [{lowest:.2f}, {highest:.2f}]".format(**fitted)
+    return "xmem-tiny-s from pictures: slope {estimate:.2f} [{low:.2f}, {high:.2f}]".format(**fitted)
 
 
 FIGURES = {  # by name: how it is drawn, panels, words in its legend
@@ -64,7 +64,7 @@ FIGURES = {  # by name: how it is drawn, panels, words in its legend
     "mitigation": (lambda: plots.mitigation(table("mitigation"), table("mitigation_tests")), 2,
                    {"above it in all replicates, p < 0.05", "below it likewise", "what a row is held against",
                     "perception ceiling, asked with pictures"}),
-    "claims": (lambda: plots.claims(table("claims")), 1, {"supported", "within 0.05 of none"}),
+    "claims": (lambda: plots.claims(table("claims")), 1, {"supported", "within ±0.05"}),
     "mitigation_pairs": (lambda: plots.mitigation_pairs(table("mitigation_pairs")), 2, {"nobody is paired: baseline"}),
     "decomposition": (lambda: plots.decomposition(table("decomposition")), 2, {"perception part", "recall part"}),
     "mechanism": (lambda: plots.mechanism(table("mechanism")), 24, {"target, before anything is memorized", "chance"}),

@@ -140,8 +140,9 @@ def sentence(row: pd.Series) -> str:
 def slope_sentence(slopes: pd.DataFrame, models: Sequence[str]) -> str:
     """The slopes of the two ends of the ladder beside what is reported of Gemma 3, in words."""
     found = slopes.set_index(["model", "source"])["estimate"]
-    ends = [tuple(found[model, source] for model in (models[0], models[-1])) for source in MODALITIES]
-    grown = [f"{a:.2f} to {b:.2f} ({VIEWS[source]})" for source, (a, b) in zip(MODALITIES, ends, strict=True)]
+    found = found.map("{:.2f}".format).replace("nan", "none (not memorized)")
+    ends = {source: [found[model, source] for model in (models[0], models[-1])] for source in MODALITIES}
+    grown = [f"{' to '.join(pair)} ({VIEWS[source]})" for source, pair in ends.items()]
     return (
         f"Of Gemma 3 it is reported (second hand, not checked by us) that the slope is about unchanged from 4B to 27B "
         f"parameters. Here, from {models[0]} to {models[-1]}, it goes from {' and from '.join(grown)}."

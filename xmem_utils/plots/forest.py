@@ -34,7 +34,7 @@ def claims(table: pd.DataFrame) -> plt.Figure:
             text = {"fontsize": 8, "va": "center", "color": VERDICTS.get(verdict, "0.55")}
             axes.annotate(verdict, (1.02, place), xycoords=("axes fraction", "data"), **text)
     axes.axvline(0, color="0.3", lw=0.9)
-    axes.axvspan(-MARGIN, MARGIN, color="0.93", zorder=0, label=f"within {MARGIN} of none")
+    axes.axvspan(-MARGIN, MARGIN, color="0.93", zorder=0, label=f"within ±{MARGIN}")
     axes.xaxis.set_major_locator(MultipleLocator(0.25))
     axes.set_xlabel("effect, as a difference of recall")
     return with_legend(figure, columns=6)

@@ -64,7 +64,8 @@ def capability_slope(points: pd.DataFrame, slopes: pd.DataFrame) -> plt.Figure:
         for model, colour, marker in looks:
             line = fit.loc[(model, source)]
             spread = f" [{line['low']:.2f}, {line['high']:.2f}]" if len(values(line["each"])) > 1 else ""
-            label = f"{model} from {WORDS[source]}: slope {line['estimate']:.2f}{spread}"
+            slope = "not memorized" if np.isnan(line["estimate"]) else f"slope {line['estimate']:.2f}{spread}"
+            label = f"{model} from {WORDS[source]}: {slope}"
             options = {"label": label, "color": colour, "marker": marker, "lw": 0.8, "mec": "black", "mew": 0.3}
             for _, run in wide.loc[model].groupby("replicate"):
                 axes.plot(run[source], run[other(source)], ms=5, **options)
