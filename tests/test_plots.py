@@ -28,7 +28,7 @@ def small_slope():
 
 
 FIGURES = {  # by name: how it is drawn, panels, words in its legend
-    "base_model_curves": (base_curves, 3, {"from pictures", "alignment probe, descriptions", "garment colour"}),
+    "base_model_curves": (base_curves, 3, {"from pictures", "alignment probe, descriptions", "attributes told apart"}),
     "base_model_evaluation": (lambda: plots.base_evaluation(table("base_model_evaluation")), 1,
                               {"from pictures", "from descriptions"}),
     "persona_attributes": (lambda: plots.attribute_counts(table("persona_attributes")), 8,
@@ -41,7 +41,7 @@ FIGURES = {  # by name: how it is drawn, panels, words in its legend
                            {"base model, before", "names learned from pictures", "chance"}),
     "dose_response": (lambda: plots.dose_response(table("dose_response"), 0.01, 0.9, DOSES), 8,
                       {"memorized: source at least 90%", "learned from pictures, asked with descriptions"}),
-    "capability": (lambda: plots.capability(table("capability"), 0.01), 4, {"gap", "transfer ratio"}),
+    "capability": (lambda: plots.capability(table("capability"), 0.01), 4, {"gap, names said", "gap, closed-set"}),
     "capability_slope": (lambda: plots.capability_slope(table("capability_slope"), table("capability_slopes")), 2,
                          {"no gap", small_slope()}),
     "capability_knowledge": (lambda: plots.capability_knowledge(table("capability_knowledge"), 0.01), 2,
