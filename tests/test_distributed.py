@@ -295,7 +295,7 @@ def stored_alone(own, tmp_path_factory):
         patch.setattr(paths, "RUNS", folder / "data" / "runs")
         resources = Resources(save_every=3)
         study = Memorization(own, profile_named(str(folder / "few.yaml")), 4, 2e-3, resources=resources)
-        return study.run(study.condition("image", 0))
+        return study.run(study.condition("image", 11))
 
 
 @pytest.mark.parametrize("two", ["fsdp.yaml"], indirect=True)

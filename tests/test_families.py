@@ -30,7 +30,7 @@ from xmem_utils.vlm.precision import mixed_precision
 from xmem_utils.vlm.processors import DEFAULT_SIDE, picture_side
 from xmem_utils.vlm.prompts import WHO
 
-TRAINING = Training(epochs=25, batch_size=10, learning_rate=1e-2, rank=8, seed=1)
+TRAINING = Training(epochs=35, batch_size=10, learning_rate=1e-2, rank=8, seed=1)
 
 
 @pytest.fixture(scope="module")

@@ -62,7 +62,7 @@ def test_pruned_ranks_equal_the_whole_tree_and_run_little_of_it(vlm, five, examp
     pruned = sum(nodes)
     nodes.clear()
     recall_of_all(vlm, shown, names, model)
-    assert pruned < sum(nodes) / 10, "a recalled name needs little more than its own path"
+    assert pruned < sum(nodes) / 5, "a recalled name needs little more than its own path"
 
 
 def test_names_that_all_tie_come_last(vlm, five, examples, monkeypatch):
@@ -103,7 +103,7 @@ def test_a_picture_seen_once_gives_the_logits_of_its_pixels(vlm, five, examples)
 
 def test_plain_peft_reloads_the_adapter_to_the_same_logits(vlm, examples, memorized):
     _, model, folder = memorized
-    base = AutoModelForImageTextToText.from_pretrained(paths.BASE_MODELS / "xmem-tiny-s-11")
+    base = AutoModelForImageTextToText.from_pretrained(paths.BASE_MODELS / "xmem-tiny-s-11", dtype=torch.float32)
     base.set_attn_implementation(vlm.model.config._attn_implementation)
     plain = PeftModel.from_pretrained(base, folder).eval()
     for modality in ("image", "text"):

@@ -66,7 +66,8 @@ def test_the_study_runs_end_to_end_on_the_quick_profile(tmp_path):
         for suffix in ("png", "svg", "csv"):
             assert (tmp_path / "data" / "figures" / f"{name}.{suffix}").stat().st_size > 0
     table = pd.read_csv(tmp_path / "data" / "figures" / "gap_matrix.csv")
-    recall = table[table["task"] == "view"].set_index(["source", "query"])["estimate"]
+    said = table[(table["task"] == "view") & (table["measure"] == "said")]
+    recall = said.set_index(["source", "query"])["estimate"]
     chance = 1 / params.PROFILES["quick"].personas
     for source in params.MODALITIES:
         own, across = recall[source, source], recall[source, params.other(source)]

@@ -75,7 +75,7 @@ def test_six_people_are_memorized_on_defaults(vlm, folder, store):
         assert run.condition.personas == 6 and run.condition.train_views == 4
         assert recall_by_modality(run.records)[source] >= GATE
         tried = sorted(f for f in store.glob(f"memorization/*-{source}-*") if f.is_dir())
-        assert study.steps(run.condition) == 40 * 2 ** (len(tried) - 1), "the quick profile's steps, doubled a try"
+        assert study.steps(run.condition) == 20 * 2 ** (len(tried) - 1), "the quick profile's steps, doubled a try"
 
 
 def test_epochs_are_passes_over_the_training_views(vlm, folder):

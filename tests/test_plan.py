@@ -29,7 +29,7 @@ def tiny():
 
 def test_parameters_and_their_bytes_are_those_of_the_loaded_model(vlm, tiny):
     assert tiny.parameters == sum(p.numel() for p in vlm.model.parameters())
-    assert tiny.memory["weights, float32"] == sum(p.nbytes for p in vlm.model.parameters())
+    assert tiny.memory["weights, bfloat16"] == 2 * tiny.parameters, "as stored"
 
 
 def test_lora_gradients_and_moments_are_those_of_a_training(five, tiny):
@@ -88,7 +88,7 @@ def test_gemma_3_4b_has_its_published_size():
     assert made.parameters == pytest.approx(4.3e9, rel=0.01)
     assert made.memory["weights, bfloat16"] == 2 * made.parameters
     assert made.sequence_tokens == 256 + 64 == sequence_length(config)
-    assert made.steps == 5 * 25
+    assert made.steps == 2 * 25
     plain = plan(config, PROFILES["standard"], Training(resources=Resources(4)), tflops=50)
     assert made.memory["activations (estimate)"] < plain.memory["activations (estimate)"] / 5
     assert made.memory_bytes == sum(made.memory.values())
