@@ -31,7 +31,7 @@ from xmem_utils.vlm.processors import picture_side
 from xmem_utils.vlm.prompts import WHO
 from xmem_utils.vlm.readable import check_readable
 
-LONGEST = 8  # a user's own people train until they are memorized, at most this many times the profile's steps
+LONGEST = 16  # a user's own people train until they are memorized, at most this many times the profile's steps
 CURVE = (0.05, 0.12, 0.25, 0.5)  # shares of the training at which recall is asked; most happens early
 
 
