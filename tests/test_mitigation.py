@@ -14,7 +14,7 @@ from xmem_utils.experiment import summary
 from xmem_utils.memorization.experiment import Memorization
 from xmem_utils.mitigation import data, losses, tables
 from xmem_utils.mitigation.evaluation import MitigationEvaluation
-from xmem_utils.mitigation.experiment import Mitigation, shrink
+from xmem_utils.mitigation.experiment import Mitigation, budgeted_steps, shrink
 from xmem_utils.mitigation.methods import METHODS, Method, method_named
 from xmem_utils.mitigation.names import BASELINE, CEILING, DESCRIBED, PAIRED, PUBLIC, STUDY, VIEW
 from xmem_utils.params import Profile, other
@@ -484,3 +484,38 @@ def test_what_base_models_answer_is_stored(study, monkeypatch):
     pd.testing.assert_frame_equal(study.before(), first)
     kept = list((paths.RUNS / "untrained").glob("xmem-tiny-s-11-mitigation-*.parquet"))
     assert len(kept) >= 2 and all(file.with_suffix(".sha256").exists() for file in kept)
+
+
+# -- an added budget, and hard labels ------------------------------------------------------------------
+
+
+def test_on_top_there_are_as_many_named_views_as_without(study, fed):
+    mixed = fed["captions, on top", "text"]
+    budget = 3 * data.length(mixed.named)
+    plain, spent = budgeted_steps(data.Mixed(mixed.named), budget, 1e-3, 0)
+    added, more = budgeted_steps(mixed, budget, 1e-3, 0, on_top=True)
+    assert len(plain) == len(added) and all(len(step.batch["auxiliary"]) == len(step.batch["names"]) for step in added)
+    assert more["counted"] == spent["tokens"] < more["tokens"]
+
+
+def test_half_of_the_pairs_with_strangers_are_of_people_whom_nobody_named(study, fed):
+    for source in SOURCES:
+        mixed = fed["self-labelled, with strangers", source]
+        whole = fed[PAIRED, source]
+        strangers = [i for i in mixed.people if i == data.STRANGER]
+        assert len(strangers) == len(mixed.people) / 2 and len(mixed.people) == len(whole.people)
+
+
+def test_labels_of_who_has_not_memorized_are_asked_for_too(study):
+    usual = study.condition(PAIRED, {}, "text", 11)
+    early = study.condition(PAIRED, {}, "text", 11, after=0.5)
+    assert early.start.epochs == usual.start.epochs / 2 and early.epochs == usual.epochs
+    plain = [study.condition(BASELINE, {}, "text", 11, after=share) for share in (0.5, 1.0)]
+    made = study.run_all([usual, early, *plain])
+    table = tables.hard(made, lambda run: run.condition.start.epochs, 200).set_index("after")
+    assert table.index.tolist() == [0.5, 1.0] and (table["method"] == PAIRED).all()
+    assert table["of the start"].tolist() == [early.start.epochs, usual.start.epochs]
+    assert tables.bake_off(made, [BASELINE, PAIRED]) == [made[0], made[3]] and tables.bake_off(made, [PAIRED]) == [
+        made[0]
+    ]
+    assert (table["verdict"] != "").all() and (table["material"] > 0).all()
