@@ -1,5 +1,7 @@
 """Every figure of the study drawn from its committed table."""
 
+import re
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -95,3 +97,8 @@ def test_every_estimate_and_every_interval_is_drawn():
     intervals = sorted(tuple(ends) for ends in bars if not np.isnan(ends).any())
     np.testing.assert_allclose(intervals, sorted(zip(drawn["low"], drawn["high"], strict=True)))
     plt.close(figure)
+
+
+def test_every_plot_that_a_notebook_asks_for_exists():
+    text = "".join(file.read_text("utf-8") for file in paths.NOTEBOOKS.glob("*.ipynb"))
+    assert {name for name in re.findall(r"\bplots\.(\w+)\(", text) if not hasattr(plots, name)} == set()

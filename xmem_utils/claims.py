@@ -40,8 +40,8 @@ def ends_of_the_ladder(changes: pd.DataFrame) -> pd.Series:
 C1 = "C1 names cross over to the other modality"
 C2 = "C2 fewer of them than in the one they were learned from: a gap"
 C3 = "C3 the gap shrinks with the size of the model"
-C4 = "C4 forgetting crosses over, but less is forgotten in the modality not unlearned"
-C5 = "C5 two hops: fewer from the other modality, as hop 1 predicts"
+C4 = "C4 less is forgotten in the modality that was not unlearned"
+C5 = "C5 two hops: fewer from the other modality"
 C6 = "C6 ways to close the gap"
 
 
@@ -56,7 +56,7 @@ def _forgetting(row: pd.Series) -> str:
 
 
 def _hops(row: pd.Series) -> str:
-    return f"{FROM[row['source']]}, {row['task']}: source less target (hop 1 alone: {row['expected']:.2f})"
+    return f"{FROM[row['source']]}, {row['task']}: source less target (hop 1 alone predicts {row['expected']:.2f})"
 
 
 def _way(row: pd.Series) -> str:

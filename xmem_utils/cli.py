@@ -99,15 +99,18 @@ def main(given: Sequence[str] | None = None) -> None:
         sys.exit(error.exit_code)
 
 
-def experiments() -> dict[str, type[Experiment]]:
-    """The experiment of each notebook."""
+def experiments() -> dict[str, list[type[Experiment]]]:
+    """The experiments of each notebook, what is searched for first."""
     from xmem_utils.memorization.experiment import Memorization
     from xmem_utils.mitigation.experiment import Mitigation
-    from xmem_utils.multihop.experiment import Multihop
+    from xmem_utils.multihop.experiment import KnownPeople, Multihop
     from xmem_utils.unlearning.experiment import Unlearning
+    from xmem_utils.unlearning.public import PublicUnlearning
 
-    kinds = {kind.notebook: kind for kind in (Memorization, Unlearning, Multihop, Mitigation)}
-    return kinds | {"02_training": Memorization}
+    out: dict[str, list[type[Experiment]]] = {"02_training": [Memorization]}
+    for kind in (Memorization, Unlearning, PublicUnlearning, Multihop, KnownPeople, Mitigation):
+        out.setdefault(kind.notebook, []).append(kind)
+    return out
 
 
 # What several commands take.
@@ -138,7 +141,7 @@ def list_runs(verify: Annotated[bool, Option("--verify", help="Check every check
     from xmem_utils import paths, store
     from xmem_utils.experiment import summary
 
-    codes = frozenset(code for kind in experiments().values() for code in kind.codes())
+    codes = frozenset(code for kinds in experiments().values() for kind in kinds for code in kind.codes())
     table = store.listing(paths.RUNS, codes, summary, verify)
     print(table.to_string(index=False) if len(table) else f"no runs in {paths.RUNS}")
     if verify and len(table) and (table["state"] != "whole").any():
@@ -172,16 +175,16 @@ def _train(
     # several processes without a GPU find each other only when the CPU is asked for
     accelerator = Accelerator(cpu=default_device().type == "cpu", mixed_precision="no", kwargs_handlers=[patience])
     set_threads()
-    kind = experiments()[notebook]
     resources = Resources(accumulation, gradient_checkpointing, save_every=25 if checkpoint else 0)
-    experiment = kind.of(p, resources)
-    conditions = experiment.ordered(shard_of(experiment.conditions(p), shard))
-    for number, condition in enumerate(progress(conditions, kind.folder)):
-        if number and accelerator.distributed_type == DistributedType.FSDP:  # which left the model sharded
-            experiment = kind.of(p, resources)
-        made = experiment.run(condition)
-        if accelerator.is_main_process:
-            print(condition.slug, {asked: round(recall, 3) for asked, recall in summary(made.records).items()})
+    for kind in experiments()[notebook]:
+        experiment = kind.of(p, resources)
+        conditions = experiment.ordered(shard_of(experiment.conditions(p), shard))
+        for number, condition in enumerate(progress(conditions, kind.folder)):
+            if number and accelerator.distributed_type == DistributedType.FSDP:  # which left the model sharded
+                experiment = kind.of(p, resources)
+            made = experiment.run(condition)
+            if accelerator.is_main_process:
+                print(condition.slug, {asked: round(recall, 3) for asked, recall in summary(made.records).items()})
     accelerator.end_training()
 
 
@@ -221,13 +224,14 @@ def search(
     """Search the settings of a notebook's methods; what it chose goes into the model's folder."""
     from xmem_utils.tuning import folder_of, memorization
 
-    kind = experiments()[notebook]
-    if unknown := set(method or ()) - set(kind.methods):
-        raise ValueError(f"unknown method {shown(min(unknown))}: expected some of {'; '.join(kind.methods)}")
+    kind = experiments()[notebook][0]
+    searched = [name for name, row in kind.methods.items() if not getattr(row, "like", "")]
+    if unknown := set(method or ()) - set(searched):
+        raise ValueError(f"unknown method {shown(min(unknown))}: expected some of {'; '.join(searched)}")
     shard_of((), shard)
     folder_of(model)
     experiment = kind(memorization(model))
-    tried = experiment.search(method or list(kind.methods), shard)
+    tried = experiment.search(method or searched, shard)
     if shard == "1/1":
         print(experiment.write(tried).to_string(index=False))
 

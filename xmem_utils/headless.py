@@ -69,8 +69,8 @@ def checked(name: str, assignments: Iterable[str]) -> tuple[dict[str, Any], para
     schema, given = schema_of(name), parse(assignments)
     if given.get("profile") not in (None, *params.PROFILES):
         given["profile"] = _from_here(given["profile"])
-    if "people" in given:
-        given["people"] = _from_here(given["people"])
+    for key in {"people", "tables"} & given.keys():
+        given[key] = _from_here(given[key])
     for key in {"model", "models"} & given.keys():
         names = params.listed(given[key]) if key == "models" else [given[key]]
         given[key] = ",".join(n if os.path.isdir(paths.BASE_MODELS / n) else _from_here(n) for n in names)
@@ -84,6 +84,11 @@ def ask(name: str, p: params.Parameters) -> None:
 
     Raises ValueError or FileNotFoundError as the notebook would.
     """
+    if folder := getattr(p, "tables", ""):
+        from xmem_utils.claims import EVIDENCE
+
+        if not any((Path(folder) / f"{evidence.table}.csv").is_file() for evidence in EVIDENCE):
+            raise ValueError(f"tables={params.shown(folder)} has no table of notebooks 03 to 07")
     if not p.model_list:
         return
     from xmem_utils.personas.importing import import_folder

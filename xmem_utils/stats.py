@@ -30,10 +30,12 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "transfers": ("measure",),
     "gaps": ("measure",),
     "capability_changes": ("measure",),
-    "unlearning_headline": ("unlearned",),
+    "unlearning_headline": ("measure", "unlearned"),
     "multihop_claim": (),
+    "multihop_practice": ("source",),
     "mitigation_tests": ("measure", "source"),
     "mitigation_pairs": ("source",),
+    "mitigation_hard": ("source",),
 }
 
 # What is said of a recall: the column of records that has it. Closed-set: the true name ranks first among the study's.
@@ -113,7 +115,7 @@ def compare(people: pd.DataFrame, a: str, b: str, by: Sequence[str], resamples: 
         each = values(table.loc["difference", "each"])
         people = pairs.groupby(level=REPLICATE)["difference"].transform("size")
         flipped = sign_flip(pairs["difference"] * len(pairs) / len(each) / people)  # replicates count the same
-        p = float(ttest_1samp(each, 0).pvalue) if np.ptp(each) > 0 else flipped
+        p = flipped if np.isnan(tested := t_test(each)) else tested
         ends = table.loc[a, ["estimate", "low", "high"]]
         rows.append([*labels, *ends, table.loc[b, "estimate"], *table.loc["difference"], p, flipped])
     numbers = [a, f"{a} low", f"{a} high", b, "difference", *INTERVAL[1:-1]]
@@ -198,6 +200,12 @@ def t_interval(each: np.ndarray) -> tuple[float, float]:
     """95 % interval of the mean of two or more replicates, Student's t."""
     half = student.ppf(1 - LEVEL / 2, len(each) - 1) * each.std(ddof=1) / len(each) ** 0.5
     return each.mean() - half, each.mean() + half
+
+
+def t_test(each: np.ndarray) -> float:
+    """p of Student's t test over replicates that they centre on 0; NaN of one, or where they coincide."""
+    each = each[~np.isnan(each)]
+    return float(ttest_1samp(each, 0).pvalue) if len(each) > 1 and np.ptp(each) > 0 else np.nan
 
 
 def sign_flip(differences: pd.Series | np.ndarray, flips: int = RESAMPLES) -> float:

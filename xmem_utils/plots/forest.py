@@ -7,7 +7,7 @@ from matplotlib.ticker import MultipleLocator
 from xmem_utils.plots.parts import GREEN, dots, facets, with_legend
 from xmem_utils.stats import EQUIVALENT, MARGIN, REVERSED, SUPPORTED, UNSAID
 
-VERDICTS = {SUPPORTED: GREEN, REVERSED: "#D55E00", EQUIVALENT: "#0072B2", UNSAID: "0.55"}
+VERDICTS = {SUPPORTED: GREEN, REVERSED: "#D55E00", EQUIVALENT: "#0072B2", UNSAID: "0.4"}
 
 
 def claims(table: pd.DataFrame) -> plt.Figure:
@@ -29,10 +29,11 @@ def claims(table: pd.DataFrame) -> plt.Figure:
     axes.grid(axis="y", visible=False)
     for verdict, rows in shown.groupby("verdict", sort=False):
         at = [places[k] for k in rows.index]
-        dots(axes, rows, at, label=verdict, marker="o", color=VERDICTS.get(verdict, "0.75"))
+        dots(axes, rows, at, label=verdict, marker="o", color=VERDICTS.get(verdict, "0.4"))
         for place in at:
-            text = {"fontsize": 8, "va": "center", "color": VERDICTS.get(verdict, "0.55")}
+            text = {"fontsize": 8, "va": "center", "color": VERDICTS.get(verdict, "0.4")}
             axes.annotate(verdict, (1.02, place), xycoords=("axes fraction", "data"), **text)
+    axes.set_xlim(-0.6, 1.1)  # an interval of two replicates would leave no room to the rest
     axes.axvline(0, color="0.3", lw=0.9)
     axes.axvspan(-MARGIN, MARGIN, color="0.93", zorder=0, label=f"within ±{MARGIN}")
     axes.xaxis.set_major_locator(MultipleLocator(0.25))

@@ -10,6 +10,7 @@ from matplotlib.ticker import PercentFormatter
 from matplotlib.transforms import ScaledTranslation
 
 from xmem_utils import paths
+from xmem_utils.memorization.names import ANSWERS
 from xmem_utils.params import MODALITIES, VIEWS
 from xmem_utils.stats import INTERVAL, values
 
@@ -19,6 +20,7 @@ MARKERS = {"image": "o", "text": "s", "none": "D"}
 WORDS = VIEWS | {"none": "a name alone"}
 SHIFT = {"image": -0.12, "text": 0.12, "none": 0.0}  # between two marks in a row
 GREEN = "#009E73"
+ANSWERED = dict(zip(ANSWERS, [GREEN, "#E69F00", "#CC79A7", "#56B4E9", "#999999", "#222222"], strict=True))  # by kind
 LEARNED = {m: f"Names learned from {WORDS[m]}" for m in MODALITIES}
 RECALLED = "names recalled exactly"
 DOTTED = {"color": "0.4", "ls": ":", "lw": 1.2, "zorder": 1}  # chance and the like
