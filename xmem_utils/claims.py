@@ -14,6 +14,7 @@ from xmem_utils.params import VIEWS
 from xmem_utils.paths import REPO
 from xmem_utils.stats import EQUIVALENT, INTERVAL, REVERSED, SUPPORTED, UNSAID, values
 
+BITS = "exposure, bits"
 FROM = {modality: f"from {views}" for modality, views in VIEWS.items()}
 COLUMNS = ["claim", "test", "measure", *INTERVAL, "replicates", "p holm", "people p", "verdict", "notebook", "table"]
 
@@ -103,7 +104,8 @@ def _named(evidence: Evidence) -> dict[str, object]:
 
 def _row(evidence: Evidence, row: pd.Series) -> dict[str, object]:
     ends = {end: row[f"{evidence.ends}{end}"] for end in INTERVAL[1:]}
-    own = {"test": evidence.what(row), "measure": row.get("measure", "said")}
+    measure = row.get("measure", "said")
+    own = {"test": evidence.what(row), "measure": BITS if measure == "exposure" else measure}
     p = row[evidence.p]
     numbers = {"estimate": row[evidence.effect], **ends, "p holm": p, "people p": row.get("people p")}
     found = row["verdict"] if pd.notna(row["verdict"]) else UNSAID

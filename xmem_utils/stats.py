@@ -259,13 +259,13 @@ def without_lone(table: pd.DataFrame, replicates: int, of: str = "", p: str = "p
     return table.assign(**{column: table[column].astype(float).mask(lone) for column in ends})
 
 
-def verdict(row: pd.Series, p: str = "p holm", of: str = "") -> str:
+def verdict(row: pd.Series, p: str = "p holm", of: str = "", margin: float = MARGIN) -> str:
     """What a difference says: "supported" where its (adjusted) p is below 0.05 and all replicates are above 0,
-    "reversed" where all are below; "equivalent" where its whole interval is within 0.05 of 0; else "cannot say".
+    "reversed" where all are below; "equivalent" where its whole interval is within `margin` of 0; else "cannot say".
 
     `row` is one of `compare`; `of` stands before its columns low, high and each where they were renamed.
     """
     each = values(row[f"{of}each"])
     if row[p] < LEVEL and len(each) and abs(np.sign(each).sum()) == len(each):
         return SUPPORTED if each[0] > 0 else REVERSED
-    return EQUIVALENT if row[f"{of}low"] >= -MARGIN and row[f"{of}high"] <= MARGIN else UNSAID
+    return EQUIVALENT if row[f"{of}low"] >= -margin and row[f"{of}high"] <= margin else UNSAID

@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.ticker import MultipleLocator
 
+from xmem_utils.claims import BITS
 from xmem_utils.plots.parts import GREEN, dots, facets, with_legend
 from xmem_utils.stats import EQUIVALENT, MARGIN, REVERSED, SUPPORTED, UNSAID
 
@@ -11,8 +12,9 @@ VERDICTS = {SUPPORTED: GREEN, REVERSED: "#D55E00", EQUIVALENT: "#0072B2", UNSAID
 
 
 def claims(table: pd.DataFrame) -> plt.Figure:
-    """A forest plot: a row a test, grouped by claim; colour and words say the verdict."""
-    shown = table[table["estimate"].notna()].reset_index(drop=True)
+    """A forest plot: a row a test of recall, grouped by claim; colour and words say the verdict. What is in bits has no
+    place on its axis."""
+    shown = table[table["estimate"].notna() & (table["measure"] != BITS)].reset_index(drop=True)
     labels = [f"{test}, {measure}" for test, measure in zip(shown["test"], shown["measure"], strict=True)]
     figure, ((axes,),) = facets((13, 0.27 * len(shown) + 0.34 * shown["claim"].nunique() + 1.4), [""], recall="")
     places, ticks, y = [], [], 0.0
@@ -37,5 +39,5 @@ def claims(table: pd.DataFrame) -> plt.Figure:
     axes.axvline(0, color="0.3", lw=0.9)
     axes.axvspan(-MARGIN, MARGIN, color="0.93", zorder=0, label=f"within ±{MARGIN}")
     axes.xaxis.set_major_locator(MultipleLocator(0.25))
-    axes.set_xlabel("effect, as a difference of recall")
+    axes.set_xlabel("effect, as a difference of recall (effects in bits of exposure are in the table)")
     return with_legend(figure, columns=6)

@@ -43,7 +43,8 @@ def headline(records: pd.DataFrame, points: pd.DataFrame, resamples: int) -> pd.
     that the rule chose, with intervals, and the `RANGE` over the admissible `points` (a `frontier.frontier`; of a model
     without a search of its own none, and then nothing is asked of them). `left on training views` says whether a method
     forgot (of either: where more is left); retain change is the worse of the two query modalities, against before. A
-    baseline that unlearns nothing (`prompt`) has a row, but no part in the correction or the pool.
+    baseline that unlearns nothing (`prompt`) has a row, but no part in the correction or the pool. Equivalent means, of
+    bits, within 0.05 of all the bits that there are (log2 of the number of names).
     """
     people = pd.concat([residuals(records, measure).assign(measure=measure) for measure in ("said", "exposure")])
     people = people[~people["method"].isin([BEFORE, RETAIN_ONLY]) & people["own before"].notna()]
@@ -57,11 +58,14 @@ def headline(records: pd.DataFrame, points: pd.DataFrame, resamples: int) -> pd.
     table = table.join(seen.rename(columns={"recall": "left on training views"}), on=by).join(kept, on=by)
     table = table.merge(ranges(points), "left", on=BY)
     replicates, tested = records[REPLICATE].nunique(), table["p"].where(table["method"] != PROMPT)
-    table = judged(table, "unlearning_headline", replicates, verdict, tested)
+    margins = {"said": stats.MARGIN, "exposure": stats.MARGIN * np.log2(records["names"].max())}
+    table = judged(table, "unlearning_headline", replicates, lambda row: verdict(row, margins[row["measure"]]), tested)
     said = table.loc[~table["verdict"].isin(NOT_SAID) & (table["method"] != PROMPT), BY]
     pooled = stats.without_lone(_answers(people.merge(said[BY], on=BY), BY[:2], resamples), replicates)
     pooled = pooled.merge(_pooled_ranges(said, points), "left", on=BY[:2])
-    pooled["verdict"] = [_within_range(stats.verdict(row, "p"), row) for _, row in pooled.iterrows()]
+    pooled["verdict"] = [
+        _within_range(stats.verdict(row, "p", margin=margins[row["measure"]]), row) for _, row in pooled.iterrows()
+    ]
     table = pd.concat([table, pooled], ignore_index=True)
     return table[[*BY, "own", "other", "difference", *INTERVAL[1:], "p", "people p", "p holm", *TRANSFER, *RANGE,
                   "left on training views", "retain change", "verdict"]]  # fmt: skip
@@ -151,15 +155,15 @@ def _with_either(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([one, one.assign(unlearned=EITHER)])
 
 
-def verdict(row: pd.Series) -> str:
-    """Whether what was unlearned in one modality is still known in the other."""
+def verdict(row: pd.Series, margin: float) -> str:
+    """Whether what was unlearned in one modality is still known in the other; `margin` is in the row's unit."""
     if row["retain change"] < -RETAINED - 1e-9:
         return NOT_RETAINED
     if not row["left on training views"] <= FORGOT * row["before"]:
         return NOT_FORGOT
     if row["admissible"] == 0:
         return NOT_REACHED
-    return _within_range(stats.verdict(row, "p" if np.isnan(row["p holm"]) else "p holm"), row)
+    return _within_range(stats.verdict(row, "p" if np.isnan(row["p holm"]) else "p holm", margin=margin), row)
 
 
 def _within_range(found: str, row: pd.Series) -> str:
