@@ -1,6 +1,7 @@
 """Figures of notebook 07: the mechanism."""
 
 from collections.abc import Iterator
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -81,7 +82,7 @@ def mechanism(table: pd.DataFrame, baseline: str) -> plt.Figure:
         for asked, words, line in ((source, "source", "-."), (target, "target", "--")):
             level = _of(rows, "recalled", "", asked)["estimate"].iloc[0]
             patch.axhline(level, label=f"{words} recall, not patched", color="0.25", lw=1, ls=line)
-        y = row_axis(first, BEGINNINGS)
+        y = row_axis(first, [fill(words, 16) for words in BEGINNINGS])  # as wide as numbers need, so are the others
         for model, shift in ((baseline, -0.15), *((m, 0.15) for m in models if m != baseline)):
             own_marks = of[model][(of[model]["query"] == target) & of[model]["measure"].isin(BEGINNINGS)]
             marks = own_marks.set_index("measure").reindex(BEGINNINGS)
