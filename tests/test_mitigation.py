@@ -521,3 +521,9 @@ def test_labels_of_who_has_not_memorized_are_asked_for_too(study):
         made[0]
     ]
     assert (table["verdict"] != "").all() and (table["material"] > 0).all()
+    labelled, unlabelled = early, plain[0]
+    for column, condition in (("another's name", labelled), ("another's name, plain", unlabelled)):
+        records = study.run(condition).records
+        asked = records[(records["group"] == STUDY) & (records["task"] == VIEW) & (records["query"] == "image")]
+        assert (asked["exact"] == (asked["answer"] == "name")).all()
+        assert table.loc[0.5, column] == (asked["answer"] == "other name").mean()

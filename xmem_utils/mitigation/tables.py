@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from xmem_utils import stats
+from xmem_utils.memorization.names import OTHER
 from xmem_utils.mitigation.names import (
     AMONG,
     BASELINE,
@@ -73,8 +74,9 @@ def hard(runs: Iterable[Run], memorized: Callable[[Run], float], resamples: int)
     """Self-labelling where it is hard: by how long was memorized before (a share of the usual) and method.
 
     `compare` of target recall with plain training from the same start; beside it `of the start`, source recall there
-    (`memorized` of a run), how many labels there were (none: it is plain training), the share that was right, and
-    source recall in the end; with verdicts.
+    (`memorized` of a run), how many labels there were (none: it is plain training), the share that was right, and in
+    the end source recall and the share of target views answered with another's name, with labels and without; with
+    verdicts.
     """
     runs = [run for run in runs if run.condition.paired in (0, run.condition.start.personas)]
     longest = max(run.condition.start.epochs for run in runs)
@@ -95,6 +97,12 @@ def hard(runs: Iterable[Run], memorized: Callable[[Run], float], resamples: int)
     people = people[people["method"] != BASELINE].join(plain.rename("plain"), on=plain.index.names)
     table = stats.compare(people.rename(columns={TARGET: "labelled"}), "labelled", "plain", by, resamples)
     table = table.join(people.groupby(by)[SOURCE].mean(), on=by)
+    asked = _studied(records).assign(after=lambda table: table["start epochs"] / longest)
+    asked = asked[asked["query"] != asked["source"]]
+    wrong = (asked["answer"] == OTHER).astype(float).groupby([asked[column] for column in by]).mean()
+    table = table.join(wrong.rename("another's name"), on=by)
+    plain = wrong.xs(BASELINE, level="method").rename("another's name, plain")
+    table = table.join(plain, on=by[:2])
     table = stats.judged(table, "mitigation_hard", people["replicate"].nunique())
     return table.join(facts.groupby(by)[["of the start", "material", "labels right"]].mean(), on=by)
 
