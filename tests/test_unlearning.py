@@ -512,3 +512,6 @@ def test_public_figures_are_forgotten_from_the_base_itself(vlm, own_store):
     assert (recall(before, "forget") >= 0.5).all() and (recall(before, "retain") >= 0.9).all()
     assert recall(after, "forget")["text"] < recall(before, "forget")["text"]
     assert not (study.memorization.root / before.condition.start.slug).exists(), "nothing was memorized"
+    asked = study.conditions(SimpleNamespace(ablations=True, methods="all", forget_share=0.5))
+    searched = Unlearning.settings_of("xmem-tiny-s", ["GradDiff", "IDK"])
+    assert {c.method: c.settings for c in asked} == {BEFORE: {}, **searched}

@@ -51,7 +51,7 @@ class PublicUnlearning(Unlearning):
         if not p.ablations or known_in(resolve_model(self.vlm.called(self.replicates[0]))) is None:
             return []
         methods = [m for m in FURTHER_METHODS if m in self.methods_of(p)]
-        settings = self.settings_of(self.vlm.name, methods) | {BEFORE: {}}
+        settings = Unlearning.settings_of(self.vlm.name, methods) | {BEFORE: {}}
         return [
             self.condition(method, settings[method], unlearned, replicate, measures="ranked",
                            forget=self.forget_set(replicate, p.forget_share))
