@@ -63,10 +63,14 @@ def spent(tmp_path):
     return times(tmp_path)
 
 
-def test_what_a_run_took_is_the_sum_of_its_jobs(spent, tmp_path_factory):
+def test_what_a_run_took_is_the_sum_of_its_jobs(spent, tmp_path, tmp_path_factory):
     own = spent.set_index("rule").loc["train"]
     assert own[["jobs", "minutes", "CPU minutes", "most memory, GB"]].tolist() == [2, 3.0, 6.0, 0.5]
     assert "7 minutes of CPU time in 3 jobs, so 2 minutes on two cores" in provenance(spent)
+    earlier = spent.assign(rule=["claims", "hops"], minutes=9.0, commit="0123abc")
+    table = times(tmp_path, earlier).set_index("rule")
+    assert table["minutes"].to_dict() == {"claims": 0.5, "hops": 9.0, "train": 3.0}
+    assert f"commits {spent['commit'][0]}, 0123abc: " in provenance(table.reset_index())
     with pytest.raises(ValueError, match="run `make figures` first"):
         times(tmp_path_factory.mktemp("empty"))
 

@@ -155,9 +155,10 @@ def _path(rows: pd.DataFrame) -> str:
     return f"notebooks/{rows['notebook'].iloc[0]}.ipynb"
 
 
-def times(folder: Path) -> pd.DataFrame:
+def times(folder: Path, earlier: pd.DataFrame | None = None) -> pd.DataFrame:
     """What the jobs of `make figures` took, from Snakemake's benchmark files: a row a rule, minutes and GB; on which
-    machine, and of which commit. Raises ValueError where there are none."""
+    machine, and of which commit; rules that are not among them as in an `earlier` table. Raises ValueError where there
+    are none."""
     files = sorted(folder.glob("*.tsv"))
     parts = [pd.read_csv(file, sep="\t").assign(rule=file.stem.partition("-")[0]) for file in files]
     if not parts:
@@ -167,7 +168,10 @@ def times(folder: Path) -> pd.DataFrame:
     table = table.div(pd.Series({"jobs": 1, "minutes": 60, "cpu": 60, "memory": 1024})).astype({"jobs": int})
     table = table.rename(columns={"cpu": "CPU minutes", "memory": "most memory, GB"}).reset_index()
     head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=REPO, capture_output=True, text=True)
-    return table.assign(machine=_machine(), commit=head.stdout.strip())
+    table = table.assign(machine=_machine(), commit=head.stdout.strip())
+    if earlier is not None:
+        table = pd.concat([earlier[~earlier["rule"].isin(table["rule"])], table])
+    return table.sort_values("rule", ignore_index=True)
 
 
 def _machine() -> str:
@@ -177,11 +181,13 @@ def _machine() -> str:
 
 
 def provenance(spent: pd.DataFrame) -> str:
-    """On which machine a run was made, how long it took and of which commit, in a line of README."""
+    """On which machine a run was made, how long it took and of which commits, in a line of README."""
+    commits, machines = (list(dict.fromkeys(spent[column].astype(str))) for column in ("commit", "machine"))
+    of = f"commit {commits[0]}" if len(commits) == 1 else f"commits {', '.join(commits)}"
     minutes, cpu, memory = spent["minutes"].sum(), spent["CPU minutes"].sum(), spent["most memory, GB"].max()
     return (
-        f"`make figures`, commit {spent['commit'][0]}: {cpu:.0f} minutes of CPU time in {spent['jobs'].sum()} jobs, so "
-        f"{minutes / 2:.0f} minutes on two cores ({spent['machine'][0]}); {memory:.1f} GB at most in a process."
+        f"`make figures`, {of}: {cpu:.0f} minutes of CPU time in {spent['jobs'].sum()} jobs, so "
+        f"{minutes / 2:.0f} minutes on two cores ({', '.join(machines)}); {memory:.1f} GB at most in a process."
     )
 
 

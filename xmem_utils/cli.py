@@ -280,7 +280,8 @@ def manifest() -> None:
 
 @app.command(cls=Command, rich_help_panel=MAINTAINERS)
 def readme() -> None:
-    """After `make figures`: write what it found and took into README, the latter into figures/run.csv, too."""
+    """After `make figures`: write what it found and took into README, the latter into figures/run.csv, too, where rules
+    that were not run again keep their rows."""
     import pandas as pd
 
     from xmem_utils import paths
@@ -288,8 +289,9 @@ def readme() -> None:
 
     file, figures = paths.REPO / "README.md", paths.REPO / "figures"
     latest = max((paths.DATA / "times").glob("standard-*"), key=os.path.getmtime, default=paths.DATA / "times")
-    spent = times(latest)
-    spent.to_csv(figures / "run.csv", index=False, float_format="%.2f")
+    kept = figures / "run.csv"
+    spent = times(latest, pd.read_csv(kept) if kept.exists() else None)
+    spent.to_csv(kept, index=False, float_format="%.2f")
     table = pd.read_csv(figures / "claims.csv", dtype={"each": str})
     file.write_text(with_claims(file.read_text("utf-8"), table, spent), "utf-8")
 
