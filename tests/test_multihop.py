@@ -408,6 +408,22 @@ def test_known_people_have_new_facts_and_are_shown_in_practice_alone(known):
         assert mine or not any(name in a.question or name in a.answer for name in study)
 
 
+def test_practice_beside_both_modalities_is_held_against_practice_beside_the_source():
+    rows = [
+        {"group": STUDY, "task": task, "source": "image", "query": asked, "beside": beside, "replicate": replicate,
+         "persona": person, "exact": float(beside == "both" or asked == "image" or person > replicate)}
+        for task in ("hop 1", "step by step") for asked in ("image", "text") for beside in ("source", "both")
+        for replicate in range(3) for person in range(9)
+    ]  # fmt: skip
+    table = tables.practice(pd.DataFrame(rows), 200).set_index(["source", "task", "query"])
+    across = table.loc["image", "step by step", "text"]
+    assert across["beside both"] == 1 and across["beside the source"] == pytest.approx(7 / 9)
+    assert across["difference"] == pytest.approx(2 / 9) and across["each"].split() == ["0.1111", "0.2222", "0.3333"]
+    assert (table.xs("image", level="query")["difference"] == 0).all()
+    alone = pd.DataFrame([row for row in rows if row["beside"] == "source"])
+    assert tables.practice(alone, 200).empty
+
+
 def test_a_study_of_known_people_runs(vlm, own_store):
     study = KnownPeople(vlm, PROFILE, rank=8, learning_rate=2e-3)
     found = study.records(None)

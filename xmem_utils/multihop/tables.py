@@ -131,12 +131,11 @@ def practice(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     study = records[(records["group"] == STUDY) & records["task"].isin([HOP_1, *CHAINED])]
     by = ["source", "task", "query"]
     people = study.pivot_table(index=[*by, *stats.PERSON], columns="beside", values="exact", sort=False)
-    people = people.reindex(columns=["both", "source"]).dropna()
+    both, alone = "beside both", "beside the source"
+    people = people.reindex(columns=["both", "source"]).set_axis([both, alone], axis=1).dropna()
     if people.empty:
-        return pd.DataFrame(
-            columns=[*by, "both", "source", "difference", *stats.INTERVAL[1:], "p", "p holm", "verdict"]
-        )
-    table = stats.compare(people, "both", "source", by, resamples)
+        return pd.DataFrame(columns=[*by, both, alone, "difference", *stats.INTERVAL[1:], "p", "p holm", "verdict"])
+    table = stats.compare(people, both, alone, by, resamples)
     return stats.judged(table, "multihop_practice", people.index.get_level_values("replicate").nunique())
 
 
