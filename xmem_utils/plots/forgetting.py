@@ -90,9 +90,10 @@ def unlearning_curves(table: pd.DataFrame) -> plt.Figure:
 def unlearning_tradeoff(table: pd.DataFrame, retained: float) -> plt.Figure:
     """Residual recall against retain recall: a mark for the other modality, a dash for the unlearned one.
 
-    `table` has unlearned, method, retain, own, other; left of the line `retained` people were lost. Marks that would
-    hide each other are moved apart a little, sideways.
+    `table` has unlearned, method, retain, own, other; left of the line `retained` people were lost; what lost half of
+    them is in the table alone. Marks that would hide each other are moved apart a little, sideways.
     """
+    table = table[table["retain"] > retained - 0.5]
     ylabel = "forgotten names recalled\n(mark: other modality; dash: unlearned)"
     figure, (panels,) = facets((10.6, 4.6), UNLEARNED.values(), [ylabel], recall="xy")
     marks = dict(zip(table["method"].unique(), cycle("oXsPD^v<>phd*H"), strict=False))
@@ -134,9 +135,10 @@ def unlearning_attacks(table: pd.DataFrame) -> plt.Figure:
 def unlearning_frontier(points: pd.DataFrame, chosen: pd.DataFrame) -> plt.Figure:
     """Forgotten against retained, a mark a setting and number of steps, a panel a method; rings: what the rule chose.
 
-    `points` is `frontier.frontier`; `chosen` has method, settings, steps. Settings in the shaded corner are admissible.
+    `points` is `frontier.frontier`; `chosen` has method, settings, steps. Settings in the shaded corner are admissible;
+    those that lost half of the retained are in the table alone.
     """
-    points = points[points["unlearned"].isin(MODALITIES)]
+    points = points[points["unlearned"].isin(MODALITIES) & (points["retain change"] > -0.5)]
     methods = list(dict.fromkeys(points["method"]))
     columns = min(4, len(methods))
     lines = -(-len(methods) // columns)
@@ -212,6 +214,6 @@ def unlearning_sequence(table: pd.DataFrame) -> plt.Figure:
                 axes.plot(newest["requests"] + 0.08, newest["estimate"], **look(asked, **options))
             for asked, part in own[whole & (own["asked"] > 0)].groupby("query"):
                 at_once = {"label": "all at once, asked with {asked}", "ms": 7, "alpha": 0.5}
-                axes.plot([last + 0.5] * len(part), part["estimate"], **look(asked, **at_once))
+                axes.plot(last + 0.5, part["estimate"].mean(), **look(asked, **at_once))  # as many people a request
             axes.set_xticks([*range(1, last + 1), last + 0.5], [*map(str, range(1, last + 1)), "at\nonce"])
     return with_legend(figure, columns=3)
