@@ -29,6 +29,16 @@ def small_slope():
     return "xmem-tiny-s from pictures: slope {estimate:.2f} [{low:.2f}, {high:.2f}]".format(**fitted)
 
 
+def chosen():
+    return pd.read_csv(paths.BASE_MODELS / "xmem-tiny-s-2026" / "unlearning_settings.csv")
+
+
+def matrix_and_answers():
+    """The two tables of which the committed one is made."""
+    both = table("unlearning_matrix")
+    return both[both["metric"].isna()], both[both["metric"].notna()]
+
+
 FIGURES = {  # by name: how it is drawn, panels, words in its legend
     "base_model_curves": (base_curves, 3, {"from pictures", "alignment probe, descriptions", "attributes told apart"}),
     "base_model_evaluation": (lambda: plots.base_evaluation(table("base_model_evaluation")), 1,
@@ -50,8 +60,16 @@ FIGURES = {  # by name: how it is drawn, panels, words in its legend
                              {"chance for a study name"}),
     "capability_probe": (lambda: plots.capability_probe(table("capability_probe")), 2,
                          {"xmem-tiny-xs", "hollow: closed-set"}),
-    "unlearning_matrix": (lambda: plots.unlearning_matrix(table("unlearning_matrix"), {"SimNPO"}), 3,
-                          {"forgotten people, asked with pictures", "retained people, asked with pictures"}),
+    "unlearning_headline": (lambda: plots.unlearning_transfer(table("unlearning_headline")), 2,
+                            {"all settings, from pictures", "unlearned from descriptions, the chosen setting",
+                             "the other modality forgets as much"}),
+    "unlearning_frontier": (lambda: plots.unlearning_frontier(table("unlearning_frontier"), chosen()), 12,
+                            {"admissible", "chosen by the rule"}),
+    "unlearning_matrix": (lambda: plots.unlearning_matrix(*matrix_and_answers(), {"prompt"}), 8,
+                          {"forgotten, answered: refusal", "retained: name said",
+                           "forgotten: name said, with interval"}),
+    "unlearning_sequence": (lambda: plots.unlearning_sequence(table("unlearning_sequence")), 4,
+                            {"forgotten first, asked with pictures", "all at once, asked with descriptions"}),
     "unlearning_curves": (lambda: plots.unlearning_curves(table("unlearning_curves")), 24,
                           {"retained, asked with pictures"}),
     "unlearning_tradeoff": (lambda: plots.unlearning_tradeoff(table("unlearning_tradeoff"), 0.95), 2,
@@ -60,6 +78,8 @@ FIGURES = {  # by name: how it is drawn, panels, words in its legend
                            {"forgotten people, asked with descriptions"}),
     "multihop": (lambda: plots.multihop(table("multihop")), 3,
                  {"shown a name alone", "grey label: not above chance in the source"}),
+    "multihop_controls": (lambda: plots.multihop_controls(table("multihop_controls")), 3,
+                          {"grey label: not above chance in the source"}),
     "multihop_decomposition": (lambda: plots.multihop_decomposition(table("multihop_decomposition")), 2,
                                {"composed", "if hops were independent"}),
     "multihop_curves": (lambda: plots.multihop_curves(table("multihop_curves"), 0.04), 8, {"chance"}),
@@ -69,7 +89,10 @@ FIGURES = {  # by name: how it is drawn, panels, words in its legend
     "claims": (lambda: plots.claims(table("claims")), 1, {"supported", "within ±0.05"}),
     "mitigation_pairs": (lambda: plots.mitigation_pairs(table("mitigation_pairs")), 2, {"nobody is paired: baseline"}),
     "decomposition": (lambda: plots.decomposition(table("decomposition")), 2, {"perception part", "recall part"}),
-    "mechanism": (lambda: plots.mechanism(table("mechanism")), 24, {"target, before anything is memorized", "chance"}),
+    "mechanism": (lambda: plots.mechanism(table("mechanism"), "baseline"), 6,
+                  {"target, before anything is memorized", "chance", "best method, shown pictures"}),
+    "mechanism_controls": (lambda: plots.mechanism_controls(table("mechanism_controls")), 24,
+                           {"target, before anything is memorized", "compared or learned within pictures"}),
 }  # fmt: skip
 
 

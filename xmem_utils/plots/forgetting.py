@@ -110,7 +110,7 @@ def unlearning_tradeoff(table: pd.DataFrame, retained: float) -> plt.Figure:
         axes.set_xlabel("retained names recalled (worse modality)")
         axes.axvline(retained, label="5 points below before", **DOTTED)
     axes.set_xlim(left, 1.015)
-    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))  # whole percents
     return with_legend(figure, columns=5)
 
 
