@@ -6,6 +6,18 @@ ask(run, "A woman with short black hair and round glasses.")
 """
 
 from xmem_utils.explore.models import Answer, Stored, ask, people_of, stored
-from xmem_utils.explore.widgets import asking, browsing, comparing, curves
+from xmem_utils.explore.widgets import asking, browsing, cards, comparing, curves, table_of
 
-__all__ = ["Answer", "Stored", "ask", "asking", "browsing", "comparing", "curves", "people_of", "stored"]
+__all__ = [
+    "Answer",
+    "Stored",
+    "ask",
+    "asking",
+    "browsing",
+    "cards",
+    "comparing",
+    "curves",
+    "people_of",
+    "stored",
+    "table_of",
+]
