@@ -188,6 +188,21 @@ def _train(
     accelerator.end_training()
 
 
+@app.command("export", cls=Command)
+def _export(
+    folder: Path,
+    runs: Annotated[Literal["none", "memorization", "all"], Option(help="Whose adapters go along.")] = "memorization",
+) -> None:
+    """Lay out people, bases and adapters in a new folder, ready for the Hub, with cards."""
+    from xmem_utils.explore.models import stored
+    from xmem_utils.export import export
+
+    wanted = {"none": (), "memorization": ("memorization",)}
+    chosen = [run for run in stored() if runs == "all" or run.folder.parent.name in wanted[runs]]
+    for made in export(folder, chosen):
+        print(made)
+
+
 @app.command("plan", cls=Command)
 def _plan(
     model: Annotated[str, Option(help="An embedded model, a folder, a config.json, or a cached Hub id.")],
