@@ -313,19 +313,8 @@ def readme() -> None:
 
 @app.command(cls=Command, rich_help_panel=MAINTAINERS)
 def strip(notebooks: list[Path]) -> None:
-    """Make executed notebooks fit to commit: only cells that nbval compares keep output and count."""
-    import nbformat
+    """Make executed notebooks fit to commit: small figures, and the output of cells that nbval compares."""
+    from xmem_utils import headless
 
     for path in notebooks:
-        try:
-            notebook = nbformat.read(path, as_version=4)
-        except (ValueError, AttributeError, nbformat.ValidationError) as error:
-            raise ValueError(f"{path} is no notebook that can be read ({type(error).__name__})") from error
-        # without times and paths of a run, states of its progress bars, and the version of Python
-        kept = {k: v for k, v in notebook.metadata.items() if k == "kernelspec"}
-        notebook.metadata = kept | {"language_info": {"name": "python"}}
-        for cell in notebook.cells:
-            cell.metadata = {k: v for k, v in cell.metadata.items() if k == "tags" and v}
-            if cell.cell_type == "code" and "NBVAL_CHECK_OUTPUT" not in cell.source:
-                cell.outputs, cell.execution_count = [], None
-        nbformat.write(notebook, path)
+        headless.strip(path)
