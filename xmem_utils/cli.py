@@ -294,6 +294,18 @@ def manifest() -> None:
 
 
 @app.command(cls=Command, rich_help_panel=MAINTAINERS)
+def site(
+    out: Annotated[Path | None, Option(help="Where the pages go (default: data/site).")] = None,
+) -> None:
+    """Build the study's pages: claims, results, notebooks, people, tables; `make site` installs what that takes."""
+    from xmem_utils import paths
+    from xmem_utils.site.build import build
+
+    folder = out or paths.DATA / "site"
+    print(build(folder, folder.with_name(f"{folder.name}-source")))
+
+
+@app.command(cls=Command, rich_help_panel=MAINTAINERS)
 def readme() -> None:
     """After `make figures`: write what it found and took into README, the latter into figures/run.csv, too, where rules
     that were not run again keep their rows."""
