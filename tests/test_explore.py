@@ -119,7 +119,9 @@ def test_a_click_changes_the_answer(runs, study):
     assert answer.value == first, "nothing is asked before the click"
     field(box, ipywidgets.Button, "Ask").click()
     assert answer.value != first
+    assert field(box, ipywidgets.Dropdown, "person").layout.display != "none"
     field(box, ipywidgets.ToggleButtons, "show").value = "my words"
+    assert field(box, ipywidgets.Dropdown, "person").layout.display == "none"
     field(box, ipywidgets.Button, "Ask").click()
     assert "nothing is shown" in answer.value
     field(box, ipywidgets.ToggleButtons, "show").value = "my picture"

@@ -31,7 +31,7 @@ ANY = "any"
 PAGE = 12  # people on one page
 MINE = {"my picture": "image", "my words": "text"}
 WRAPPED = widgets.Layout(display="flex", flex_flow="row wrap")
-WIDE = {"layout": widgets.Layout(width="auto"), "style": {"description_width": "8em"}}
+WIDE = {"layout": {"width": "auto"}, "style": {"description_width": "8em"}}
 
 
 def _png(picture: Image.Image | plt.Figure, words: str, width: int) -> str:
