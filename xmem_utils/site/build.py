@@ -75,7 +75,8 @@ def _index(source: Path, notebooks: Iterable[str]) -> str:
     readme, results = ((source / name).read_text("utf-8") for name in ("README.md", "docs/results.md"))
     first, claims = readme.partition("\n## ")[0], readme.partition(MARKS[0])[2].partition(MARKS[1])[0]
     shown = "\n".join(
-        f'<a href="docs/results.html"><img src="_images/{html.escape(picture)}" alt="{html.escape(words)}" loading="lazy"></a>'
+        f'<a href="docs/results.html"><img src="_images/{html.escape(picture)}" alt="{html.escape(words)}" '
+        'loading="lazy"></a>'
         for words, picture in PICTURE.findall(results)
     )
     return "\n".join(
