@@ -23,7 +23,7 @@ export MPLBACKEND := agg
 
 .PHONY: help figures quick test test-slow lint lab bench notebooks site manifest pretrain clean
 help:
-	@echo "make figures    run the study (standard profile) and draw every figure; CORES=4 PROFILE=my.yaml"
+	@echo "make figures    run the study (standard profile) and draw every figure; CORES=4 PROFILE=my.yaml ONLY=multihop"
 	@echo "make quick      the same on the quick profile, into build/quick"
 	@echo "make test       install, lint, run all tests (nbval included)"
 	@echo "make test-slow  the long forms of the fault tests"
@@ -42,7 +42,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 figures: $(VENV)/.installed
-	$(SNAKEMAKE)
+	$(SNAKEMAKE) $(ONLY)
 
 quick: export XMEM_HOME := $(CURDIR)/build/quick
 quick: export XMEM_PROFILE := quick

@@ -1,14 +1,17 @@
 """Every figure of the study drawn from its committed table."""
 
+import itertools
 import re
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgb
 
 from xmem_utils import paths, plots
 from xmem_utils.memorization.tables import DOSES
+from xmem_utils.plots.parts import ANSWERED, footnote
 
 COMMITTED = paths.REPO / "figures"
 
@@ -99,6 +102,7 @@ FIGURES = {  # by name: how it is drawn, panels, words in its legend
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_stands_on_its_committed_table(name, tmp_path, monkeypatch):
     draw, panels, words = FIGURES[name]
+    plots.style()
     figure = draw()
     assert len(figure.axes) == panels
     legend = {text.get_text() for legend in figure.legends for text in legend.get_texts()}
@@ -106,6 +110,7 @@ def test_a_figure_stands_on_its_committed_table(name, tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "FIGURES", tmp_path)
     plots.save(figure, name, table(name))
     assert {file.suffix for file in tmp_path.iterdir()} == {".png", ".svg", ".csv"}
+    assert "<text" in (tmp_path / f"{name}.svg").read_text("utf-8")  # can be searched, selected, read aloud
     plt.close(figure)
 
 
@@ -120,6 +125,24 @@ def test_every_estimate_and_every_interval_is_drawn():
     intervals = sorted(tuple(ends) for ends in bars if not np.isnan(ends).any())
     np.testing.assert_allclose(intervals, sorted(zip(drawn["low"], drawn["high"], strict=True)))
     plt.close(figure)
+
+
+def test_below_a_figure_stands_of_how_many_replicates_it_is():
+    several, one = "0.1 0.2 0.3", "0.1"
+    row = pd.DataFrame({"low": [0.0, 0.1], "each": [several, several]})
+    assert footnote(row, True).startswith("n = 3 replicates (small dots). Bars: 95 % intervals over replicates; broad")
+    assert footnote(row, False) == "n = 3 replicates"
+    assert "n = 1 to 3 replicates" in (mixed := footnote(row.assign(each=[several, one]), True)) and "of one" in mixed
+    assert footnote(row.assign(each=one), True) == "n = 1 replicate. Bars: 95 % intervals over its people"
+    assert footnote(pd.DataFrame({"replicate": [11, 12, 12]}), False) == "n = 2 replicates"
+    assert footnote(pd.DataFrame({"recall": [1.0]}), False) == footnote(row.assign(each=None), True) == ""
+
+
+def test_kinds_of_answers_differ_without_colour():
+    """As neighbours in a bar: in lightness (of 0 to 1), or by a pattern."""
+    plain = [to_rgb(bar["color"]) for bar in ANSWERED.values() if "hatch" not in bar]
+    plain = [sum(w * c**2.2 for w, c in zip((0.2126, 0.7152, 0.0722), rgb, strict=True)) ** (1 / 2.2) for rgb in plain]
+    assert min(abs(a - b) for a, b in itertools.pairwise(plain)) > 0.15
 
 
 def test_every_plot_that_a_notebook_asks_for_exists():

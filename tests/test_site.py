@@ -49,7 +49,8 @@ def test_there_is_a_page_a_notebook_and_a_download_a_table(pages):
 
 
 def test_every_picture_says_what_it_shows(pages):
-    for name in ("index", "people", "docs/results"):
+    drawn = [f"notebooks/{path.stem}" for path in paths.NOTEBOOKS.glob("*.ipynb")]
+    for name in ("index", "people", "docs/results", *drawn):
         for picture in re.findall(r"<img [^>]*>", (pages / f"{name}.html").read_text("utf-8")):
             assert re.search(r'alt="[^"]{3,}"', picture), picture
 

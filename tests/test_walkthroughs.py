@@ -9,8 +9,6 @@ import subprocess
 import sys
 from importlib import import_module
 
-import pytest
-
 from xmem_utils import paths
 from xmem_utils.memorization.experiment import Memorization
 from xmem_utils.params import Profile
@@ -68,10 +66,3 @@ def test_add_a_method(vlm, own_store, tmp_path, monkeypatch):
         for run in (before, after)
     ]
     assert left[1] < left[0]
-
-
-@pytest.mark.parametrize("document", ["your_own_people", "your_own_model", "add_a_method"])
-def test_documents_name_files_that_are_there(document):
-    text = (paths.REPO / "docs" / f"{document}.md").read_text("utf-8")
-    for target in re.findall(r"\]\(([^)#]+)", text):
-        assert (paths.REPO / "docs" / target).exists(), target

@@ -125,6 +125,15 @@ def sentence(table: pd.DataFrame) -> str:
     return f"Up to {max(counts)} replicates: intervals and tests are over them; beside each, over people within them."
 
 
+# By rule of the Snakefile that draws what a claim rests on: the rules that it needs, with their minutes in run.csv.
+NEEDS = {
+    "gap_analysis": ("train",),
+    "capability": ("train",),
+    "unlearning": ("train", "unlearn"),
+    "multihop": ("hops",),
+    "mitigation": ("train", "mitigate"),
+}
+
 WORDS = {SUPPORTED: f"**{SUPPORTED}**", REVERSED: f"**{REVERSED}**", EQUIVALENT: f"*{EQUIVALENT}*"}
 MARKS = "<!-- claims, by `python -m xmem_utils readme` -->", "<!-- end of claims -->"
 
@@ -191,11 +200,28 @@ def provenance(spent: pd.DataFrame) -> str:
     )
 
 
+def reproduction(spent: pd.DataFrame) -> str:
+    """How each claim is tested anew, alone: the command, what it takes, its tables; rows of a Markdown table."""
+    minutes = spent.set_index("rule")["CPU minutes"]
+    lines = ["| to test anew | command | minutes of CPU time | tables |", "|---|---|---|---|"]
+    for rule, needed in NEEDS.items():
+        rows = [evidence for evidence in EVIDENCE if evidence.notebook.endswith(rule)]
+        claims, tables = (", ".join(words) for words in (
+            [row.claim.partition(" ")[0] for row in rows], [f"[{row.table}](figures/{row.table}.csv)" for row in rows]
+        ))  # fmt: skip
+        took = minutes.reindex([rule, *needed]).sum()
+        lines.append(f"| {claims} | `make figures ONLY={rule}` | {took:.0f} | {tables} |")
+    lines.append(f"| all | `make figures` | {minutes.sum():.0f} | [claims](figures/claims.csv) |")
+    return "\n".join(lines)
+
+
 def with_claims(text: str, table: pd.DataFrame, spent: pd.DataFrame) -> str:
-    """A document whose part between `MARKS` is the table and what it took. Raises ValueError where it has none."""
+    """A document whose part between `MARKS` is the claims and what it takes to test them. Raises ValueError where it
+    has none."""
     start, end = MARKS
     before, found, rest = text.partition(start)
     _, also, after = rest.partition(end)
     if not (found and also):
         raise ValueError(f"the claims have no place in it: put {start!r} and {end!r} there")
-    return f"{before}{start}\n{markdown(table)}\n\n*{provenance(spent)}*\n{end}{after}"
+    made = "\n\n".join([markdown(table), f"*{provenance(spent)}*", reproduction(spent)])
+    return f"{before}{start}\n{made}\n{end}{after}"

@@ -5,14 +5,13 @@ import pandas as pd
 from matplotlib.ticker import MultipleLocator
 
 from xmem_utils.claims import BITS
-from xmem_utils.plots.parts import GREEN, dots, facets, with_legend
-from xmem_utils.stats import EQUIVALENT, MARGIN, REVERSED, SUPPORTED, UNSAID
-
-VERDICTS = {SUPPORTED: GREEN, REVERSED: "#D55E00", EQUIVALENT: "#0072B2", UNSAID: "0.4"}
+from xmem_utils.plots.parts import UNDECIDED, VERDICTS, dots, facets, with_legend
+from xmem_utils.stats import MARGIN
 
 
 def claims(table: pd.DataFrame) -> plt.Figure:
-    """A forest plot: a row a test of recall, grouped by claim; colour and words say the verdict. What is in bits has no
+    """A forest plot: a row a test of recall, grouped by claim; colour, mark and words say the verdict, hollow is
+    what cannot be said. What is in bits has no
     place on its axis."""
     shown = table[table["estimate"].notna() & (table["measure"] != BITS)].reset_index(drop=True)
     labels = [f"{test}, {measure}" for test, measure in zip(shown["test"], shown["measure"], strict=True)]
@@ -31,9 +30,10 @@ def claims(table: pd.DataFrame) -> plt.Figure:
     axes.grid(axis="y", visible=False)
     for verdict, rows in shown.groupby("verdict", sort=False):
         at = [places[k] for k in rows.index]
-        dots(axes, rows, at, label=verdict, marker="o", color=VERDICTS.get(verdict, "0.4"))
+        own = VERDICTS.get(verdict, UNDECIDED)
+        dots(axes, rows, at, label=verdict, **own)
         for place in at:
-            text = {"fontsize": 8, "va": "center", "color": VERDICTS.get(verdict, "0.4")}
+            text = {"fontsize": 8, "va": "center", "color": own["color"]}
             axes.annotate(verdict, (1.02, place), xycoords=("axes fraction", "data"), **text)
     axes.set_xlim(-0.6, 1.1)  # an interval of two replicates would leave no room to the rest
     axes.axvline(0, color="0.3", lw=0.9)

@@ -13,6 +13,8 @@ from xmem_utils.plots.parts import (
     COLOURS,
     DOTTED,
     SHIFT,
+    UNDECIDED,
+    VERDICTS,
     WORDS,
     asked_rows,
     by_modality,
@@ -54,9 +56,9 @@ def unlearning_matrix(table: pd.DataFrame, answers: pd.DataFrame, unsettled: set
                 for t in (table, answers)
             )
             left = np.zeros(len(methods))
-            for kind, colour in ANSWERED.items():
+            for kind, bar in ANSWERED.items():
                 share = said.loc[said["metric"] == f"answers: {kind}", "estimate"].reindex(methods).fillna(0).to_numpy()
-                axes.barh(y, share, 0.72, left, color=colour, label=f"forgotten, answered: {kind}", lw=0, zorder=2)
+                axes.barh(y, share, 0.72, left, **bar, label=f"forgotten, answered: {kind}", lw=0, zorder=2)
                 left += share
             dots(axes, own[own["group"] == "forget"].reindex(methods), y, color="black", label=FORGOTTEN, ms=4)
             retained = own.loc[own["group"] == "retain", "estimate"].reindex(methods)
@@ -167,16 +169,22 @@ def unlearning_transfer(table: pd.DataFrame) -> plt.Figure:
     """Which share of the forgetting reaches the other modality, a row a method, said and in bits of exposure.
 
     Marks: the setting that the rule chose, on the study's people. Pale lines: all admissible settings of the search; a
-    tick is their median.
+    tick is their median. At the right, the verdict over both modalities; grey where
+    nothing can be said.
     """
-    table = table[table["unlearned"].isin(MODALITIES)]
     table = table.assign(method=table["method"].str.replace(r"^pooled.*", "pooled", regex=True))
+    verdicts = table[table["unlearned"] == "either"].set_index(["measure", "method"])["verdict"].dropna()
+    table = table[table["unlearned"].isin(MODALITIES)]
     methods = list(dict.fromkeys(table["method"]))
     names = {of: column for column, of in named("transfer", "estimate").items()}
     titles = ["names said", "bits of exposure above who never learned"]
-    figure, (panels,) = facets((10.4, 0.45 * len(methods) + 1.6), titles, xlabel="forgetting transfer", recall="")
-    for axes, (_, own) in zip(panels, table.groupby("measure", sort=False), strict=True):
+    figure, (panels,) = facets((12.4, 0.45 * len(methods) + 1.6), titles, xlabel="forgetting transfer", recall="")
+    for axes, (measure, own) in zip(panels, table.groupby("measure", sort=False), strict=True):
         y = row_axis(axes, methods)
+        for place, method in zip(y, methods, strict=True):
+            verdict = verdicts.get((measure, method), "").partition(":")[0]
+            text = {"fontsize": 8, "va": "center", "color": VERDICTS.get(verdict, UNDECIDED)["color"]}
+            axes.annotate(verdict, (1.01, place), xycoords=("axes fraction", "data"), **text)
         for unlearned in MODALITIES:
             rows = own[own["unlearned"] == unlearned].set_index("method").reindex(methods)
             at, pale = y + 1.6 * SHIFT[unlearned], {"color": COLOURS[unlearned], "alpha": 0.35, "zorder": 1.5}

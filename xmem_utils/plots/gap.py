@@ -115,7 +115,7 @@ def answers(table: pd.DataFrame) -> plt.Figure:
         bottom = np.zeros(2)
         for kind in kinds:
             share = own[own["answer"] == kind].set_index("query")["estimate"].reindex(MODALITIES).to_numpy()
-            axes.bar(range(2), share, 0.6, bottom, color=ANSWERED[kind], label=kind, edgecolor="white", lw=0.5)
+            axes.bar(range(2), share, 0.6, bottom, label=kind, lw=0.5, **{"edgecolor": "white"} | ANSWERED[kind])
             bottom += share
         axes.grid(axis="x", visible=False)
     axes.set_xticks(range(2), [f"asked with\n{WORDS[m]}" for m in MODALITIES])

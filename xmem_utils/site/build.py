@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 
 from xmem_utils import paths
@@ -47,12 +48,28 @@ def _write_source(source: Path) -> None:
         executed = paths.EXECUTED / "standard" / f"{name}.ipynb"
         place = source / "notebooks" / f"{name}.ipynb"
         place.parent.mkdir(exist_ok=True)
-        shutil.copy(executed if executed.exists() else paths.NOTEBOOKS / place.name, place)
+        notebook = nbformat.read(executed if executed.exists() else paths.NOTEBOOKS / place.name, as_version=4)
+        _describe_pictures(notebook)
+        nbformat.write(notebook, place)
     for module in paths.NOTEBOOKS.glob("*.py"):  # a notebook links to it
         shutil.copy(module, source / "notebooks")
     (source / "people.md").write_text(_people(source / "_static" / "people"), "utf-8")
     (source / "tables.md").write_text(_tables(source), "utf-8")
     (source / "index.md").write_text(_index(source, notebooks), "utf-8")
+
+
+def _describe_pictures(notebook: nbformat.NotebookNode) -> None:
+    """Give every picture that a notebook draws an alternative text: its words in the results, or the heading above."""
+    results = (paths.REPO / "docs" / "results.md").read_text("utf-8")
+    words = {Path(file).stem: said for said, file in PICTURE.findall(results)}
+    heading = ""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            heading = (re.findall(r"^#+ (.*)", cell.source, re.MULTILINE) or [heading])[-1]
+        elif any("image/png" in output.get("data", {}) for output in cell.outputs):
+            saved = re.search(r'plots\.save\(.*"(\w+)",', cell.source)
+            said = words.get(saved[1] if saved else "", heading)
+            cell.metadata["mystnb"] = {"image": {"alt": f"Figure: {said}"}}
 
 
 def _copy(document: str, source: Path) -> None:
