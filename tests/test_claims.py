@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from xmem_utils import paths, plots
-from xmem_utils.claims import COLUMNS, EVIDENCE, claims, markdown, provenance, sentence, times, with_claims
+from xmem_utils.claims import COLUMNS, EVIDENCE, claims, filled, markdown, provenance, readme, sentence, times
 from xmem_utils.memorization import tables
 from xmem_utils.stats import INTERVAL, SUPPORTED, UNSAID
 
@@ -76,16 +76,19 @@ def test_what_a_run_took_is_the_sum_of_its_jobs(spent, tmp_path, tmp_path_factor
 
 
 def test_a_document_shows_the_table_between_its_marks(folder, spent):
-    table = claims(folder)
+    table, gaps = claims(folder), pd.read_csv(folder / "gaps.csv")
     marked = (paths.REPO / "README.md").read_text("utf-8")
-    once = with_claims(marked, table, spent)
-    assert markdown(table) in once and with_claims(once, table, spent) == once
+    once = readme(marked, table, gaps, spent)
+    assert markdown(table) in once and readme(once, table, gaps, spent) == once
     assert once.count(f"**{SUPPORTED}**") == (table["verdict"] == SUPPORTED).sum()
-    with pytest.raises(ValueError, match="no place in it"):
-        with_claims("nothing", table, spent)
+    assert "say 100% of them or more. Asked in the other one they say 50% (learned from pictures)" in once
+    assert "| C1, C2 | `make figures ONLY=gap_analysis` | 6 |" in once
+    with pytest.raises(ValueError, match="claims has no place in it"):
+        filled("nothing", "claims", "")
 
 
 def test_readme_shows_the_committed_claims():
     figures, text = paths.REPO / "figures", (paths.REPO / "README.md").read_text("utf-8")
     table = pd.read_csv(figures / "claims.csv", dtype={"each": str})
-    assert with_claims(text, table, pd.read_csv(figures / "run.csv")) == text, "run `python -m xmem_utils readme`"
+    gaps, spent = (pd.read_csv(figures / f"{name}.csv") for name in ("gaps", "run"))
+    assert readme(text, table, gaps, spent) == text, "run `python -m xmem_utils readme`"

@@ -20,7 +20,7 @@ TEXTS = DOCUMENTS | {
     for name, cells in NOTEBOOKS.items()
 }
 PLACES = {name: paths.NOTEBOOKS if name in NOTEBOOKS else (paths.REPO / name).parent for name in TEXTS}
-MAKEFILE = (paths.REPO / "Makefile").read_text("utf-8")
+MAKEFILE = (paths.REPO / "Makefile").read_text("utf-8").replace("$(VENV)", ".venv")
 
 
 def written(program):
@@ -67,7 +67,7 @@ def test_papermill_is_given_parameters_that_exist():
 
 
 def test_make_has_what_it_is_told():
-    targets = set(re.findall(r"^([\w-]+):", MAKEFILE, re.MULTILINE))
+    targets = set(re.findall(r"^([\w./-]+):", MAKEFILE, re.MULTILINE))
     variables = set(re.findall(r"\b(PROFILE|CORES|PYTHON|ONLY)\b", MAKEFILE))
     calls = list(written("make"))
     for document, words in calls:

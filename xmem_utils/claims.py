@@ -40,7 +40,7 @@ def ends_of_the_ladder(changes: pd.DataFrame) -> pd.Series:
 
 C1 = "C1 names cross over to the other modality"
 C2 = "C2 fewer of them than in the one they were learned from: a gap"
-C3 = "C3 the gap shrinks with the size of the model"
+C3 = "C3 the gap is smaller in a larger model (our question; the abstract says that it remains)"
 C4 = "C4 less is forgotten in the modality that was not unlearned"
 C5 = "C5 two hops: fewer from the other modality"
 C6 = "C6 ways to close the gap"
@@ -48,30 +48,30 @@ C6 = "C6 ways to close the gap"
 
 def _gap(row: pd.Series) -> str:
     own, across = row["source recall"], row["target recall"]
-    return f"{FROM[row['source']]}: source ({own:.2f}) less target recall ({across:.2f})"
+    return f"{FROM[row['source']]}: source minus target recall ({own:.2f} − {across:.2f})"
 
 
 def _forgetting(row: pd.Series) -> str:
-    left = f"left in the other modality ({row['other']:.2f}) less in the unlearned one ({row['own']:.2f})"
+    left = f"left in the other modality minus in the unlearned one ({row['other']:.2f} − {row['own']:.2f})"
     return f"{row['method']}, one test: {left}"
 
 
 def _hops(row: pd.Series) -> str:
-    return f"{FROM[row['source']]}, {row['task']}: source less target (hop 1 alone predicts {row['expected']:.2f})"
+    return f"{FROM[row['source']]}, {row['task']}: source minus target (hop 1 alone predicts {row['expected']:.2f})"
 
 
 def _way(row: pd.Series) -> str:
     """No model here draws what a description says; our portrait generator stands in."""
     drawn = row["method"] == "describe, then recall" and row["source"] == "image"
     way = "read, drawn by our generator, then recall" if drawn else row["method"]
-    return f"{FROM[row['source']]}, {way}: target recall less plain training's"
+    return f"{FROM[row['source']]}, target recall with {way} minus plain training's"
 
 
 EVIDENCE = (
-    Evidence(C1, lambda r: f"{FROM[r['source']]}: target recall after less before", "03_gap_analysis", "transfers",
+    Evidence(C1, lambda r: f"{FROM[r['source']]}: target recall after minus before", "03_gap_analysis", "transfers",
              "difference"),
     Evidence(C2, _gap, "03_gap_analysis", "gaps", "gap"),
-    Evidence(C3, lambda r: f"{FROM[r['source']]}: gap of {r['from']} less that of {r['to']}", "04_capability",
+    Evidence(C3, lambda r: f"{FROM[r['source']]}: gap of {r['from']} minus that of {r['to']}", "04_capability",
              "capability_changes", "decrease of gap", ends_of_the_ladder),
     Evidence(C4, _forgetting, "05_unlearning", "unlearning_headline", "difference",
              lambda t: (t["unlearned"] == "either") & t["method"].str.startswith("pooled"), p="p"),
@@ -135,7 +135,6 @@ NEEDS = {
 }
 
 WORDS = {SUPPORTED: f"**{SUPPORTED}**", REVERSED: f"**{REVERSED}**", EQUIVALENT: f"*{EQUIVALENT}*"}
-MARKS = "<!-- claims, by `python -m xmem_utils readme` -->", "<!-- end of claims -->"
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -147,7 +146,10 @@ def markdown(table: pd.DataFrame) -> str:
         for _, row in rows.iterrows():
             effect = "" if pd.isna(row["estimate"]) else f"{row['estimate']:+.2f}"
             outer, inner = (_ends(row[low], row[high]) for low, high in (INTERVAL[1:3], INTERVAL[3:5]))
-            outer += "" if pd.isna(row["replicates"]) else f" n = {row['replicates']:.0f}"
+            if row["replicates"] == 0:
+                outer = "too few replicates memorized the source"
+            elif pd.notna(row["replicates"]):
+                outer += f" n = {row['replicates']:.0f}"
             p = "" if pd.isna(row["p holm"]) else "< 0.001" if row["p holm"] < 0.001 else f"{row['p holm']:.3f}"
             lines.append(
                 f"| {row['test']} | {row['measure']} | {effect} | {outer} | {inner} | {p} "
@@ -215,13 +217,34 @@ def reproduction(spent: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def with_claims(text: str, table: pd.DataFrame, spent: pd.DataFrame) -> str:
-    """A document whose part between `MARKS` is the claims and what it takes to test them. Raises ValueError where it
-    has none."""
-    start, end = MARKS
+def in_short(gaps: pd.DataFrame) -> str:
+    """The gap in words, from the table of notebook 03: recall in both modalities, said and closed-set."""
+    said, first = (gaps[gaps["measure"] == measure].set_index("source") for measure in ("said", "closed-set"))
+    across, likeliest = (rows["target recall"].map("{:.0%}".format) for rows in (said, first))
+    return (
+        f"Asked in the modality that they learned names from, the models say {said['source recall'].min():.0%} of "
+        f"them or more. Asked in the other one they say {across['image']} (learned from pictures) and {across['text']} "
+        f"(from descriptions); the true name is the likeliest of the study's for {likeliest['image']} and "
+        f"{likeliest['text']}."
+    )
+
+
+def marks(part: str) -> tuple[str, str]:
+    """Between which lines a part of a document is written by a command."""
+    return f"<!-- {part}, by `python -m xmem_utils readme` -->", f"<!-- end of {part} -->"
+
+
+def filled(text: str, part: str, content: str) -> str:
+    """A document with new content between the marks of a part. Raises ValueError where it has none."""
+    start, end = marks(part)
     before, found, rest = text.partition(start)
     _, also, after = rest.partition(end)
     if not (found and also):
-        raise ValueError(f"the claims have no place in it: put {start!r} and {end!r} there")
+        raise ValueError(f"{part} has no place in it: put {start!r} and {end!r} there")
+    return f"{before}{start}\n{content}\n{end}{after}"
+
+
+def readme(text: str, table: pd.DataFrame, gaps: pd.DataFrame, spent: pd.DataFrame) -> str:
+    """README with what was found, in a sentence and in a table, and what it takes to test it."""
     made = "\n\n".join([markdown(table), f"*{provenance(spent)}*", reproduction(spent)])
-    return f"{before}{start}\n{made}\n{end}{after}"
+    return filled(filled(text, "in short", in_short(gaps)), "claims", made)

@@ -305,14 +305,14 @@ def site(
     print(build(folder, folder.with_name(f"{folder.name}-source")))
 
 
-@app.command(cls=Command, rich_help_panel=MAINTAINERS)
-def readme() -> None:
+@app.command("readme", cls=Command, rich_help_panel=MAINTAINERS)
+def _readme() -> None:
     """After `make figures`: write what it found and took into README, the latter into figures/run.csv, too, where rules
     that were not run again keep their rows."""
     import pandas as pd
 
     from xmem_utils import paths
-    from xmem_utils.claims import times, with_claims
+    from xmem_utils.claims import readme, times
 
     file, figures = paths.REPO / "README.md", paths.REPO / "figures"
     latest = max((paths.DATA / "times").glob("standard-*"), key=os.path.getmtime, default=paths.DATA / "times")
@@ -320,7 +320,7 @@ def readme() -> None:
     spent = times(latest, pd.read_csv(kept) if kept.exists() else None)
     spent.to_csv(kept, index=False, float_format="%.2f")
     table = pd.read_csv(figures / "claims.csv", dtype={"each": str})
-    file.write_text(with_claims(file.read_text("utf-8"), table, spent), "utf-8")
+    file.write_text(readme(file.read_text("utf-8"), table, pd.read_csv(figures / "gaps.csv"), spent), "utf-8")
 
 
 @app.command(cls=Command, rich_help_panel=MAINTAINERS)

@@ -12,7 +12,7 @@ import nbformat
 import pandas as pd
 
 from xmem_utils import paths
-from xmem_utils.claims import MARKS
+from xmem_utils.claims import marks
 from xmem_utils.explore.widgets import table_of
 from xmem_utils.params import profile_named
 from xmem_utils.personas.attributes import AXIS_NAMES
@@ -90,7 +90,8 @@ def _copy(document: str, source: Path) -> None:
 def _index(source: Path, notebooks: Iterable[str]) -> str:
     """README's beginning and claims, and all figures that the results show."""
     readme, results = ((source / name).read_text("utf-8") for name in ("README.md", "docs/results.md"))
-    first, claims = readme.partition("\n## ")[0], readme.partition(MARKS[0])[2].partition(MARKS[1])[0]
+    start, end = marks("claims")
+    first, claims = readme.partition("\n## ")[0], readme.partition(start)[2].partition(end)[0]
     shown = "\n".join(
         f'<a href="docs/results.html"><img src="_images/{html.escape(picture)}" alt="{html.escape(words)}" '
         'loading="lazy"></a>'
