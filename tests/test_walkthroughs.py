@@ -52,7 +52,7 @@ def test_add_a_method(vlm, own_store, tmp_path, monkeypatch):
     whole.write_text(f"{inspect.getsource(losses)}\n\n{loss}")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(losses, "towards_uniform", import_module("losses_with_it").towards_uniform, raising=False)
-    method = eval(row.strip().rstrip(","), vars(methods))
+    method = eval(row, vars(methods))
     monkeypatch.setitem(Unlearning.methods, method.name, method)
     assert {"learning_rate", "retain_weight"} == set(method.settings()[0]) and not method.reference
     profile = Profile(personas=4, replicates=1, train_views=4, test_views=2, epochs=12, dose_views=(4,), resamples=100)
