@@ -64,7 +64,7 @@ def _way(row: pd.Series) -> str:
     """No model here draws what a description says; our portrait generator stands in."""
     drawn = row["method"] == "describe, then recall" and row["source"] == "image"
     way = "read, drawn by our generator, then recall" if drawn else row["method"]
-    return f"{FROM[row['source']]}, target recall with {way} minus plain training's"
+    return f"{FROM[row['source']]}, {way}: target recall minus plain training's"
 
 
 EVIDENCE = (
