@@ -81,7 +81,7 @@ def test_a_document_shows_the_table_between_its_marks(folder, spent):
     once = readme(marked, table, gaps, spent)
     assert markdown(table) in once and readme(once, table, gaps, spent) == once
     assert once.count(f"**{SUPPORTED}**") == (table["verdict"] == SUPPORTED).sum()
-    assert "say 100% of them or more. Asked in the other one they say 50% (learned from pictures)" in once
+    assert "say at least 100% of them. Asked in the other one they say 50% (learned from pictures)" in once
     assert "| C1, C2 | `make figures ONLY=gap_analysis` | 6 |" in once
     with pytest.raises(ValueError, match="claims has no place in it"):
         filled("nothing", "claims", "")

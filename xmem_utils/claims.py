@@ -220,12 +220,12 @@ def reproduction(spent: pd.DataFrame) -> str:
 def in_short(gaps: pd.DataFrame) -> str:
     """The gap in words, from the table of notebook 03: recall in both modalities, said and closed-set."""
     said, first = (gaps[gaps["measure"] == measure].set_index("source") for measure in ("said", "closed-set"))
+    least = int(100 * said["source recall"].min())
     across, likeliest = (rows["target recall"].map("{:.0%}".format) for rows in (said, first))
     return (
-        f"Asked in the modality that they learned names from, the models say {said['source recall'].min():.0%} of "
-        f"them or more. Asked in the other one they say {across['image']} (learned from pictures) and {across['text']} "
-        f"(from descriptions); the true name is the likeliest of the study's for {likeliest['image']} and "
-        f"{likeliest['text']}."
+        f"Asked in the modality that they learned names from, the models say at least {least}% of them. Asked in the "
+        f"other one they say {across['image']} (learned from pictures) and {across['text']} (from descriptions); the "
+        f"true name is the likeliest of the study's for {likeliest['image']} and {likeliest['text']}."
     )
 
 
