@@ -39,7 +39,7 @@ from xmem_utils.vlm.load import VLM
 FURTHER = 0.4  # training tokens after the start, as a share of the start's own
 RATE = 1e-3  # peak learning rate after the start
 SHARES = (0.0, 0.1, 0.5, 1.0)  # of the study's people that are paired then
-EARLIER = (0.2, 0.4)  # of the usual steps, after which labels are asked for, too
+EARLIER = (0.4, 0.5, 0.6)  # of the usual steps, after which labels are asked for, too
 
 
 class MitigationCondition(Condition):
