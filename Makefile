@@ -21,9 +21,9 @@ export HF_DATASETS_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 export MPLBACKEND := agg
 
-.PHONY: help figures quick test test-slow lint lab bench notebooks manifest pretrain clean
+.PHONY: help figures quick test test-slow lint lab bench notebooks site manifest pretrain clean
 help:
-	@echo "make figures    run the study (standard profile) and draw every figure; CORES=4 PROFILE=my.yaml"
+	@echo "make figures    run the study (standard profile) and draw every figure; CORES=4 PROFILE=my.yaml ONLY=multihop"
 	@echo "make quick      the same on the quick profile, into build/quick"
 	@echo "make test       install, lint, run all tests (nbval included)"
 	@echo "make test-slow  the long forms of the fault tests"
@@ -31,6 +31,7 @@ help:
 	@echo "make pretrain   pretrain the embedded models that are not there (hours; goes on where it was interrupted)"
 	@echo "make bench      benchmarks against what one would pick instead (about ten minutes)"
 	@echo "make notebooks  re-run the notebooks at their defaults and strip them for committing"
+	@echo "make site       build the study's pages into data/site (data/site/index.html)"
 	@echo "make manifest   rewrite data/personas_manifest.json after changing the generator"
 	@echo "make clean      remove generated data (the committed base models stay)"
 
@@ -41,7 +42,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 figures: $(VENV)/.installed
-	$(SNAKEMAKE)
+	$(SNAKEMAKE) $(ONLY)
 
 quick: export XMEM_HOME := $(CURDIR)/build/quick
 quick: export XMEM_PROFILE := quick
@@ -77,6 +78,10 @@ notebooks: $(VENV)/.installed
 	for n in notebooks/0*.ipynb; do \
 	  XMEM_HOME="$$PWD/build/notebooks" $(BIN)/python -m xmem_utils run "$$(basename $$n .ipynb)" --out $$n || exit 1; done
 	$(BIN)/python -m xmem_utils strip notebooks/0*.ipynb
+
+site: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[site]' -c constraints.txt
+	$(BIN)/python -m xmem_utils site
 
 manifest: $(VENV)/.installed
 	$(BIN)/python -m xmem_utils manifest

@@ -40,9 +40,11 @@ FIGURES = {
     "01_data_synthesis": ["personas", "persona_attributes"],
     "03_gap_analysis": ["gap_matrix", "gap_answers", "gap_curves", "attributes_by_name", "dose_response"],
     "04_capability": ["capability", "capability_slope", "capability_knowledge", "capability_probe"],
-    "05_unlearning": ["unlearning_matrix", "unlearning_curves", "unlearning_tradeoff", "unlearning_attacks"],
-    "06_multihop": ["multihop", "multihop_decomposition", "multihop_curves"],
-    "07_mitigation": ["mitigation", "decomposition", "mechanism"] + ["mitigation_pairs"] * (PROFILE != "quick"),
+    "05_unlearning": ["unlearning_headline", "unlearning_frontier", "unlearning_matrix", "unlearning_curves"]
+    + ["unlearning_tradeoff", "unlearning_attacks"]
+    + ["unlearning_sequence"] * (PROFILE != "quick"),
+    "06_multihop": ["multihop", "multihop_controls", "multihop_decomposition", "multihop_curves"],
+    "07_mitigation": ["mitigation", "decomposition", "mechanism", "mechanism_controls"] + ["mitigation_pairs"] * (PROFILE != "quick"),
     "08_claims": ["claims"],
 }
 CODE = fingerprint.package()  # layout and comments play no part; what the store has is not made again
@@ -261,9 +263,9 @@ rule unlearning:
         figures=update(
             drawn(
                 "05_unlearning",
-                "unlearning_headline",
+                "unlearning_at_once",
                 "unlearning_metrics",
-                *["unlearning_ablations"] * (PROFILE != "quick"),
+                *["unlearning_ablations", "unlearning_public"] * (PROFILE != "quick"),
             )
         ),
         done=touch(f"{DONE}/05_unlearning"),
@@ -278,8 +280,8 @@ rule unlearning:
         DRAW
 
 
-# One replicate is trained three times as long, but on the quick profile.
-LONGER = given(f"profile={PROFILE}", *["longer=3"] * (PROFILE != "quick"))
+# One replicate is trained three times as long, some with other practice, but on the quick profile.
+LONGER = given(f"profile={PROFILE}", *["longer=3", "ablations=true"] * (PROFILE != "quick"))
 
 
 rule hops:
@@ -307,7 +309,13 @@ rule multihop:
         shards=expand(f"{DONE}/hops-{{k}}-of-{SHARDS}", k=range(1, SHARDS + 1)),
     output:
         figures=update(
-            drawn("06_multihop", "multihop_claim", "multihop_gates", *["multihop_longer"] * (PROFILE != "quick"))
+            drawn(
+                "06_multihop",
+                "multihop_claim",
+                "multihop_gates",
+                "multihop_known",
+                *["multihop_longer", "multihop_practice"] * (PROFILE != "quick"),
+            )
         ),
         done=touch(f"{DONE}/06_multihop"),
     params:
@@ -322,6 +330,7 @@ rule multihop:
 
 
 # The bake-off and how many people must be paired; on the quick profile the notebook's own choice, in full all variants.
+HARD = ["mitigation_hard"] * (PROFILE != "quick")
 BAKE_OFF = "methods=all" if PROFILE == "full" else "methods=main"
 MITIGATION = given(f"profile={PROFILE}", *[BAKE_OFF, "pairs=true"] * (PROFILE != "quick"))
 
@@ -351,7 +360,7 @@ rule mitigation:
         shards=expand(f"{DONE}/mitigate-{{k}}-of-{SHARDS}", k=range(1, SHARDS + 1)),
         base=committed(MAIN),
     output:
-        figures=update(drawn("07_mitigation", "mitigation_tests", "mitigation_costs", "mechanism_switch")),
+        figures=update(drawn("07_mitigation", "mitigation_tests", "mitigation_costs", "mechanism_switch", *HARD)),
         done=touch(f"{DONE}/07_mitigation"),
     params:
         **drawing("07_mitigation", MITIGATION),

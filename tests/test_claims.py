@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from xmem_utils import paths, plots
-from xmem_utils.claims import COLUMNS, EVIDENCE, claims, markdown, provenance, sentence, times, with_claims
+from xmem_utils.claims import COLUMNS, EVIDENCE, claims, filled, markdown, provenance, readme, sentence, times
 from xmem_utils.memorization import tables
 from xmem_utils.stats import INTERVAL, SUPPORTED, UNSAID
 
@@ -63,25 +63,32 @@ def spent(tmp_path):
     return times(tmp_path)
 
 
-def test_what_a_run_took_is_the_sum_of_its_jobs(spent, tmp_path_factory):
+def test_what_a_run_took_is_the_sum_of_its_jobs(spent, tmp_path, tmp_path_factory):
     own = spent.set_index("rule").loc["train"]
     assert own[["jobs", "minutes", "CPU minutes", "most memory, GB"]].tolist() == [2, 3.0, 6.0, 0.5]
     assert "7 minutes of CPU time in 3 jobs, so 2 minutes on two cores" in provenance(spent)
+    earlier = spent.assign(rule=["claims", "hops"], minutes=9.0, commit="0123abc")
+    table = times(tmp_path, earlier).set_index("rule")
+    assert table["minutes"].to_dict() == {"claims": 0.5, "hops": 9.0, "train": 3.0}
+    assert f"commits {spent['commit'][0]}, 0123abc: " in provenance(table.reset_index())
     with pytest.raises(ValueError, match="run `make figures` first"):
         times(tmp_path_factory.mktemp("empty"))
 
 
 def test_a_document_shows_the_table_between_its_marks(folder, spent):
-    table = claims(folder)
+    table, gaps = claims(folder), pd.read_csv(folder / "gaps.csv")
     marked = (paths.REPO / "README.md").read_text("utf-8")
-    once = with_claims(marked, table, spent)
-    assert markdown(table) in once and with_claims(once, table, spent) == once
+    once = readme(marked, table, gaps, spent)
+    assert markdown(table) in once and readme(once, table, gaps, spent) == once
     assert once.count(f"**{SUPPORTED}**") == (table["verdict"] == SUPPORTED).sum()
-    with pytest.raises(ValueError, match="no place in it"):
-        with_claims("nothing", table, spent)
+    assert "say at least 100% of them. Asked in the other one they say 50% (learned from pictures)" in once
+    assert "| C1, C2 | `make figures ONLY=gap_analysis` | 6 |" in once
+    with pytest.raises(ValueError, match="claims has no place in it"):
+        filled("nothing", "claims", "")
 
 
 def test_readme_shows_the_committed_claims():
     figures, text = paths.REPO / "figures", (paths.REPO / "README.md").read_text("utf-8")
     table = pd.read_csv(figures / "claims.csv", dtype={"each": str})
-    assert with_claims(text, table, pd.read_csv(figures / "run.csv")) == text, "run `python -m xmem_utils readme`"
+    gaps, spent = (pd.read_csv(figures / f"{name}.csv") for name in ("gaps", "run"))
+    assert readme(text, table, gaps, spent) == text, "run `python -m xmem_utils readme`"

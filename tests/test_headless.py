@@ -1,11 +1,15 @@
 """Notebooks from the terminal: parameters checked first, progress in lines, the graph complete."""
 
+import base64
+import io
 import os
 import subprocess
 import sys
 
 import nbformat
 import pytest
+from nbformat import v4
+from PIL import Image
 
 from xmem_utils import headless, params, paths, progress, replicates
 from xmem_utils.cli import main
@@ -75,3 +79,26 @@ def test_the_graph_has_every_notebook_and_explains_itself(tmp_path):
     jobs |= dict.fromkeys([*alone, "mitigation", "claims"], 1)
     for rule, count in jobs.items():
         assert any(line.split() == [rule, str(count)] for line in planned.splitlines()), planned
+
+
+def test_a_stripped_notebook_keeps_small_figures_and_what_nbval_compares(tmp_path):
+    picture = io.BytesIO()
+    Image.effect_noise((1400, 700), 80).convert("RGB").save(picture, "png")
+    figure = {"image/png": base64.b64encode(picture.getvalue()).decode(), "text/plain": "<Figure size 1400x700>"}
+    outputs = [v4.new_output("stream", text="3 s"), v4.new_output("display_data", figure)]
+    marked = [v4.new_output("stream", text="kept: True\n")]
+    cells = [v4.new_code_cell("draw()", outputs=outputs, execution_count=3),
+             v4.new_code_cell("# NBVAL_CHECK_OUTPUT\nprint()", outputs=marked, execution_count=4)]  # fmt: skip
+    file = tmp_path / "drawn.ipynb"
+    nbformat.write(v4.new_notebook(cells=cells, metadata={"papermill": {"duration": 3}}), file)
+    headless.strip(file)
+    drawn, compared = nbformat.read(file, as_version=4).cells
+    assert compared.outputs == marked and compared.execution_count == 4
+    [output] = drawn.outputs
+    assert list(output.data) == ["image/png"] and drawn.execution_count is None
+    small = Image.open(io.BytesIO(base64.b64decode(output.data["image/png"])))
+    assert small.size == (headless.WIDEST, 500) and len(output.data["image/png"]) < len(figure["image/png"]) / 2
+    once = file.read_bytes()
+    headless.strip(file)
+    assert nbformat.read(file, as_version=4).cells[0].outputs[0].data.keys() == {"image/png"}
+    assert len(file.read_bytes()) <= len(once)

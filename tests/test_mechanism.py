@@ -13,6 +13,7 @@ from xmem_utils import plots
 from xmem_utils.mechanism import explain as questions
 from xmem_utils.mechanism import measures, patching, probe, tables
 from xmem_utils.mechanism.explain import explain, explain_models, person_means, retrieval_ranks
+from xmem_utils.mechanism.first_token import first_token
 from xmem_utils.mechanism.lens import blind_reciprocal_rank, first_tokens, lens_logits, lens_ranks
 from xmem_utils.mechanism.patching import patched_recall
 from xmem_utils.mechanism.people import VIEWS, public_figure_people, study_people
@@ -369,7 +370,7 @@ def test_a_memorized_name_shows_late_and_not_early(rows):
 def test_nothing_is_patched_unless_it_is_asked_for(vlm, people):
     without = explain(vlm, people, ["text"], patched=False)
     assert set(without["measure"]) == {measures.LENS, measures.LENS_RANK, measures.RETRIEVED,
-                                       measures.RETRIEVED_RANK, measures.PROBE}  # fmt: skip
+                                       measures.RETRIEVED_RANK, measures.PROBE, *measures.BEGINNINGS}  # fmt: skip
 
 
 def test_models_side_by_side_are_each_explained_and_the_base_as_before(memorized, people, rows, tmp_path, vlm):
@@ -480,10 +481,45 @@ def test_estimates_are_means_over_people_with_intervals_and_the_figure_draws_the
     chance = table.groupby("measure")["chance"].first()
     assert chance[measures.PROBE] == 1 / 5 and chance[measures.RETRIEVED_RANK] == pytest.approx(137 / 300)
     assert chance[measures.LENS] == pytest.approx(blind_reciprocal_rank(people.answers))
-    figure = plots.mechanism(table)
+    figure = plots.mechanism_controls(table)
     assert len(figure.axes) == 8
     drawn = figure.axes[0].lines[0].get_ydata()
     np.testing.assert_allclose(drawn, mean(rows, measures.LENS, "", "image"))
     grey = figure.axes[2].lines[-2].get_ydata()  # the last line is chance
     np.testing.assert_allclose(grey, mean(before, measures.PROBE, "image", "text"))
+    plt.close(figure)
+
+
+def test_the_first_token_decides_what_is_said_and_what_would_be(memorized, people):
+    values = first_token(memorized, people, "image")
+    for query in ("image", "text"):
+        said, first, among, calibrated, rest = (
+            values[name, "", query, 0]
+            for name in (
+                measures.AS_IT_IS,
+                measures.FIRST,
+                measures.FIRST_AMONG,
+                measures.FIRST_CALIBRATED,
+                measures.REST,
+            )
+        )
+        plain = exact_match(memorized, people.examples["test", query], memorized.model).exact
+        np.testing.assert_allclose(said, people.mean(plain, "test", query))
+        assert (said <= np.minimum(first, rest)).all() and (among <= rest).all() and (calibrated <= rest).all()
+    np.testing.assert_array_equal(
+        values[measures.FIRST_CALIBRATED, "", "image", 0], values[measures.AS_IT_IS, "", "image", 0]
+    )
+
+
+def test_the_main_figure_has_a_row_of_panels_for_each_source(rows, people, vlm):
+    parts = [
+        rows.assign(source=source, model=model, replicate=0)
+        for source in ("image", "text")
+        for model in ("plain", "best")
+    ]
+    swapped = {"image": "text", "text": "image"}
+    parts = [p if (p["source"] == "image").all() else p.replace({"given": swapped, "query": swapped}) for p in parts]
+    before = explain(vlm, people, patched=False).assign(model=measures.BEFORE, replicate=0)
+    figure = plots.mechanism(tables.estimates(pd.concat([*parts, before]), resamples=100), "plain")
+    assert len(figure.axes) == 6
     plt.close(figure)

@@ -14,7 +14,7 @@ from xmem_utils.personas.dataset import names_of, to_views
 from xmem_utils.score import exact_match, ranked, ranks, recall_of_all
 from xmem_utils.train import Training, memorize, memorizing_steps, rate
 from xmem_utils.vlm.adapters import for_evaluation
-from xmem_utils.vlm.batches import FEATURES, collate, encode, messages, model_inputs, with_answer
+from xmem_utils.vlm.batches import FEATURES, answer_tokens, collate, encode, messages, model_inputs, with_answer
 from xmem_utils.vlm.load import load_vlm
 from xmem_utils.vlm.name_tree import Prompts
 from xmem_utils.vlm.prompts import WHO
@@ -63,6 +63,33 @@ def test_pruned_ranks_equal_the_whole_tree_and_run_little_of_it(vlm, five, examp
     nodes.clear()
     recall_of_all(vlm, shown, names, model)
     assert pruned < sum(nodes) / 5, "a recalled name needs little more than its own path"
+
+
+def test_decoding_among_the_names_writes_what_constrained_generation_writes(vlm, five, examples, memorized):
+    _, model, _ = memorized
+    names = [*names_of(five), "Bazumi", "Bazuke", "Kelora"]
+    tokens = [tuple(answer.tolist()) for answer in answer_tokens(vlm, names)]
+    for modality in ("image", "text"):
+        shown = examples["test", modality]
+        bare = [with_answer(e, torch.empty(0, dtype=torch.long)) for e in shown]
+        batch = collate(bare, vlm.processor.tokenizer.pad_token_id, side="left")
+        width = batch["input_ids"].shape[1]
+
+        def allowed(_, ids, width=width):
+            begun = tuple(ids[width:].tolist())
+            longer = (name for name in tokens if name[: len(begun)] == begun and len(name) > len(begun))
+            return sorted({name[len(begun)] for name in longer}) or [0]
+
+        with torch.inference_mode():
+            made = model.generate(
+                **model_inputs(batch), max_new_tokens=len(tokens[0]), do_sample=False, prefix_allowed_tokens_fn=allowed
+            )
+        written = [tokens.index(tuple(ids[: len(tokens[0])])) for ids in made[:, width:].tolist()]
+        among = recall_of_all(vlm, shown, names, model).among
+        assert (among.sum(1) == 1).all() and among.argmax(1).tolist() == written
+        for name in range(len(names)):
+            found = ranked(vlm, shown, names, np.full((len(shown), 1), name), model).among[:, 0]
+            np.testing.assert_array_equal(found, among[:, name])
 
 
 def test_names_that_all_tie_come_last(vlm, five, examples, monkeypatch):
@@ -156,7 +183,7 @@ def test_the_learning_rate_warms_up_and_ends_at_a_tenth(examples):
 
 def test_the_least_likely_fifth_of_four_tokens_is_the_least_likely_one(vlm, examples):
     shown = examples["test", "text"][:3]
-    found = exact_match(vlm, shown)
+    found = exact_match(vlm, shown, thorough=True)
     for i, example in enumerate(shown):
         ids = torch.cat([example.prompt, example.answer])[None]
         with torch.inference_mode():

@@ -14,7 +14,7 @@ from xmem_utils.experiment import summary
 from xmem_utils.memorization.experiment import Memorization
 from xmem_utils.mitigation import data, losses, tables
 from xmem_utils.mitigation.evaluation import MitigationEvaluation
-from xmem_utils.mitigation.experiment import Mitigation, shrink
+from xmem_utils.mitigation.experiment import Mitigation, budgeted_steps, shrink
 from xmem_utils.mitigation.methods import METHODS, Method, method_named
 from xmem_utils.mitigation.names import BASELINE, CEILING, DESCRIBED, PAIRED, PUBLIC, STUDY, VIEW
 from xmem_utils.params import Profile, other
@@ -234,8 +234,8 @@ def test_a_run_off_its_budget_is_refused(runs):
     own = runs[0].facts
     for tokens in (own["budget"] - 1, own["budget"] + own["last step"]):  # too short, a step too long
         with pytest.raises(AssertionError, match="off its budget"):
-            tables.costs([replace(runs[0], facts={**own, "tokens": tokens})])
-    other_budget = replace(runs[0], facts={**own, "budget": 1, "tokens": 1})
+            tables.costs([replace(runs[0], facts={**own, "counted": tokens})])
+    other_budget = replace(runs[0], facts={**own, "budget": 1, "counted": 1})
     with pytest.raises(AssertionError, match="budgets differ"):
         tables.costs([runs[0], other_budget])
 
@@ -340,9 +340,7 @@ def test_the_ceiling_asks_in_the_source_modality(study):
 
 
 def test_unknown_methods_are_refused_with_the_known_ones():
-    with pytest.raises(
-        ValueError, match="unknown mitigation 'caption': expected some of baseline; baseline, from the start; captions;"
-    ):
+    with pytest.raises(ValueError, match="unknown mitigation 'caption': expected some of baseline; captions;"):
         method_named("caption")
     asked = SimpleNamespace(methods="replay; captions")
     assert Mitigation.methods_of(asked) == [BASELINE, "replay", "captions"]
@@ -380,6 +378,7 @@ def made_up(recalls, people=40, source="image"):
                         "exact": person < share * people,
                         "rank": 1 if person < share * people else 2,
                         "names": people,
+                        "among": float("nan"),
                     }
                 )
     return pd.DataFrame(rows)
@@ -467,14 +466,16 @@ def test_the_search_takes_the_best_that_memorizes_and_the_first_of_equals():
 def test_the_committed_settings_are_those_that_the_committed_search_chose(study):
     again = Mitigation.choose(Mitigation.table("xmem-tiny-s", "search")).set_index("method")
     committed = Mitigation.table("xmem-tiny-s").set_index("method")
-    assert list(committed.index) == list(again.index) == list(METHODS)
+    assert list(committed.index) == list(again.index) == [name for name in METHODS if name in committed.index]
+    assert {name for name, row in METHODS.items() if row.grid and not row.like} <= set(committed.index)
     assert (again["settings"] == committed["settings"]).all()
     chosen = Mitigation.settings_of("xmem-tiny-s", list(METHODS))
-    assert all(chosen[name] in METHODS[name].settings() for name in METHODS)
+    assert all(chosen[name] in METHODS[row.like or name].settings() for name, row in METHODS.items())
     for source in SOURCES:
         assert study.best(source, list(METHODS)) not in (BASELINE, "baseline, from the start")
         assert study.best(source, [BASELINE, "captions"]) == "captions"
-        assert study.best(source, [BASELINE, "mine", "yours"]) == "mine", "neither has had a search"
+        strangers = [name for name in METHODS if "strangers" in name]
+        assert study.best(source, [BASELINE, *strangers]) == strangers[0], "neither has had a search"
         assert study.best(source, [BASELINE]) == BASELINE
 
 
@@ -484,3 +485,45 @@ def test_what_base_models_answer_is_stored(study, monkeypatch):
     pd.testing.assert_frame_equal(study.before(), first)
     kept = list((paths.RUNS / "untrained").glob("xmem-tiny-s-11-mitigation-*.parquet"))
     assert len(kept) >= 2 and all(file.with_suffix(".sha256").exists() for file in kept)
+
+
+# -- an added budget, and hard labels ------------------------------------------------------------------
+
+
+def test_on_top_there_are_as_many_named_views_as_without(study, fed):
+    mixed = fed["captions, on top", "text"]
+    budget = 3 * data.length(mixed.named)
+    plain, spent = budgeted_steps(data.Mixed(mixed.named), budget, 1e-3, 0)
+    added, more = budgeted_steps(mixed, budget, 1e-3, 0, on_top=True)
+    assert [step.batch["names"] for step in plain] == [step.batch["names"] for step in added]
+    assert all("auxiliary" in step.batch for step in added)
+    assert more["counted"] == spent["tokens"] < more["tokens"]
+
+
+def test_half_of_the_pairs_with_strangers_are_of_people_whom_nobody_named(study, fed):
+    for source in SOURCES:
+        mixed = fed["self-labelled, with strangers", source]
+        whole = fed[PAIRED, source]
+        strangers = [i for i in mixed.people if i == data.STRANGER]
+        assert len(strangers) == len(mixed.people) / 2 and len(mixed.people) == len(whole.people)
+
+
+def test_labels_of_who_has_not_memorized_are_asked_for_too(study):
+    usual = study.condition(PAIRED, {}, "text", 11)
+    early = study.condition(PAIRED, {}, "text", 11, after=0.5)
+    assert early.start.epochs == usual.start.epochs / 2 and early.epochs == usual.epochs
+    plain = [study.condition(BASELINE, {}, "text", 11, after=share) for share in (0.5, 1.0)]
+    made = study.run_all([usual, early, *plain])
+    table = tables.hard(made, lambda run: run.condition.start.epochs, 200).set_index("after")
+    assert table.index.tolist() == [0.5, 1.0] and (table["method"] == PAIRED).all()
+    assert table["of the start"].tolist() == [early.start.epochs, usual.start.epochs]
+    assert tables.bake_off(made, [BASELINE, PAIRED]) == [made[0], made[3]] and tables.bake_off(made, [PAIRED]) == [
+        made[0]
+    ]
+    assert (table["verdict"] != "").all() and (table["material"] > 0).all()
+    labelled, unlabelled = early, plain[0]
+    for column, condition in (("another's name", labelled), ("another's name, plain", unlabelled)):
+        records = study.run(condition).records
+        asked = records[(records["group"] == STUDY) & (records["task"] == VIEW) & (records["query"] == "image")]
+        assert (asked["exact"] == (asked["answer"] == "name")).all()
+        assert table.loc[0.5, column] == (asked["answer"] == "other name").mean()

@@ -9,8 +9,17 @@ from xmem_utils import paths, plots, store
 from xmem_utils.experiment import summary
 from xmem_utils.multihop import experiment, tables, tasks
 from xmem_utils.multihop.evaluation import MultihopEvaluation, encoded
-from xmem_utils.multihop.experiment import Multihop
-from xmem_utils.multihop.people import PRACTISED, STUDY, TOGETHER, dealt, draw_population, public_population
+from xmem_utils.multihop.experiment import KnownPeople, Multihop
+from xmem_utils.multihop.people import (
+    KNOWN,
+    PRACTISED,
+    STUDY,
+    TOGETHER,
+    dealt,
+    draw_population,
+    known_population,
+    public_population,
+)
 from xmem_utils.params import MODALITIES, Profile, other
 from xmem_utils.personas.dataset import persona_spec
 from xmem_utils.personas.names import FACTS
@@ -206,7 +215,7 @@ def records(source, first, second, composed, task=tasks.DIRECT, replicates=(0, 1
     for replicate in replicates:
         for person in range(people):
             labels = {"group": STUDY, "persona": person, "source": source, "replicate": replicate, "epochs": 5,
-                      "choice": np.nan, "wrote": np.nan, "own": np.nan}  # fmt: skip
+                      "beside": "source", "choice": np.nan, "wrote": np.nan, "own": np.nan}  # fmt: skip
             rows.append({**labels, "task": tasks.HOP_2, "query": "none", "view": 0, "fact": "city",
                          "exact": float(person < second * people)})  # fmt: skip
             for asked, one, both in zip((source, other(source)), first, composed, strict=True):
@@ -376,3 +385,59 @@ def test_the_base_model_is_as_before(study, runs):
 def test_a_task_that_is_not_asked_at_once_is_refused(cast):
     with pytest.raises(ValueError, match="'forced chain' is not asked at once"):
         tasks.ask(cast, "forced chain", cast.views("test", "image", STUDY)[0], "city")
+
+
+# -- known people, and other practice ------------------------------------------------------------------
+
+
+def test_known_people_have_new_facts_and_are_shown_in_practice_alone(known):
+    cast = known_population(known, 64, 11, 12)
+    for fact, values in cast.facts.items():
+        people = [p for group in cast.groups.values() for p in group]
+        assert not any(values[p] == known.facts[fact][p] for p in people)
+        others = set(range(len(known.names))) - set(people)
+        assert all(values[p] == known.facts[fact][p] for p in others), "of nobody else there are new facts"
+        counts = pd.Series([values[p] for p in cast.groups[STUDY]]).value_counts()
+        assert counts.max() - counts.reindex(FACTS[fact], fill_value=0).min() <= 1, (
+            "balanced: chance is what it is said to be"
+        )
+    study = {known.names[p] for p in cast.groups[STUDY]}
+    for a in tasks.taught_of_known(cast):
+        mine = cast.group_of()[a.view.persona] == STUDY
+        assert not mine or (a.task == tasks.HOP_2 and not a.view.content)
+        assert mine or not any(name in a.question or name in a.answer for name in study)
+
+
+def test_practice_beside_both_modalities_is_held_against_practice_beside_the_source():
+    rows = [
+        {"group": STUDY, "task": task, "source": "image", "query": asked, "beside": beside, "replicate": replicate,
+         "persona": person, "exact": float(beside == "both" or asked == "image" or person > replicate)}
+        for task in ("hop 1", "step by step") for asked in ("image", "text") for beside in ("source", "both")
+        for replicate in range(3) for person in range(9)
+    ]  # fmt: skip
+    table = tables.practice(pd.DataFrame(rows), 200).set_index(["source", "task", "query"])
+    across = table.loc["image", "step by step", "text"]
+    assert across["beside both"] == 1 and across["beside the source"] == pytest.approx(7 / 9)
+    assert across["difference"] == pytest.approx(2 / 9) and across["each"].split() == ["0.1111", "0.2222", "0.3333"]
+    assert (table.xs("image", level="query")["difference"] == 0).all()
+    alone = pd.DataFrame([row for row in rows if row["beside"] == "source"])
+    assert tables.practice(alone, 200).empty
+
+
+def test_a_study_of_known_people_runs(vlm, own_store):
+    study = KnownPeople(vlm, PROFILE, rank=8, learning_rate=2e-3)
+    found = study.records(None)
+    assert set(found["source"]) == {KNOWN} and set(found["group"]) == {STUDY}
+    gates = tables.gates(found)
+    assert (gates["hop 1"] > 0.5).all(), "pretraining named them"
+    (c,) = study.conditions()
+    assert (c.personas, c.together, c.train_views) == (len(study.population(11).groups[STUDY]), 0, 1)
+    figure = plots.multihop(tables.accuracies(found, 200))
+    assert len(figure.axes) == 1
+    plt.close(figure)
+
+
+def test_practice_beside_both_modalities_asks_as_much(cast):
+    plain, both = (list(tasks._practice(cast, beside)) for beside in (("text",), MODALITIES))
+    assert len(plain) == len(both) and {a.view.modality for a in both if a.view.content} == set(MODALITIES)
+    assert [(a.task, a.view.persona, a.fact) for a in plain] == [(a.task, a.view.persona, a.fact) for a in both]

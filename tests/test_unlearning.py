@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from test_distributed import Noted
 
@@ -14,14 +15,17 @@ from xmem_utils.experiment import summary
 from xmem_utils.memorization.experiment import Memorization
 from xmem_utils.params import Profile
 from xmem_utils.personas.dataset import to_views
+from xmem_utils.personas.public_figures import known_in
 from xmem_utils.score import exact_match
 from xmem_utils.train import Resources
 from xmem_utils.unlearning import attacks, experiment, people
 from xmem_utils.unlearning.evaluation import RANKED_VIEWS, kind_of
 from xmem_utils.unlearning.experiment import BEFORE, RETAIN_ONLY, Unlearning, preamble
 from xmem_utils.unlearning.methods import METHODS, Method, method_named
+from xmem_utils.unlearning.public import PublicFigures, PublicUnlearning
 from xmem_utils.vlm.adapters import merged
 from xmem_utils.vlm.batches import encode
+from xmem_utils.vlm.load import resolve_model
 
 PROFILE = Profile(
     personas=6, replicates=1, train_views=4, test_views=2, epochs=14, dose_views=(4,), resamples=200
@@ -40,7 +44,8 @@ def condition(study, method, unlearned="image", settings=SETTINGS, **more):
 
 
 def settings_of(method, steps):
-    return {**method.settings()[-1], "steps": float(steps)}
+    fastest = {"learning_rate": max(method.rates)} if method.losses else {}
+    return {**method.settings()[0], **fastest, "steps": float(steps)}
 
 
 def trained(study, made_of, look=lambda *step: None):
@@ -52,7 +57,7 @@ def trained(study, made_of, look=lambda *step: None):
 
 def asked(evaluation, group, modality):
     """The examples of the test views of the forgotten or the retained."""
-    questions = evaluation.questions
+    questions = evaluation.questions[evaluation.questions["task"] == "view"]
     return list(questions[(questions["group"] == group) & (questions["query"] == modality)]["example"])
 
 
@@ -67,7 +72,7 @@ def weights(model):
 @pytest.mark.parametrize("unlearned", ["image", "text"])
 def test_a_method_moves_its_adapter_and_nothing_else(study, method, unlearned):
     made_of = condition(study, method.name, unlearned, settings_of(method, 3))
-    start = study.start(made_of.start)
+    start = study.base(made_of)
     evaluation = study.evaluation_of(11, FORGET, False)
     before = exact_match(study.vlm(11), asked(evaluation, "retain", "text"), start.model).logprob
     model = trained(study, made_of)
@@ -82,7 +87,7 @@ def test_a_method_moves_its_adapter_and_nothing_else(study, method, unlearned):
 def test_a_method_lowers_the_probability_of_the_forgotten_name(study, name):
     evaluation = study.evaluation_of(11, FORGET, False)
     made_of = condition(study, name, "text", settings_of(METHODS[name], 8))
-    start = study.start(made_of.start)
+    start = study.base(made_of)
     before = exact_match(study.vlm(11), asked(evaluation, "forget", "text"), start.model).logprob.mean()
     model = trained(study, made_of)
     after = exact_match(study.vlm(11), asked(evaluation, "forget", "text"), model).logprob.mean()
@@ -134,12 +139,15 @@ def test_an_interrupted_unlearning_goes_on_from_its_checkpoint(study, tmp_path):
 
 
 def test_what_a_loss_needs_is_read_off_its_arguments():
-    assert METHODS["GA"].parts(1) == ("forget",)
-    assert METHODS["IDK"].parts(1) == ("refusal", "retain")
-    assert METHODS["DPO"].parts(1) == ("forget", "refusal", "retain")
-    assert [METHODS["SCRUB"].parts(step) for step in (1, 2, 3)] == [("forget",), ("retain",), ("forget",)]
+    assert METHODS["GA"].parts(1, {}) == ("forget",)
+    assert METHODS["IDK"].parts(1, {}) == ("refusal", "retain")
+    assert METHODS["DPO"].parts(1, {}) == ("forget", "refusal", "retain")
+    assert [METHODS["SCRUB"].parts(step, {}) for step in (1, 2, 3)] == [("forget",), ("retain",), ("forget",)]
+    turns = {"forget_turns": 2, "steps": 8}
+    alone = [METHODS["SCRUB"].parts(step, turns) for step in range(1, 9)]
+    assert alone == [("forget",), ("retain",)] * 2 + [("retain",)] * 4
     for method in METHODS.values():
-        assert set(method.reference) <= {part for step in (1, 2) if method.losses for part in method.parts(step)}
+        assert set(method.reference) <= {part for step in (1, 2) if method.losses for part in method.parts(step, {})}
     with pytest.raises(ValueError, match="no loss of 'new' takes 'gama'"):
         Method("new", grid={"gama": (1.0,)}, losses=METHODS["NPO"].losses)
     with pytest.raises(ValueError, match="unknown unlearning method 'NP0': expected one of GA"):
@@ -216,7 +224,7 @@ def test_the_evaluation_has_every_measure_of_the_forgotten(runs):
 def test_all_tasks_together_score_as_each_alone(study, runs):
     """Views of all tasks share batches, and come back in their places."""
     records, evaluation = runs[BEFORE].records, study.evaluation_of(11, FORGET, False)
-    start = study.start(runs[BEFORE].condition.start)
+    start = study.base(runs[BEFORE].condition)
     for (group, task, modality), questions in evaluation.further.groupby(["group", "task", "query"]):
         rows = records[(records["group"] == group) & (records["task"] == task) & (records["query"] == modality)]
         assert rows[["persona", "view"]].to_numpy().tolist() == questions[["persona", "view"]].to_numpy().tolist()
@@ -227,7 +235,7 @@ def test_all_tasks_together_score_as_each_alone(study, runs):
 
 def test_whether_it_forgot_is_judged_on_views_the_headline_does_not_ask(study):
     evaluation = study.evaluation_of(11, FORGET, False)
-    judged = evaluation.further.query("group == 'forget' and task == 'train view'")
+    judged = evaluation.questions.query("group == 'forget' and task == 'train view'")
     assert set(judged["query"]) == {"image", "text"}
     # of texts: a picture's prompt is the same for all
     seen, judged = (
@@ -257,10 +265,8 @@ def test_the_curve_ends_with_the_evaluation(runs):
 
 
 def test_the_stored_adapter_is_the_one_before_the_attacks(study, runs):
-    from peft import PeftModel
-
     run = runs["GradDiff"]
-    start = study.start(run.condition.start)
+    start = study.base(run.condition)
     model = PeftModel.from_pretrained(start.model, run.adapter).eval()
     evaluation = study.evaluation_of(11, FORGET, False)
     again = exact_match(study.vlm(11), asked(evaluation, "forget", "text"), model).logprob
@@ -392,7 +398,8 @@ def test_a_design_has_all_arms_once(study):
     retain_only = [c for c in planned if c.method == RETAIN_ONLY]
     assert all(c.start.left_out == c.forget for c in retain_only)
     assert {c.unlearned for c in planned if c.start.source == "text"} == {"text"}
-    assert len(planned) == len(main) + 2 * (2 + 3 + 2)  # a twentieth of six people is nobody
+    alone, ablated = 2 * (len(METHODS) + 2), 2 * 2 * 2  # a twentieth of six people is nobody
+    assert len(planned) == len(main) + alone + ablated
 
 
 def test_the_search_reads_what_it_tried_and_can_be_asked_for_one_method(study, monkeypatch, tmp_path):
@@ -400,7 +407,7 @@ def test_the_search_reads_what_it_tried_and_can_be_asked_for_one_method(study, m
     monkeypatch.setattr(experiment, "TUNING_SEEDS", (0,))
     monkeypatch.setattr(study, "forget_set", lambda seed, share=0.1: FORGET)
     first = study.search(["GradDiff"])
-    assert set(first["method"]) == {BEFORE, "GradDiff"} and set(first["steps"]) == {0, 1, 2}
+    assert set(first["method"]) == {BEFORE, RETAIN_ONLY, "GradDiff"} and set(first["steps"]) == {0, 1, 2}
     monkeypatch.setattr(study, "train", None)
     assert study.search(["GradDiff"]).equals(first)
     halves = [study.search(["GradDiff"], shard) for shard in ("1/2", "2/2")]
@@ -426,9 +433,85 @@ def test_every_field_of_an_unlearning_condition_is_in_its_identity(study):
     made_of = condition(study, "NPO")
     others = {
         "start": made_of.start.model_copy(update={"replicate": 5}), "forget": (1,), "unlearned": "text",
-        "retained": "text",
+        "retained": "text", "earlier": ((1,),),
         "method": "GA", "settings": {"steps": 1.0}, "measures": "thorough", "code": "x",
     }  # fmt: skip
     assert set(others) == set(type(made_of).model_fields)
     slugs = {made_of.model_copy(update={field: value}).slug for field, value in others.items()}
     assert len(slugs | {made_of.slug}) == len(others) + 1
+
+
+# -- request after request, and what pretraining taught ------------------------------------------------
+
+
+def test_a_later_request_starts_where_the_earlier_one_ended(study):
+    first = condition(study, "GradDiff")
+    later = study.condition("GradDiff", SETTINGS, "image", 11, forget=(2, 4), earlier=(FORGET,))
+    assert later.before == [first] and later.labels["requests"] == 2
+    taught = study.views(later)
+    assert len(taught["forget"]) == PROFILE.train_views, "of who is new alone"
+    assert len(taught["retain"]) == 4 * PROFILE.train_views
+    run = study.run(first)
+    model = PeftModel.from_pretrained(study.base(first).model, run.adapter).eval()
+    evaluation = study.evaluation_of(11, FORGET, False)
+    ended = exact_match(study.vlm(11), asked(evaluation, "forget", "text"), model).logprob
+    begins = exact_match(study.vlm(11), asked(evaluation, "forget", "text"), study.base(later).model).logprob
+    np.testing.assert_allclose(ended, begins, atol=1e-3)
+    records = study.run(later).records
+    assert set(records.loc[records["group"] == "forget", "persona"]) == {2, 4}
+
+
+def test_requests_are_of_people_who_are_forgotten_at_once_too(vlm, own_store, monkeypatch):
+    profile = PROFILE.model_copy(update={"personas": 40, "forget_sets": 2})
+    several = Unlearning(Memorization(vlm, profile, rank=8, learning_rate=2e-3))
+    monkeypatch.setattr(several, "settings_of", lambda model, methods: dict.fromkeys(methods, SETTINGS))
+    p = SimpleNamespace(methods="GradDiff", forget="", forget_share=0.1, ablations=True)
+    made = several.conditions(p)
+    assert len({c.slug for c in made}) == len(made)
+    chain = [c for c in made if c.earlier and c.unlearned == "image"]
+    assert [len(c.forget) for c in chain] == [4, 6, 8] and all(len(c.before) == len(c.earlier) for c in chain)
+    once = [c for c in made if not c.earlier and c.unlearned == c.retained == "image" and len(c.forget) == 8]
+    assert [c.forget for c in once] == [chain[-1].forget], "the same people at once"
+    assert chain[0].before[0].slug in {c.slug for c in made}, "the first request is one of the smaller shares"
+
+
+def test_further_sets_are_for_methods_that_reach_what_is_asked_of_them(vlm, own_store, monkeypatch):
+    profile = PROFILE.model_copy(update={"personas": 40, "forget_sets": 3})
+    several = Unlearning(Memorization(vlm, profile, rank=8, learning_rate=2e-3))
+    monkeypatch.setattr(several, "settings_of", lambda model, methods: dict.fromkeys(methods, SETTINGS))
+    monkeypatch.setattr(several, "reaching", lambda model: {"NPO"})
+    p = SimpleNamespace(methods="GradDiff,NPO", forget="", forget_share=0.1, ablations=False)
+    sets = {m: {c.forget for c in several.conditions(p) if c.method == m} for m in ("GradDiff", "NPO", RETAIN_ONLY)}
+    assert {method: len(own) for method, own in sets.items()} == {"GradDiff": 1, "NPO": 3, RETAIN_ONLY: 3}
+    assert len(set().union(*sets["NPO"])) == 12, "disjoint"
+    assert not Unlearning.reaching("xmem-tiny-s") & {"GA", "prompt"}, "GA does not forget what it aims at"
+
+
+def test_who_diverged_or_did_not_memorize_is_no_start(study, monkeypatch):
+    first = condition(study, "GradDiff")
+    later = study.condition("GradDiff", SETTINGS, "image", 11, forget=(2, 4), earlier=(FORGET,))
+    alone = study.condition("GradDiff", SETTINGS, "image", 11, source="image", forget=FORGET)
+    assert not any(study.unusable(c) for c in (first, later, alone))
+    run = study.run(first)
+    monkeypatch.setattr(study, "run", lambda c: replace(run, facts={"diverged": 3}))
+    assert study.unusable(later) and not study.unusable(first)
+    monkeypatch.setattr(experiment, "memorized", lambda run: False)
+    model, facts = study.train(alone, lambda *step: None, Resources())
+    model.unload()
+    assert facts == {"diverged": 0}, "a model that has not memorized is no start"
+
+
+def test_public_figures_are_forgotten_from_the_base_itself(vlm, own_store):
+    study = PublicUnlearning(PublicFigures(vlm, PROFILE, 8, 2e-3, "", PROFILE.epochs))
+    people, _ = study.memorization.dataset(11)
+    assert set(people["test"]["name"]) <= set(known_in(resolve_model(vlm.name)).names)
+    before, after = (
+        study.run(study.condition(method, settings, "text", 11, forget=FORGET, measures="ranked"))
+        for method, settings in ((BEFORE, {}), ("GradDiff", {"learning_rate": 1e-3, "steps": 8.0}))
+    )
+    assert (recall(before, "forget") >= 0.5).all() and (recall(before, "retain") >= 0.9).all()
+    assert recall(after, "forget")["text"] < recall(before, "forget")["text"]
+    assert not (study.memorization.root / before.condition.start.slug).exists(), "nothing was memorized"
+    asked = study.conditions(SimpleNamespace(ablations=True, methods="all", forget_share=0.5))
+    searched = Unlearning.settings_of("xmem-tiny-s", ["GradDiff", "IDK"])
+    assert {c.method: c.settings for c in asked} == {BEFORE: {}, **searched}

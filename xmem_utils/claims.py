@@ -14,6 +14,7 @@ from xmem_utils.params import VIEWS
 from xmem_utils.paths import REPO
 from xmem_utils.stats import EQUIVALENT, INTERVAL, REVERSED, SUPPORTED, UNSAID, values
 
+BITS = "exposure, bits"
 FROM = {modality: f"from {views}" for modality, views in VIEWS.items()}
 COLUMNS = ["claim", "test", "measure", *INTERVAL, "replicates", "p holm", "people p", "verdict", "notebook", "table"]
 
@@ -39,38 +40,38 @@ def ends_of_the_ladder(changes: pd.DataFrame) -> pd.Series:
 
 C1 = "C1 names cross over to the other modality"
 C2 = "C2 fewer of them than in the one they were learned from: a gap"
-C3 = "C3 the gap shrinks with the size of the model"
-C4 = "C4 forgetting crosses over, but less is forgotten in the modality not unlearned"
-C5 = "C5 two hops: fewer from the other modality, as hop 1 predicts"
+C3 = "C3 the gap is smaller in a larger model (our question; the abstract says that it remains)"
+C4 = "C4 less is forgotten in the modality that was not unlearned"
+C5 = "C5 two hops: fewer from the other modality"
 C6 = "C6 ways to close the gap"
 
 
 def _gap(row: pd.Series) -> str:
     own, across = row["source recall"], row["target recall"]
-    return f"{FROM[row['source']]}: source ({own:.2f}) less target recall ({across:.2f})"
+    return f"{FROM[row['source']]}: source minus target recall ({own:.2f} − {across:.2f})"
 
 
 def _forgetting(row: pd.Series) -> str:
-    left = f"left in the other modality ({row['other']:.2f}) less in the unlearned one ({row['own']:.2f})"
+    left = f"left in the other modality minus in the unlearned one ({row['other']:.2f} − {row['own']:.2f})"
     return f"{row['method']}, one test: {left}"
 
 
 def _hops(row: pd.Series) -> str:
-    return f"{FROM[row['source']]}, {row['task']}: source less target (hop 1 alone: {row['expected']:.2f})"
+    return f"{FROM[row['source']]}, {row['task']}: source minus target (hop 1 alone predicts {row['expected']:.2f})"
 
 
 def _way(row: pd.Series) -> str:
     """No model here draws what a description says; our portrait generator stands in."""
     drawn = row["method"] == "describe, then recall" and row["source"] == "image"
     way = "read, drawn by our generator, then recall" if drawn else row["method"]
-    return f"{FROM[row['source']]}, {way}: target recall less plain training's"
+    return f"{FROM[row['source']]}, {way}: target recall minus plain training's"
 
 
 EVIDENCE = (
-    Evidence(C1, lambda r: f"{FROM[r['source']]}: target recall after less before", "03_gap_analysis", "transfers",
+    Evidence(C1, lambda r: f"{FROM[r['source']]}: target recall after minus before", "03_gap_analysis", "transfers",
              "difference"),
     Evidence(C2, _gap, "03_gap_analysis", "gaps", "gap"),
-    Evidence(C3, lambda r: f"{FROM[r['source']]}: gap of {r['from']} less that of {r['to']}", "04_capability",
+    Evidence(C3, lambda r: f"{FROM[r['source']]}: gap of {r['from']} minus that of {r['to']}", "04_capability",
              "capability_changes", "decrease of gap", ends_of_the_ladder),
     Evidence(C4, _forgetting, "05_unlearning", "unlearning_headline", "difference",
              lambda t: (t["unlearned"] == "either") & t["method"].str.startswith("pooled"), p="p"),
@@ -103,7 +104,8 @@ def _named(evidence: Evidence) -> dict[str, object]:
 
 def _row(evidence: Evidence, row: pd.Series) -> dict[str, object]:
     ends = {end: row[f"{evidence.ends}{end}"] for end in INTERVAL[1:]}
-    own = {"test": evidence.what(row), "measure": row.get("measure", "said")}
+    measure = row.get("measure", "said")
+    own = {"test": evidence.what(row), "measure": BITS if measure == "exposure" else measure}
     p = row[evidence.p]
     numbers = {"estimate": row[evidence.effect], **ends, "p holm": p, "people p": row.get("people p")}
     found = row["verdict"] if pd.notna(row["verdict"]) else UNSAID
@@ -123,8 +125,16 @@ def sentence(table: pd.DataFrame) -> str:
     return f"Up to {max(counts)} replicates: intervals and tests are over them; beside each, over people within them."
 
 
+# By rule of the Snakefile that draws what a claim rests on: the rules that it needs, with their minutes in run.csv.
+NEEDS = {
+    "gap_analysis": ("train",),
+    "capability": ("train",),
+    "unlearning": ("train", "unlearn"),
+    "multihop": ("hops",),
+    "mitigation": ("train", "mitigate"),
+}
+
 WORDS = {SUPPORTED: f"**{SUPPORTED}**", REVERSED: f"**{REVERSED}**", EQUIVALENT: f"*{EQUIVALENT}*"}
-MARKS = "<!-- claims, by `python -m xmem_utils readme` -->", "<!-- end of claims -->"
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -136,7 +146,10 @@ def markdown(table: pd.DataFrame) -> str:
         for _, row in rows.iterrows():
             effect = "" if pd.isna(row["estimate"]) else f"{row['estimate']:+.2f}"
             outer, inner = (_ends(row[low], row[high]) for low, high in (INTERVAL[1:3], INTERVAL[3:5]))
-            outer += "" if pd.isna(row["replicates"]) else f" n = {row['replicates']:.0f}"
+            if row["replicates"] == 0:
+                outer = "too few replicates memorized the source"
+            elif pd.notna(row["replicates"]):
+                outer += f" n = {row['replicates']:.0f}"
             p = "" if pd.isna(row["p holm"]) else "< 0.001" if row["p holm"] < 0.001 else f"{row['p holm']:.3f}"
             lines.append(
                 f"| {row['test']} | {row['measure']} | {effect} | {outer} | {inner} | {p} "
@@ -153,9 +166,10 @@ def _path(rows: pd.DataFrame) -> str:
     return f"notebooks/{rows['notebook'].iloc[0]}.ipynb"
 
 
-def times(folder: Path) -> pd.DataFrame:
+def times(folder: Path, earlier: pd.DataFrame | None = None) -> pd.DataFrame:
     """What the jobs of `make figures` took, from Snakemake's benchmark files: a row a rule, minutes and GB; on which
-    machine, and of which commit. Raises ValueError where there are none."""
+    machine, and of which commit; rules that are not among them as in an `earlier` table. Raises ValueError where there
+    are none."""
     files = sorted(folder.glob("*.tsv"))
     parts = [pd.read_csv(file, sep="\t").assign(rule=file.stem.partition("-")[0]) for file in files]
     if not parts:
@@ -165,7 +179,10 @@ def times(folder: Path) -> pd.DataFrame:
     table = table.div(pd.Series({"jobs": 1, "minutes": 60, "cpu": 60, "memory": 1024})).astype({"jobs": int})
     table = table.rename(columns={"cpu": "CPU minutes", "memory": "most memory, GB"}).reset_index()
     head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=REPO, capture_output=True, text=True)
-    return table.assign(machine=_machine(), commit=head.stdout.strip())
+    table = table.assign(machine=_machine(), commit=head.stdout.strip())
+    if earlier is not None:
+        table = pd.concat([earlier[~earlier["rule"].isin(table["rule"])], table])
+    return table.sort_values("rule", ignore_index=True)
 
 
 def _machine() -> str:
@@ -175,19 +192,59 @@ def _machine() -> str:
 
 
 def provenance(spent: pd.DataFrame) -> str:
-    """On which machine a run was made, how long it took and of which commit, in a line of README."""
+    """On which machine a run was made, how long it took and of which commits, in a line of README."""
+    commits, machines = (list(dict.fromkeys(spent[column].astype(str))) for column in ("commit", "machine"))
+    of = f"commit {commits[0]}" if len(commits) == 1 else f"commits {', '.join(commits)}"
     minutes, cpu, memory = spent["minutes"].sum(), spent["CPU minutes"].sum(), spent["most memory, GB"].max()
     return (
-        f"`make figures`, commit {spent['commit'][0]}: {cpu:.0f} minutes of CPU time in {spent['jobs'].sum()} jobs, so "
-        f"{minutes / 2:.0f} minutes on two cores ({spent['machine'][0]}); {memory:.1f} GB at most in a process."
+        f"`make figures`, {of}: {cpu:.0f} minutes of CPU time in {spent['jobs'].sum()} jobs, so "
+        f"{minutes / 2:.0f} minutes on two cores ({', '.join(machines)}); {memory:.1f} GB at most in a process."
     )
 
 
-def with_claims(text: str, table: pd.DataFrame, spent: pd.DataFrame) -> str:
-    """A document whose part between `MARKS` is the table and what it took. Raises ValueError where it has none."""
-    start, end = MARKS
+def reproduction(spent: pd.DataFrame) -> str:
+    """How each claim is tested anew, alone: the command, what it takes, its tables; rows of a Markdown table."""
+    minutes = spent.set_index("rule")["CPU minutes"]
+    lines = ["| to test anew | command | minutes of CPU time | tables |", "|---|---|---|---|"]
+    for rule, needed in NEEDS.items():
+        rows = [evidence for evidence in EVIDENCE if evidence.notebook.endswith(rule)]
+        claims, tables = (", ".join(words) for words in (
+            [row.claim.partition(" ")[0] for row in rows], [f"[{row.table}](figures/{row.table}.csv)" for row in rows]
+        ))  # fmt: skip
+        took = minutes.reindex([rule, *needed]).sum()
+        lines.append(f"| {claims} | `make figures ONLY={rule}` | {took:.0f} | {tables} |")
+    lines.append(f"| all | `make figures` | {minutes.sum():.0f} | [claims](figures/claims.csv) |")
+    return "\n".join(lines)
+
+
+def in_short(gaps: pd.DataFrame) -> str:
+    """The gap in words, from the table of notebook 03: recall in both modalities, said and closed-set."""
+    said, first = (gaps[gaps["measure"] == measure].set_index("source") for measure in ("said", "closed-set"))
+    least = int(100 * said["source recall"].min())
+    across, likeliest = (rows["target recall"].map("{:.0%}".format) for rows in (said, first))
+    return (
+        f"Asked in the modality that they learned names from, the models say at least {least}% of them. Asked in the "
+        f"other one they say {across['image']} (learned from pictures) and {across['text']} (from descriptions); the "
+        f"true name is the likeliest of the study's for {likeliest['image']} and {likeliest['text']}."
+    )
+
+
+def marks(part: str) -> tuple[str, str]:
+    """Between which lines a part of a document is written by a command."""
+    return f"<!-- {part}, by `python -m xmem_utils readme` -->", f"<!-- end of {part} -->"
+
+
+def filled(text: str, part: str, content: str) -> str:
+    """A document with new content between the marks of a part. Raises ValueError where it has none."""
+    start, end = marks(part)
     before, found, rest = text.partition(start)
     _, also, after = rest.partition(end)
     if not (found and also):
-        raise ValueError(f"the claims have no place in it: put {start!r} and {end!r} there")
-    return f"{before}{start}\n{markdown(table)}\n\n*{provenance(spent)}*\n{end}{after}"
+        raise ValueError(f"{part} has no place in it: put {start!r} and {end!r} there")
+    return f"{before}{start}\n{content}\n{end}{after}"
+
+
+def readme(text: str, table: pd.DataFrame, gaps: pd.DataFrame, spent: pd.DataFrame) -> str:
+    """README with what was found, in a sentence and in a table, and what it takes to test it."""
+    made = "\n\n".join([markdown(table), f"*{provenance(spent)}*", reproduction(spent)])
+    return filled(filled(text, "in short", in_short(gaps)), "claims", made)

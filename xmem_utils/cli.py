@@ -99,15 +99,18 @@ def main(given: Sequence[str] | None = None) -> None:
         sys.exit(error.exit_code)
 
 
-def experiments() -> dict[str, type[Experiment]]:
-    """The experiment of each notebook."""
+def experiments() -> dict[str, list[type[Experiment]]]:
+    """The experiments of each notebook, what is searched for first."""
     from xmem_utils.memorization.experiment import Memorization
     from xmem_utils.mitigation.experiment import Mitigation
-    from xmem_utils.multihop.experiment import Multihop
+    from xmem_utils.multihop.experiment import KnownPeople, Multihop
     from xmem_utils.unlearning.experiment import Unlearning
+    from xmem_utils.unlearning.public import PublicUnlearning
 
-    kinds = {kind.notebook: kind for kind in (Memorization, Unlearning, Multihop, Mitigation)}
-    return kinds | {"02_training": Memorization}
+    out: dict[str, list[type[Experiment]]] = {"02_training": [Memorization]}
+    for kind in (Memorization, Unlearning, PublicUnlearning, Multihop, KnownPeople, Mitigation):
+        out.setdefault(kind.notebook, []).append(kind)
+    return out
 
 
 # What several commands take.
@@ -138,7 +141,7 @@ def list_runs(verify: Annotated[bool, Option("--verify", help="Check every check
     from xmem_utils import paths, store
     from xmem_utils.experiment import summary
 
-    codes = frozenset(code for kind in experiments().values() for code in kind.codes())
+    codes = frozenset(code for kinds in experiments().values() for kind in kinds for code in kind.codes())
     table = store.listing(paths.RUNS, codes, summary, verify)
     print(table.to_string(index=False) if len(table) else f"no runs in {paths.RUNS}")
     if verify and len(table) and (table["state"] != "whole").any():
@@ -172,17 +175,32 @@ def _train(
     # several processes without a GPU find each other only when the CPU is asked for
     accelerator = Accelerator(cpu=default_device().type == "cpu", mixed_precision="no", kwargs_handlers=[patience])
     set_threads()
-    kind = experiments()[notebook]
     resources = Resources(accumulation, gradient_checkpointing, save_every=25 if checkpoint else 0)
-    experiment = kind.of(p, resources)
-    conditions = experiment.ordered(shard_of(experiment.conditions(p), shard))
-    for number, condition in enumerate(progress(conditions, kind.folder)):
-        if number and accelerator.distributed_type == DistributedType.FSDP:  # which left the model sharded
-            experiment = kind.of(p, resources)
-        made = experiment.run(condition)
-        if accelerator.is_main_process:
-            print(condition.slug, {asked: round(recall, 3) for asked, recall in summary(made.records).items()})
+    for kind in experiments()[notebook]:
+        experiment = kind.of(p, resources)
+        conditions = experiment.ordered(shard_of(experiment.conditions(p), shard))
+        for number, condition in enumerate(progress(conditions, kind.folder)):
+            if number and accelerator.distributed_type == DistributedType.FSDP:  # which left the model sharded
+                experiment = kind.of(p, resources)
+            made = experiment.run(condition)
+            if accelerator.is_main_process:
+                print(condition.slug, {asked: round(recall, 3) for asked, recall in summary(made.records).items()})
     accelerator.end_training()
+
+
+@app.command("export", cls=Command)
+def _export(
+    folder: Path,
+    runs: Annotated[Literal["none", "memorization", "all"], Option(help="Whose adapters go along.")] = "memorization",
+) -> None:
+    """Lay out people, bases and adapters in a new folder, ready for the Hub, with cards."""
+    from xmem_utils.explore.models import stored
+    from xmem_utils.export import export
+
+    wanted = {"none": (), "memorization": ("memorization",)}
+    chosen = [run for run in stored() if runs == "all" or run.folder.parent.name in wanted[runs]]
+    for made in export(folder, chosen):
+        print(made)
 
 
 @app.command("plan", cls=Command)
@@ -221,13 +239,14 @@ def search(
     """Search the settings of a notebook's methods; what it chose goes into the model's folder."""
     from xmem_utils.tuning import folder_of, memorization
 
-    kind = experiments()[notebook]
-    if unknown := set(method or ()) - set(kind.methods):
-        raise ValueError(f"unknown method {shown(min(unknown))}: expected some of {'; '.join(kind.methods)}")
+    kind = experiments()[notebook][0]
+    searched = [name for name, row in kind.methods.items() if not getattr(row, "like", "")]
+    if unknown := set(method or ()) - set(searched):
+        raise ValueError(f"unknown method {shown(min(unknown))}: expected some of {'; '.join(searched)}")
     shard_of((), shard)
     folder_of(model)
     experiment = kind(memorization(model))
-    tried = experiment.search(method or list(kind.methods), shard)
+    tried = experiment.search(method or searched, shard)
     if shard == "1/1":
         print(experiment.write(tried).to_string(index=False))
 
@@ -275,36 +294,39 @@ def manifest() -> None:
 
 
 @app.command(cls=Command, rich_help_panel=MAINTAINERS)
-def readme() -> None:
-    """After `make figures`: write what it found and took into README, the latter into figures/run.csv, too."""
+def site(
+    out: Annotated[Path | None, Option(help="Where the pages go (default: data/site).")] = None,
+) -> None:
+    """Build the study's pages: claims, results, notebooks, people, tables; `make site` installs what that takes."""
+    from xmem_utils import paths
+    from xmem_utils.site.build import build
+
+    folder = out or paths.DATA / "site"
+    print(build(folder, folder.with_name(f"{folder.name}-source")))
+
+
+@app.command("readme", cls=Command, rich_help_panel=MAINTAINERS)
+def _readme() -> None:
+    """After `make figures`: write what it found and took into README, the latter into figures/run.csv, too, where rules
+    that were not run again keep their rows."""
     import pandas as pd
 
     from xmem_utils import paths
-    from xmem_utils.claims import times, with_claims
+    from xmem_utils.claims import readme, times
 
     file, figures = paths.REPO / "README.md", paths.REPO / "figures"
     latest = max((paths.DATA / "times").glob("standard-*"), key=os.path.getmtime, default=paths.DATA / "times")
-    spent = times(latest)
-    spent.to_csv(figures / "run.csv", index=False, float_format="%.2f")
+    kept = figures / "run.csv"
+    spent = times(latest, pd.read_csv(kept) if kept.exists() else None)
+    spent.to_csv(kept, index=False, float_format="%.2f")
     table = pd.read_csv(figures / "claims.csv", dtype={"each": str})
-    file.write_text(with_claims(file.read_text("utf-8"), table, spent), "utf-8")
+    file.write_text(readme(file.read_text("utf-8"), table, pd.read_csv(figures / "gaps.csv"), spent), "utf-8")
 
 
 @app.command(cls=Command, rich_help_panel=MAINTAINERS)
 def strip(notebooks: list[Path]) -> None:
-    """Make executed notebooks fit to commit: only cells that nbval compares keep output and count."""
-    import nbformat
+    """Make executed notebooks fit to commit: small figures, and the output of cells that nbval compares."""
+    from xmem_utils import headless
 
     for path in notebooks:
-        try:
-            notebook = nbformat.read(path, as_version=4)
-        except (ValueError, AttributeError, nbformat.ValidationError) as error:
-            raise ValueError(f"{path} is no notebook that can be read ({type(error).__name__})") from error
-        # without times and paths of a run, states of its progress bars, and the version of Python
-        kept = {k: v for k, v in notebook.metadata.items() if k == "kernelspec"}
-        notebook.metadata = kept | {"language_info": {"name": "python"}}
-        for cell in notebook.cells:
-            cell.metadata = {k: v for k, v in cell.metadata.items() if k == "tags" and v}
-            if cell.cell_type == "code" and "NBVAL_CHECK_OUTPUT" not in cell.source:
-                cell.outputs, cell.execution_count = [], None
-        nbformat.write(notebook, path)
+        headless.strip(path)

@@ -296,12 +296,13 @@ class Experiment(ABC):
         """Settings by method, as the search chose them. Raises ValueError for a method with settings but no search."""
         table, out = cls.table(model).set_index("method"), {}
         for name in methods:
-            if name in table.index:
-                row = table.loc[name]
+            like = getattr(cls.methods[name], "like", "") or name
+            if like in table.index:
+                row = table.loc[like]
                 out[name] = json.loads(row["settings"]) | ({"steps": float(row["steps"])} if "steps" in row else {})
-            elif cls.methods[name].grid:
-                command = f"python -m xmem_utils search {cls.notebook} --model {model} --method {name!r}"
-                raise ValueError(f"no settings for {name}: run `{command}` first")
+            elif cls.methods[like].grid:
+                command = f"python -m xmem_utils search {cls.notebook} --model {model} --method {like!r}"
+                raise ValueError(f"no settings for {like}: run `{command}` first")
             else:
                 out[name] = {}
         return out

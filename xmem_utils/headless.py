@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import logging
 import os
 import sys
@@ -10,9 +12,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import nbformat
 import papermill
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
+from PIL import Image
 
 from xmem_utils import params, paths
 from xmem_utils.notebook import find, schema_of
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 LONGEST = 2000  # characters of a parameter
+WIDEST = 1000  # pixels of a figure in a committed notebook
 
 
 class _Relay(logging.Handler):
@@ -69,8 +74,8 @@ def checked(name: str, assignments: Iterable[str]) -> tuple[dict[str, Any], para
     schema, given = schema_of(name), parse(assignments)
     if given.get("profile") not in (None, *params.PROFILES):
         given["profile"] = _from_here(given["profile"])
-    if "people" in given:
-        given["people"] = _from_here(given["people"])
+    for key in {"people", "tables"} & given.keys():
+        given[key] = _from_here(given[key])
     for key in {"model", "models"} & given.keys():
         names = params.listed(given[key]) if key == "models" else [given[key]]
         given[key] = ",".join(n if os.path.isdir(paths.BASE_MODELS / n) else _from_here(n) for n in names)
@@ -84,6 +89,11 @@ def ask(name: str, p: params.Parameters) -> None:
 
     Raises ValueError or FileNotFoundError as the notebook would.
     """
+    if folder := getattr(p, "tables", ""):
+        from xmem_utils.claims import EVIDENCE
+
+        if not any((Path(folder) / f"{evidence.table}.csv").is_file() for evidence in EVIDENCE):
+            raise ValueError(f"tables={params.shown(folder)} has no table of notebooks 03 to 07")
     if not p.model_list:
         return
     from xmem_utils.personas.importing import import_folder
@@ -143,7 +153,9 @@ def run(name: str, assignments: Iterable[str] = (), out: Path | None = None) -> 
     logger.setLevel(logging.INFO)
     # on Ctrl-C a task that waited for the kernel would show in a traceback that it is gone
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    os.environ[LINES] = "1"
+    kernel = {LINES: "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}  # the copy shows its figures
+    before = {name: os.environ.get(name) for name in kernel}
+    os.environ.update(kernel)
     quiet = ["--log-level=50"]  # the kernel's own remarks are no concern of who runs a study
     try:
         papermill.execute_notebook(
@@ -158,6 +170,40 @@ def run(name: str, assignments: Iterable[str] = (), out: Path | None = None) -> 
         why = f"cell {error.exec_count} failed with {error.ename}: {said}"
         raise ChildProcessError(f"{why}; its executed copy up to there is {unfinished}") from error
     finally:
-        del os.environ[LINES]
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
     unfinished.replace(out)
     return out
+
+
+def strip(path: Path) -> None:
+    """Make an executed notebook fit to commit: cells that nbval compares keep output and count, others their pictures,
+    made small. Raises ValueError for what is no notebook."""
+    try:
+        notebook = nbformat.read(path, as_version=4)
+    except (ValueError, AttributeError, nbformat.ValidationError) as error:
+        raise ValueError(f"{path} is no notebook that can be read ({type(error).__name__})") from error
+    # without times and paths of a run, states of its progress bars, and the version of Python
+    kept = {k: v for k, v in notebook.metadata.items() if k == "kernelspec"}
+    notebook.metadata = kept | {"language_info": {"name": "python"}}
+    for cell in notebook.cells:
+        cell.metadata = {k: v for k, v in cell.metadata.items() if k == "tags" and v}
+        if cell.cell_type == "code" and "NBVAL_CHECK_OUTPUT" not in cell.source:
+            drawn = [output.data for output in cell.outputs if "image/png" in output.get("data", {})]
+            cell.outputs = [
+                nbformat.v4.new_output("display_data", {"image/png": _small(d["image/png"])}) for d in drawn
+            ]
+            cell.execution_count = None
+    nbformat.write(notebook, path)
+
+
+def _small(picture: str) -> str:
+    """A PNG in base 64, at most `WIDEST` wide and of 64 colours: what a page needs to show a figure."""
+    image = Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB")
+    if image.width > WIDEST:
+        image = image.resize((WIDEST, round(image.height * WIDEST / image.width)), Image.Resampling.LANCZOS)
+    stream = io.BytesIO()
+    image.quantize(64).save(stream, "png", optimize=True)
+    return base64.b64encode(stream.getvalue()).decode()

@@ -50,6 +50,7 @@ class Profile(Strict):
     dose_data: tuple[Annotated[int, Field(ge=1)], ...] = ()
     dose_people: tuple[Annotated[int, Field(ge=2)], ...] = ()
     dose_steps: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    forget_sets: int = Field(ge=1, default=1)  # disjoint sets of people that are forgotten, one at a time
     side_replicates: int = Field(ge=1, default=1)  # the first so many answer side questions: doses, ablations, pairs
     resamples: int = Field(ge=100)
 
@@ -71,12 +72,12 @@ PROFILES: dict[str, Profile] = {
     "standard": Profile(
         personas=100, replicates=5, train_views=8, test_views=4, epochs=2,
         dose_views=(1, 4, 16), dose_data=(1, 4, 16), dose_people=(25, 50, 200), dose_steps=(0.5, 2, 4),
-        side_replicates=3, resamples=10_000,
+        side_replicates=3, forget_sets=3, resamples=10_000,
     ),
     "full": Profile(
         personas=100, replicates=5, train_views=8, test_views=8, epochs=2,
         dose_views=(1, 2, 4, 16), dose_data=(1, 2, 4, 16, 32, 64), dose_people=(25, 50, 200, 400),
-        dose_steps=(0.5, 2, 4, 8), side_replicates=5, resamples=10_000,
+        dose_steps=(0.5, 2, 4, 8), side_replicates=5, forget_sets=3, resamples=10_000,
     ),
 }  # fmt: skip
 

@@ -28,13 +28,22 @@ _Answers = Sequence[torch.Tensor]  # tokens of each
 @dataclass(frozen=True)
 class Recall:
     """Exact match and log-probability (nats, end of turn included): of one answer an example `[n]`, or of
-    several names `[n, names]`. `least`, of one answer alone: mean log-probability of its least likely fifth of tokens
-    (Min-K % with K = 20, Shi et al. 2023, arXiv 2310.16789). `rank`: that of the first name among all, from 1."""
+    several names `[n, names]`. `rank`: that of the first name among all, from 1. `among`: whether greedy decoding that
+    may write nothing but the names writes it; None where names were scored one by one.
+
+    Of one answer, on demand: `least`, the mean log-probability of its least likely fifth of tokens (Min-K %, K = 20,
+    Shi et al. 2023, arXiv 2310.16789); `least_z`, the same of log-probabilities in standard deviations from their mean
+    over the vocabulary (Min-K %++, Zhang et al. 2024, arXiv 2404.02936); `extracted`, the share of tokens at its end
+    that are all said once those before are given (extraction strength, as open-unlearning has it).
+    """
 
     exact: np.ndarray
     logprob: np.ndarray
     least: np.ndarray | None = None
     rank: np.ndarray | None = None
+    among: np.ndarray | None = None
+    least_z: np.ndarray | None = None
+    extracted: np.ndarray | None = None
 
 
 def _batches(examples: Sequence[Example], extra: int = 0) -> Iterator[list[int]]:
@@ -69,27 +78,43 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
         model.train(training)
 
 
-def exact_match(vlm: VLM, examples: Sequence[Example], model: nn.Module | None = None) -> Recall:
-    """Teacher-forced exact match and log-probability of every example's answer.
+def exact_match(
+    vlm: VLM, examples: Sequence[Example], model: nn.Module | None = None, thorough: bool = False
+) -> Recall:
+    """Teacher-forced exact match and log-probability of every example's answer; if `thorough`, also what membership
+    attacks and extraction strength need.
 
     `model` replaces the VLM's own (a PEFT model around it, say).
     """
-    exact, logprob, least = np.zeros(len(examples), bool), np.zeros(len(examples)), np.zeros(len(examples))
+    exact = np.zeros(len(examples), bool)
+    logprob, least, least_z, extracted = np.zeros((4, len(examples)))
     with evaluating(vlm.model if model is None else model) as model:
         for rows, batch in in_batches(vlm, examples):
             keep = max(len(examples[i].answer) for i in rows)
             said = forward(model, batch, keep)
             logits, labels = said.logits, said.labels
             asked = labels != -100
-            exact[rows] = ((logits.argmax(-1) == labels) | ~asked).all(1).cpu().numpy()
-            scores = torch.log_softmax(logits.float(), -1)
-            scores = scores.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+            hit = (logits.argmax(-1) == labels) | ~asked  # answers end where rows end
+            exact[rows] = hit.all(1).cpu().numpy()
+            every = torch.log_softmax(logits.float(), -1)
+            scores = every.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
             logprob[rows] = (scores * asked).sum(1).cpu().numpy()
-            fifth = (asked.sum(1) / 5).ceil().long()[:, None]
-            sorted_scores = scores.masked_fill(~asked, torch.inf).sort(1).values
-            among = torch.arange(keep, device=scores.device) < fifth
-            least[rows] = (sorted_scores.masked_fill(~among, 0).sum(1) / fifth[:, 0]).cpu().numpy()
-    return Recall(exact, logprob, least)
+            if not thorough:
+                continue
+            ending = hit.flip(1).long().cumprod(1).flip(1) * asked
+            extracted[rows] = (ending.sum(1) / asked.sum(1)).cpu().numpy()
+            mean = (every.exp() * every).sum(-1)
+            spread = ((every.exp() * every**2).sum(-1) - mean**2).clamp(min=1e-6).sqrt()
+            least[rows] = _least_fifth(scores, asked).cpu().numpy()
+            least_z[rows] = _least_fifth((scores - mean) / spread, asked).cpu().numpy()
+    return Recall(exact, logprob, least, least_z=least_z, extracted=extracted) if thorough else Recall(exact, logprob)
+
+
+def _least_fifth(scores: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
+    """Mean of the lowest fifth (rounded up) of each row's scores `[batch, tokens]`, where `asked`: `[batch]`."""
+    fifth = (asked.sum(1) / 5).ceil().long()[:, None]
+    among = torch.arange(scores.shape[1], device=scores.device) < fifth
+    return scores.masked_fill(~asked, torch.inf).sort(1).values.masked_fill(~among, 0).sum(1) / fifth[:, 0]
 
 
 def recall_of_all(
@@ -125,7 +150,9 @@ def ranked(
     given = np.asarray(given)
     every = recall_of_all(vlm, examples, names, model, given)
     rows = np.arange(len(examples))[:, None]
-    return Recall(every.exact[rows, given], every.logprob[rows, given], rank=ranks(every.logprob, given[:, 0]))
+    among = None if every.among is None else every.among[rows, given]
+    rank = ranks(every.logprob, given[:, 0])
+    return Recall(every.exact[rows, given], every.logprob[rows, given], rank=rank, among=among)
 
 
 def _name_by_name(vlm: VLM, examples: Sequence[Example], answers: _Answers, model: nn.Module) -> Recall:
@@ -167,7 +194,7 @@ def _by_tree(
 ) -> Recall:
     """What `recall_of_all` returns, by running the tree of the names after each prompt, whole or level by level."""
     tree = NameTree.of(answers, vlm.device)
-    exact, logprob = (np.zeros((len(examples), len(answers)), kind) for kind in (bool, np.float32))
+    exact, logprob, among = (np.zeros((len(examples), len(answers)), kind) for kind in (bool, np.float32, bool))
     bare = [with_answer(e, torch.empty(0, dtype=torch.long)) for e in examples]
     for rows in _batches(bare, extra=len(tree.tokens) if given is None else 2 * tree.beginnings.shape[1]):
         prompts = Prompts(vlm, model, [bare[i] for i in rows], tree)
@@ -175,9 +202,9 @@ def _by_tree(
             prompts.run_all(prompts.everyone)
         else:
             prompts.run_those_that_reach(torch.from_numpy(given[rows]).to(vlm.device), margin)
-        scores, said = prompts.scores()
-        exact[rows], logprob[rows] = said[:, tree.leaves].cpu().numpy(), scores[:, tree.leaves].cpu().numpy()
-    return Recall(exact, logprob)
+        found = (part[:, tree.leaves].cpu().numpy() for part in prompts.scores())
+        logprob[rows], exact[rows], among[rows] = found
+    return Recall(exact, logprob, among=among)
 
 
 def ranks(logprobs: np.ndarray, true: np.ndarray) -> np.ndarray:

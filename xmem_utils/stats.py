@@ -30,10 +30,12 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "transfers": ("measure",),
     "gaps": ("measure",),
     "capability_changes": ("measure",),
-    "unlearning_headline": ("unlearned",),
+    "unlearning_headline": ("measure", "unlearned"),
     "multihop_claim": (),
+    "multihop_practice": ("source",),
     "mitigation_tests": ("measure", "source"),
     "mitigation_pairs": ("source",),
+    "mitigation_hard": ("source",),
 }
 
 # What is said of a recall: the column of records that has it. Closed-set: the true name ranks first among the study's.
@@ -113,7 +115,7 @@ def compare(people: pd.DataFrame, a: str, b: str, by: Sequence[str], resamples: 
         each = values(table.loc["difference", "each"])
         people = pairs.groupby(level=REPLICATE)["difference"].transform("size")
         flipped = sign_flip(pairs["difference"] * len(pairs) / len(each) / people)  # replicates count the same
-        p = float(ttest_1samp(each, 0).pvalue) if np.ptp(each) > 0 else flipped
+        p = flipped if np.isnan(tested := t_test(each)) else tested
         ends = table.loc[a, ["estimate", "low", "high"]]
         rows.append([*labels, *ends, table.loc[b, "estimate"], *table.loc["difference"], p, flipped])
     numbers = [a, f"{a} low", f"{a} high", b, "difference", *INTERVAL[1:-1]]
@@ -200,6 +202,12 @@ def t_interval(each: np.ndarray) -> tuple[float, float]:
     return each.mean() - half, each.mean() + half
 
 
+def t_test(each: np.ndarray) -> float:
+    """p of Student's t test over replicates that they centre on 0; NaN of one, or where they coincide."""
+    each = each[~np.isnan(each)]
+    return float(ttest_1samp(each, 0).pvalue) if len(each) > 1 and np.ptp(each) > 0 else np.nan
+
+
 def sign_flip(differences: pd.Series | np.ndarray, flips: int = RESAMPLES) -> float:
     """Two-sided paired sign-flip test that per-persona differences centre on 0; p in (0, 1].
 
@@ -251,13 +259,13 @@ def without_lone(table: pd.DataFrame, replicates: int, of: str = "", p: str = "p
     return table.assign(**{column: table[column].astype(float).mask(lone) for column in ends})
 
 
-def verdict(row: pd.Series, p: str = "p holm", of: str = "") -> str:
+def verdict(row: pd.Series, p: str = "p holm", of: str = "", margin: float = MARGIN) -> str:
     """What a difference says: "supported" where its (adjusted) p is below 0.05 and all replicates are above 0,
-    "reversed" where all are below; "equivalent" where its whole interval is within 0.05 of 0; else "cannot say".
+    "reversed" where all are below; "equivalent" where its whole interval is within `margin` of 0; else "cannot say".
 
     `row` is one of `compare`; `of` stands before its columns low, high and each where they were renamed.
     """
     each = values(row[f"{of}each"])
     if row[p] < LEVEL and len(each) and abs(np.sign(each).sum()) == len(each):
         return SUPPORTED if each[0] > 0 else REVERSED
-    return EQUIVALENT if row[f"{of}low"] >= -MARGIN and row[f"{of}high"] <= MARGIN else UNSAID
+    return EQUIVALENT if row[f"{of}low"] >= -margin and row[f"{of}high"] <= margin else UNSAID

@@ -1,4 +1,5 @@
-"""Where in a fixed model the name is, or is lost: four questions asked of every layer, one row a person.
+"""Where in a fixed model the name is, or is lost: four questions asked of every layer, one row a person, and a fifth
+of the last.
 
 Columns: source, measure, given, query, layer (from 1; 0: nothing patched), persona, value, chance (NaN where there is
 none). `query` is the modality of the views that the model sees; `given` that of what their states are compared with,
@@ -19,6 +20,7 @@ import torch
 
 from xmem_utils.mechanism import measures as m
 from xmem_utils.mechanism import probe
+from xmem_utils.mechanism.first_token import first_token
 from xmem_utils.mechanism.lens import blind_reciprocal_rank, lens_ranks
 from xmem_utils.mechanism.patching import patched_recall
 from xmem_utils.mechanism.people import People
@@ -56,7 +58,7 @@ def explain_models(
 
 
 def explain(vlm: VLM, people: People, sources: Sequence[str] = MODALITIES, patched: bool = True) -> pd.DataFrame:
-    """All four questions of one model, which is left as it was; states are read once for all of them.
+    """All questions of one model, which is left as it was; states are read once for all of them.
 
     `sources` ("image", "text") are the modalities that names come from; for people known in both modalities either is
     one. Unless `patched`, nothing is. Raises ValueError for classes whose layers cannot be looked into
@@ -66,7 +68,7 @@ def explain(vlm: VLM, people: People, sources: Sequence[str] = MODALITIES, patch
     shared = lens(vlm, people, states) | retrieval(people, states) | probing(people, states)
     parts = []
     for source in sources:
-        values = shared | (patching(vlm, people, source) if patched else {})
+        values = shared | first_token(vlm, people, source) | (patching(vlm, people, source) if patched else {})
         wide = pd.DataFrame(values, index=people.numbers).astype(float)
         long = wide.rename_axis(["measure", "given", "query", "layer"], axis=1).rename_axis("persona").unstack()
         parts.append(long.rename("value").reset_index().assign(source=source))

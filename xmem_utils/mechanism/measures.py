@@ -13,5 +13,9 @@ OTHERS_OWN = "another's: own first token"  # bounds from above how often the own
 OWN_ALONE = "patched at the answer position alone: name"
 OTHERS_ALONE = "another's at the answer position alone: that name"
 RECALLED = "recalled"  # nothing patched
+# what the first token of the name decides
+AS_IT_IS, FIRST, REST = "said", "first token said", "rest said, the first token given"
+FIRST_AMONG, FIRST_CALIBRATED = "said, first token among the names'", "said, first token calibrated"
+BEGINNINGS = (AS_IT_IS, FIRST, FIRST_AMONG, FIRST_CALIBRATED, REST)
 
 BEFORE, PUBLIC_FIGURES = "before memorizing", "public figures"  # what stands beside the models that memorized

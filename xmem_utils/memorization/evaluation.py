@@ -10,7 +10,7 @@ from datasets import DatasetDict
 from peft import PeftModel
 from PIL import Image
 
-from xmem_utils.memorization.names import NAME
+from xmem_utils.memorization.names import NAME, OTHER
 from xmem_utils.params import MODALITIES
 from xmem_utils.perception import attributes_by_name, named_examples
 from xmem_utils.personas.dataset import names_of, to_views
@@ -97,7 +97,7 @@ def kind_of(answer: str, name: str, study: frozenset[str], figures: frozenset[st
     if answer == name:
         return NAME
     if answer in study:
-        return "other name"
+        return OTHER
     if answer in figures:
         return "public figure"
     if answer == REFUSAL:

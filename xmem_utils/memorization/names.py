@@ -1,5 +1,5 @@
 """Names that records and tables share; no model is needed to read a table."""
 
 # kinds of answer: the name, that of another person of the study, one the base knows, ...
-NAME = "name"
-ANSWERS = (NAME, "other name", "public figure", "nobody's name", "refusal", "collapse")
+NAME, OTHER = "name", "other name"
+ANSWERS = (NAME, OTHER, "public figure", "nobody's name", "refusal", "collapse")

@@ -31,6 +31,7 @@ from xmem_utils.vlm.prompts import CAPTION
 
 PAIR_VIEWS = 8  # pairs a person
 OTHERS_SEED = 40_000  # other people come from seeds this far from the study's
+STRANGER = -1  # stands for whoever has no name
 ASKED_FIGURES = 100  # public figures whom the evaluation asks about, and replay leaves out
 DESCRIBED_TOKENS = 80  # of a description, at most
 MATCHING = "{description}\n\nIs this the same person?"  # beside a picture
@@ -116,10 +117,12 @@ class Around:
     @cached_property
     def asked(self) -> list[Pair]:
         """The pairs, encoded."""
-        nobody = [""] * len(self.pairs)
-        sides = [p.source for p in self.pairs], [p.target for p in self.pairs]
-        bare = [[with_answer(e, e.answer[:0]) for e in encode(self.vlm, views, answers=nobody)] for views in sides]
-        return [Pair(p.person, *both) for p, *both in zip(self.pairs, *bare, strict=True)]
+        return _bare(self.vlm, self.pairs)
+
+    @cached_property
+    def asked_others(self) -> list[Pair]:
+        """Those of other people, encoded."""
+        return _bare(self.vlm, self.pairs_of_others)
 
 
 def names_alone(around: Around, model: PeftModel, people: int, threshold: float) -> Mixed:
@@ -174,6 +177,22 @@ def labelled(around: Around, model: PeftModel, people: int, threshold: float) ->
     return _labelled(around, _labels(around, model), people, threshold, soft=False)
 
 
+def labelled_with_strangers(around: Around, model: PeftModel, people: int, threshold: float) -> Mixed:
+    """The same of half of them; the other pairs are of people whom nobody named, so that their labels are wrong."""
+    half = labelled(around, model, people // 2, threshold)
+    shown = [p for p in around.asked_others if people // 2 <= p.person < people]
+    labels = label(around.vlm, model, [p.source for p in shown])
+    every = zip(shown, labels.said, labels.probability, strict=True)
+    sure = [(p, said) for p, said, likely in every if likely >= threshold]
+    return replace(
+        half,
+        auxiliary=half.auxiliary + [replace(p.target, answer=said.answer, teacher=None) for p, said in sure],
+        people=half.people + [STRANGER] * len(sure),
+        read=half.read + 2 * length(labels.said),
+        seconds=half.seconds + labels.seconds,
+    )
+
+
 def soft_labelled(around: Around, model: PeftModel, people: int, threshold: float) -> Mixed:
     """The same with the distributions behind the answers' tokens (Hinton et al. 2015, arXiv 1503.02531)."""
     return _labelled(around, _labels(around, model), people, threshold, soft=True)
@@ -225,6 +244,13 @@ def replayed(around: Around, model: PeftModel, people: int, threshold: float) ->
 def _nameless(dataset, source: str, wanted: Callable[[View], bool]) -> list[Pair]:
     views = [[replace(v, name="") for v in to_views(dataset, "train", m) if wanted(v)] for m in (source, other(source))]
     return [Pair(own.persona, own, across) for own, across in zip(*views, strict=True)]
+
+
+def _bare(vlm: VLM, pairs: Sequence[Pair]) -> list[Pair]:
+    """Pairs encoded, with the question who it is and no answer."""
+    sides = [p.source for p in pairs], [p.target for p in pairs]
+    bare = [[with_answer(e, e.answer[:0]) for e in encode(vlm, views, answers=[""] * len(pairs))] for views in sides]
+    return [Pair(p.person, *both) for p, *both in zip(pairs, *bare, strict=True)]
 
 
 def length(examples: Sequence[Example]) -> int:

@@ -40,7 +40,8 @@ class MitigationEvaluation:
 
     def records(self, model: nn.Module | None = None) -> pd.DataFrame:
         """One row a view and task: group, task, persona (its number in the group), query, view, exact, logprob; of the
-        study's people also the rank of the name among so many names.
+        study's people also the rank of the name among so many names, whether it is written where nothing but those may
+        be, and what kind of answer there is to a view (`kind_of`).
 
         Task "ceiling" asks with the target view as the base model perceives it, put into the source modality.
         """
@@ -51,7 +52,11 @@ class MitigationEvaluation:
             if group == STUDY:
                 found = ranked(self.vlm, examples, self._names, frame[["persona"]].to_numpy(), model)
                 scores = {"exact": found.exact[:, 0], "logprob": found.logprob[:, 0], "rank": found.rank}
+                scores |= {"among": None if found.among is None else found.among[:, 0].astype(float)}
                 scores["names"] = len(self._names)
+                if task == VIEW:
+                    own = self.study.evaluation_of(self.replicate)
+                    scores["answer"] = own.kinds(query, found.exact[:, 0], model)
             else:
                 recall = exact_match(self.vlm, examples, model)
                 scores = {"exact": recall.exact, "logprob": recall.logprob}

@@ -23,10 +23,10 @@ from pydantic import Field
 from xmem_utils import store
 from xmem_utils.experiment import BATCH, Condition, Experiment, Settings, Watch, remembered
 from xmem_utils.memorization.experiment import Memorization, MemorizationCondition
-from xmem_utils.mitigation.data import Around, Mixed, length
+from xmem_utils.mitigation.data import STRANGER, Around, Mixed, length
 from xmem_utils.mitigation.evaluation import MitigationEvaluation
-from xmem_utils.mitigation.methods import MAIN, METHODS, method_named
-from xmem_utils.mitigation.names import BASELINE, BASELINE_START, DESCRIBED, PAIRED
+from xmem_utils.mitigation.methods import HARD, MAIN, METHODS, method_named
+from xmem_utils.mitigation.names import AMONG, BASELINE, BASELINE_START, DESCRIBED, PAIRED
 from xmem_utils.mitigation.tables import SOURCE, TARGET, per_persona
 from xmem_utils.params import MODALITIES, TUNING_SEEDS, resolve
 from xmem_utils.personas.dataset import names_of
@@ -39,6 +39,7 @@ from xmem_utils.vlm.load import VLM
 FURTHER = 0.4  # training tokens after the start, as a share of the start's own
 RATE = 1e-3  # peak learning rate after the start
 SHARES = (0.0, 0.1, 0.5, 1.0)  # of the study's people that are paired then
+EARLIER = (0.4, 0.5, 0.6)  # of the usual steps, after which labels are asked for, too
 
 
 class MitigationCondition(Condition):
@@ -60,7 +61,8 @@ class MitigationCondition(Condition):
     def labels(self) -> dict[str, Any]:
         """Source, method, replicate, number of people paired."""
         start = self.start
-        return {"source": start.source, "method": self.method, "replicate": start.replicate, "paired": self.paired}
+        return {"source": start.source, "method": self.method, "replicate": start.replicate, "paired": self.paired,
+                "start epochs": start.epochs}  # fmt: skip
 
 
 class Mitigation(Experiment):
@@ -85,30 +87,34 @@ class Mitigation(Experiment):
     def methods_of(p: Any) -> list[str]:
         """The methods asked for, after what they are held against. Raises ValueError naming the known ones.
 
-        Describe-then-recall trains nothing: it comes with the baseline.
+        Describe-then-recall and decoding among the names train nothing: they come with the baseline.
         """
         named = {"all": METHODS, "main": MAIN}.get(p.methods, p.methods.split(";"))
-        chosen = [method_named(name) for name in map(str.strip, named) if name != DESCRIBED]
+        chosen = [method_named(name) for name in map(str.strip, named) if name not in (DESCRIBED, AMONG)]
         against = [BASELINE, *[BASELINE_START] * any(m.fresh for m in chosen)]
         return list(dict.fromkeys([*against, *(m.name for m in chosen)]))
 
     def conditions(self, p: Any) -> list[MitigationCondition]:
-        """Every method in both directions, replicate by replicate; with `p.pairs`, also fewer people paired (of the
-        side replicates)."""
+        """Every method in both directions, replicate by replicate; with `p.pairs`, also, of the side replicates, fewer
+        people paired, and labels where they are hard to come by."""
         out, settings = [], self.settings_of(self.vlm.name, self.methods_of(p))
         for replicate, source in product(self.replicates, MODALITIES):
             out += [self.condition(m, own, source, replicate) for m, own in settings.items()]
-            out += self.doses(source, replicate) if p.pairs and replicate in self.side_replicates else []
+            if p.pairs and replicate in self.side_replicates:
+                out += self.doses(source, replicate) + self.hard(source, replicate)
         return list({c.slug: c for c in out}.values())
 
     def condition(
-        self, method: str, settings: Settings, source: str, replicate: int, paired: int | None = None
-    ) -> MitigationCondition:
+        self, method: str, settings: Settings, source: str, replicate: int, paired: int | None = None,
+        after: float = 1.0,
+    ) -> MitigationCondition:  # fmt: skip
         """One condition; `paired`, the number of people of whom there are pairs, defaults to all where pairs are used.
+        `after` which share of the usual memorizing it goes on.
 
         Pairs of no one are nothing but source views: that is the baseline.
         """
-        start, row = self.memorization.condition(source, replicate), self.methods[method]
+        usual, row = self.memorization.condition(source, replicate), self.methods[method]
+        start = usual if after == 1 else self.memorization.condition(source, replicate, epochs=after * usual.epochs)
         if paired == 0 and row.pairs:
             method, settings, row = BASELINE, {}, self.methods[BASELINE]
         return resolve(
@@ -117,7 +123,7 @@ class Mitigation(Experiment):
             method=method,
             settings={k: float(v) for k, v in settings.items()},
             paired=(start.personas if paired is None else paired) if row.pairs else 0,
-            epochs=FURTHER * start.epochs,
+            epochs=FURTHER * usual.epochs,
             code=self.code(row),
         )
 
@@ -126,6 +132,15 @@ class Mitigation(Experiment):
         people = len(names_of(self.memorization.dataset(replicate)[0]))
         counts = dict.fromkeys(round(share * people) for share in SHARES)
         return [self.condition(PAIRED, {}, source, replicate, paired=n) for n in counts]
+
+    def hard(self, source: str, replicate: int) -> list[MitigationCondition]:
+        """Self-labelling by models that have not yet memorized, beside plain training from there; with strangers."""
+        settings = self.settings_of(self.vlm.name, HARD)
+        every = [self.condition(method, settings[method], source, replicate) for method in HARD]
+        early = [BASELINE, *HARD[:2]]
+        return every + [
+            self.condition(m, settings.get(m, {}), source, replicate, after=share) for share in EARLIER for m in early
+        ]
 
     # -- training --------------------------------------------------------------------------------------
 
@@ -156,7 +171,7 @@ class Mitigation(Experiment):
         before = 0 if method.fresh else start.epochs * an_epoch
         budget = start.epochs * an_epoch + round(condition.epochs * an_epoch)
         peak = own.get("learning_rate", start.learning_rate if method.fresh else RATE)
-        steps, spent = budgeted_steps(mixed, budget - before, peak, start.replicate)
+        steps, spent = budgeted_steps(mixed, budget - before, peak, start.replicate, method.on_top)
         objective = Objective((names_nll,))
         if mixed.auxiliary:
             depth = own.get("depth", 0.0) if mixed.partners else None
@@ -166,9 +181,10 @@ class Mitigation(Experiment):
         seconds = time.perf_counter() - began
         if "keep" in own:
             shrink(model, own["keep"])
-        facts = {"tokens": before + spent["tokens"], "budget": budget, "of the start": before,
-                 "last step": spent["last step"], "read": mixed.read + spent["read"], "steps": len(steps),
-                 "seconds": seconds, "seconds for material": mixed.seconds or made, "material": len(mixed.auxiliary),
+        facts = {"tokens": before + spent["tokens"], "counted": before + spent["counted"], "budget": budget,
+                 "of the start": before, "last step": spent["last step"], "read": mixed.read + spent["read"],
+                 "steps": len(steps), "seconds": seconds, "seconds for material": mixed.seconds or made,
+                 "material": len(mixed.auxiliary),
                  "labels right": self._labels_right(start, mixed)}  # fmt: skip
         return model, facts
 
@@ -180,9 +196,13 @@ class Mitigation(Experiment):
         return load_adapter(self.base(condition).model, self.memorization.run(start).adapter, trainable=True)
 
     def _labels_right(self, start: MemorizationCondition, mixed: Mixed) -> float:
-        """Share of the labels in use that are the true name; NaN where nothing is labelled. Nobody trains on this."""
+        """Share of the labels in use that are the true name (a stranger has none); NaN where nothing is labelled.
+        Nobody trains on this."""
         names = answer_tokens(self.vlm(start.replicate), names_of(self.memorization.dataset(start.replicate)[0]))
-        right = [torch.equal(e.answer, names[i]) for e, i in zip(mixed.auxiliary, mixed.people, strict=False)]
+        right = [
+            i != STRANGER and torch.equal(e.answer, names[i])
+            for e, i in zip(mixed.auxiliary, mixed.people, strict=False)
+        ]
         return sum(right) / len(right) if right else float("nan")
 
     # -- evaluation ------------------------------------------------------------------------------------
@@ -243,34 +263,39 @@ class Mitigation(Experiment):
         return pd.DataFrame(rows)
 
     def best(self, source: str, methods: Sequence[str]) -> str:
-        """Of some methods, the one with the highest target recall in the search among those that memorized; of equal
-        ones the first. Chosen on people whom no reported number uses, so what is reported of it is no winner's luck.
-        Where the search has none of them, the first; without any beside the baselines, the baseline."""
-        own = [m for m in methods if m not in (BASELINE, BASELINE_START)]
+        """Of some methods with the usual budget, the one with the highest target recall in the search among those that
+        memorized; of equal ones the first. Chosen on people whom no reported number uses, so what is reported of it is
+        no winner's luck. Where the search has none of them, the first; without any beside the baselines, the baseline.
+        """
+        own = [m for m in methods if m not in (BASELINE, BASELINE_START) and not self.methods[m].on_top]
         found = self.table(self.vlm.name).set_index("method").query("kept")[f"{TARGET} from {source}"]
         found = found.reindex(own).dropna()
         return str(found.idxmax()) if len(found) else (own or [BASELINE])[0]
 
 
-def budgeted_steps(mixed: Mixed, budget: float, peak: float, seed: int) -> tuple[list[Step], dict[str, int]]:
+def budgeted_steps(
+    mixed: Mixed, budget: float, peak: float, seed: int, on_top: bool = False
+) -> tuple[list[Step], dict[str, int]]:
     """Steps until `budget` tokens have passed, less than one batch more, and what they cost.
 
-    Each step takes named source views and, when there is auxiliary data, as many examples of it. Tokens are those of
-    prompts and answers, padding left out; "last step" are those of the last, "read" those that pass forward alone
-    (views that states are drawn to), which are no training tokens.
+    Each step takes named source views and, when there is auxiliary data, as many examples of it, together a batch;
+    `on_top`, the named views are a batch, and theirs alone are the "counted" tokens. Tokens are those of prompts and
+    answers, padding left out; "last step" are the counted ones of the last, "read" those that pass forward alone (views
+    that states are drawn to), which are no training tokens.
     """
-    share = BATCH // 2 if mixed.auxiliary else BATCH
+    share = BATCH // 2 if mixed.auxiliary and not on_top else BATCH
     named, auxiliary = endless(mixed.named, share, seed), endless(mixed.auxiliary, share, seed + 1)
-    steps, spent, last, read = [], 0, 0, 0
-    while spent < budget:
+    steps, counted, spent, last, read = [], 0, 0, 0, 0
+    while counted < budget:
         batch, rows = {"names": [mixed.named[i] for i in next(named)]}, next(auxiliary) if mixed.auxiliary else ()
         batch["auxiliary"] = [mixed.auxiliary[i] for i in rows]
         batch["partners"] = [mixed.partners[i] for i in rows if mixed.partners]
-        steps.append(Step({name: part for name, part in batch.items() if part}, peak * rate(spent / budget)))
-        last = length(batch["names"]) + length(batch["auxiliary"])
+        steps.append(Step({name: part for name, part in batch.items() if part}, peak * rate(counted / budget)))
+        named_tokens, more = length(batch["names"]), length(batch["auxiliary"])
+        last = named_tokens if on_top else named_tokens + more
         read += length(batch["partners"])
-        spent += last
-    return steps, {"tokens": spent, "last step": last, "read": read}
+        counted, spent = counted + last, spent + named_tokens + more
+    return steps, {"tokens": spent, "counted": counted, "last step": last, "read": read}
 
 
 def shrink(model: PeftModel, keep: float) -> None:

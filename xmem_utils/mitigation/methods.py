@@ -9,7 +9,7 @@ To add a method, give it a row here; new data is a function in `data.py`, a new 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from xmem_utils.experiment import Method as AnyMethod
 from xmem_utils.fingerprint import Table
@@ -33,6 +33,8 @@ class Method(AnyMethod):
     data: Callable[..., data.Mixed] = data.names_alone
     loss: Loss = losses.answers
     pairs: bool = False  # of the study's people are used
+    on_top: bool = False  # of as many named views as the baseline has: an added budget
+    like: str = field(default="", compare=False)  # the row whose settings it takes
 
     @property
     def fresh(self) -> bool:
@@ -59,6 +61,14 @@ METHODS = Table(
         Method(PAIRED, "target views with the model's own answer to the source view", {}, data.labelled,
                pairs=True),
         Method("self-labelled, sure", "where that answer is likely enough", T, data.labelled, pairs=True),
+        Method("self-labelled, with strangers", "half of the pairs are of people whom nobody named", {},
+               data.labelled_with_strangers, pairs=True),
+        Method("self-labelled, with strangers, sure", "the same where the answer is likely enough", {},
+               data.labelled_with_strangers, pairs=True, like="self-labelled, sure"),
+        Method("captions, on top", "captions beside as many named views as the baseline has", {}, data.captions,
+               pairs=True, on_top=True, like="captions"),
+        Method("self-labelled, on top", "self-labelled pairs beside as many", {}, data.labelled, pairs=True,
+               on_top=True),
         Method("self-labelled, soft", "with the distribution of that answer", {}, data.soft_labelled,
                losses.soft_labels, pairs=True),
         Method("self-labelled, soft, sure", "both", T, data.soft_labelled, losses.soft_labels, pairs=True),
@@ -85,11 +95,14 @@ MAIN = (
     "aligned, all layers",
     "own words",
     "replay",
+    "captions, on top",
+    "self-labelled, on top",
 )
+HARD = (PAIRED, "self-labelled, sure", "self-labelled, with strangers", "self-labelled, with strangers, sure")
 
 
 def method_named(name: str) -> Method:
-    """A row of the table. Raises ValueError naming the known ones."""
+    """A row of the table. Raises ValueError naming those of the bake-off."""
     if name not in METHODS:
-        raise ValueError(f"unknown mitigation {name!r}: expected some of {'; '.join(METHODS)}")
+        raise ValueError(f"unknown mitigation {name!r}: expected some of {'; '.join(MAIN)}; or variants")
     return METHODS[name]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from xmem_utils import stats
+from xmem_utils.memorization.names import OTHER
 from xmem_utils.mitigation.names import (
+    AMONG,
     BASELINE,
     BASELINE_START,
     CEILING,
@@ -33,7 +35,8 @@ FORGOT = "not memorized"
 
 
 def costs(runs: Iterable[Run]) -> pd.DataFrame:
-    """What each run took: training tokens (those of the start included), tokens that were only read, seconds.
+    """What each run took: training tokens (those of the start included), tokens that were only read, seconds. Where
+    data is on top of the named views, theirs alone are counted against the budget.
 
     Training tokens passed forward and back, which is three times the work of reading; `work` is the sum of both in
     tokens read. Raises AssertionError when a run trained for fewer tokens than its budget or on
@@ -41,23 +44,67 @@ def costs(runs: Iterable[Run]) -> pd.DataFrame:
     """
     table = pd.DataFrame([{**run.facts, **run.condition.labels} for run in runs])
     table["work"] = 3 * table["tokens"] + table["read"]
-    for (source, replicate), part in table.groupby(["source", "replicate"]):
+    for (source, replicate, _), part in table.groupby(["source", "replicate", "start epochs"]):
         assert part["budget"].nunique() == 1, (
             f"budgets differ from {source}, replicate {replicate}: {part['budget'].unique()}"
         )
-    over = table["tokens"] - table["budget"]
+    over = table["counted"] - table["budget"]
     assert (over >= 0).all() and (over < table["last step"]).all(), "a run is off its budget of training tokens"
     return table
 
 
-def bake_off(runs: Iterable[Run]) -> list[Run]:
-    """The runs in which everybody or nobody is paired."""
-    return [run for run in runs if run.condition.paired in (0, run.condition.start.personas)]
+def bake_off(runs: Iterable[Run], methods: Collection[str]) -> list[Run]:
+    """The runs of some methods in which everybody or nobody is paired, from who memorized as usual."""
+    whole = [run for run in _as_usual(runs) if run.condition.paired in (0, run.condition.start.personas)]
+    return [run for run in whole if run.condition.method in methods]
 
 
 def dose_runs(runs: Iterable[Run]) -> list[Run]:
     """The runs that differ by how many people are paired."""
-    return [run for run in runs if run.condition.method in (BASELINE, PAIRED)]
+    return [run for run in _as_usual(runs) if run.condition.method in (BASELINE, PAIRED)]
+
+
+def _as_usual(runs: Iterable[Run]) -> list[Run]:
+    runs = list(runs)
+    usual = max(run.condition.start.epochs for run in runs)
+    return [run for run in runs if run.condition.start.epochs == usual]
+
+
+def hard(runs: Iterable[Run], memorized: Callable[[Run], float], resamples: int) -> pd.DataFrame:
+    """Self-labelling where it is hard: by how long was memorized before (a share of the usual) and method.
+
+    `compare` of target recall with plain training from the same start; beside it `of the start`, source recall there
+    (`memorized` of a run), how many labels there were (none: it is plain training), the share that was right, and in
+    the end source recall and the share of target views answered with another's name, with labels and without; with
+    verdicts.
+    """
+    runs = [run for run in runs if run.condition.paired in (0, run.condition.start.personas)]
+    longest = max(run.condition.start.epochs for run in runs)
+    facts = pd.DataFrame(
+        [
+            run.condition.labels
+            | {"of the start": memorized(run)}
+            | {k: run.facts[k] for k in ("material", "labels right")}
+            for run in runs
+        ]
+    ).assign(after=lambda table: table["start epochs"] / longest)
+    records = pd.concat([run.records.assign(**run.condition.labels) for run in runs], ignore_index=True)
+    parts, by = [], ["source", "after", "method"]
+    for epochs, own in records.groupby("start epochs", sort=True):
+        parts.append(per_persona(own).reset_index().assign(after=epochs / longest))
+    people = pd.concat(parts)
+    plain = people[people["method"] == BASELINE].set_index(["source", "after", *stats.PERSON])[TARGET]
+    people = people[people["method"] != BASELINE].join(plain.rename("plain"), on=plain.index.names)
+    table = stats.compare(people.rename(columns={TARGET: "labelled"}), "labelled", "plain", by, resamples)
+    table = table.join(people.groupby(by)[SOURCE].mean(), on=by)
+    asked = _studied(records).assign(after=lambda table: table["start epochs"] / longest)
+    asked = asked[asked["query"] != asked["source"]]
+    wrong = (asked["answer"] == OTHER).astype(float).groupby([asked[column] for column in by]).mean()
+    table = table.join(wrong.rename("another's name"), on=by)
+    plain = wrong.xs(BASELINE, level="method").rename("another's name, plain")
+    table = table.join(plain, on=by[:2])
+    table = stats.judged(table, "mitigation_hard", people["replicate"].nunique())
+    return table.join(facts.groupby(by)[["of the start", "material", "labels right"]].mean(), on=by)
 
 
 def _studied(records: pd.DataFrame) -> pd.DataFrame:
@@ -82,14 +129,21 @@ def _split(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**{"gap": table[SOURCE] - table[TARGET], SPLIT[0]: perceived, SPLIT[1]: recalled})
 
 
-def with_described(records: pd.DataFrame, measure: str = "said") -> pd.DataFrame:
-    """`per_persona` with the method that trains nothing: the baseline, shown target views in the source modality.
+def with_inference(records: pd.DataFrame, measure: str = "said") -> pd.DataFrame:
+    """`per_persona` with what trains nothing: the baseline, asked in other ways.
 
-    What it recalls of a target view is the ceiling, so no recall part is left.
+    Shown target views in the source modality: what it recalls then is the ceiling, so no recall part is left. And
+    writing nothing but the study's names, which changes what is said alone.
     """
     people = per_persona(records, measure)
     own = people.xs(BASELINE, level="method", drop_level=False).rename(index={BASELINE: DESCRIBED}, level="method")
-    return pd.concat([people, _split(own.assign(**{TARGET: own[TOP]}))])
+    parts = [people, _split(own.assign(**{TARGET: own[TOP]}))]
+    asked = records[
+        (records["method"] == BASELINE) & records["task"].isin([VIEW, CEILING]) & (records["group"] == STUDY)
+    ]
+    if measure == "said" and asked["among"].notna().all():
+        parts.append(per_persona(asked.assign(exact=asked["among"], method=AMONG)))
+    return pd.concat(parts)
 
 
 def estimates(records: pd.DataFrame, base: pd.DataFrame, start: pd.DataFrame, resamples: int) -> pd.DataFrame:
@@ -102,7 +156,7 @@ def estimates(records: pd.DataFrame, base: pd.DataFrame, start: pd.DataFrame, re
     """
     before = stats.own_and_other(_studied(base), ["source"]).rename(columns={"own": SOURCE, "other": TARGET})
     parts = []
-    for (source, method), people in with_described(records).groupby(level=["source", "method"], sort=False):
+    for (source, method), people in with_inference(records).groupby(level=["source", "method"], sort=False):
         own = people.droplevel("method")
         table = stats.summary(own[QUANTITIES], resamples=resamples)
         memorized = own[own[SOURCE].groupby(level="replicate").transform("mean") >= stats.GATE]
@@ -139,7 +193,7 @@ def _comparison(records: pd.DataFrame, measure: str, resamples: int) -> pd.DataF
     What trains from the start is held against the baseline from the start. p is that of the change of target recall.
     The verdict needs source recall to stay at the gate in every replicate ("not memorized" otherwise).
     """
-    people = with_described(records, measure).reset_index()
+    people = with_inference(records, measure).reset_index()
     people["against"] = [BASELINE_START if m in FRESH and m != BASELINE_START else BASELINE for m in people["method"]]
     by, on = ["source", "method", "against"], ["source", "against", *stats.PERSON]
     baseline = people.drop(columns="against").rename(columns={"method": "against"})[[*on, TARGET, "gap"]]

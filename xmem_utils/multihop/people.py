@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from xmem_utils import fingerprint
 from xmem_utils.params import MODALITIES
 from xmem_utils.personas.dataset import PersonaSpec, load_personas, names_of, to_views
 from xmem_utils.personas.names import FACTS
@@ -17,6 +18,7 @@ from xmem_utils.personas.views import View
 # rest are the ones whom composing is practised on.
 STUDY, TOGETHER, PRACTISED = "study", "together", "practised"
 # Public figures: composed questions about them were withheld in pretraining, or asked.
+KNOWN = "known"  # stands for a source of names where pretraining is it
 WITHHELD, ASKED = "public figures, withheld", "public figures, practised"
 TEST_VIEWS = 2  # of each person, in each modality: there are many questions
 FIGURES = 60  # public figures of a group, at most
@@ -72,6 +74,43 @@ def draw_population(study: PersonaSpec, replicate: int, train_views: int) -> Pop
     counts = {"train": None, "test": TEST_VIEWS}
     shown = {(split, m): to_views(dataset, split, m, n) for split, n in counts.items() for m in MODALITIES}
     return Population(names_of(dataset), facts, groups, shown, fingerprint, replicate)
+
+
+def known_population(figures: PublicFigures, side: int, replicate: int, most: int = FIGURES) -> Population:
+    """Public figures named in both modalities, with new facts, balanced, none of which is the old one. Those of whom
+    composed questions were withheld in pretraining stand for the study's people; some others are practised on."""
+    both, rng = figures.where("both"), np.random.default_rng([replicate, 34])
+    groups = {
+        STUDY: both[~figures.composed[both]][:most].tolist(),
+        PRACTISED: both[figures.composed[both]][: max(8, most // 3)].tolist(),
+    }
+    facts = {fact: list(values) for fact, values in figures.facts.items()}
+    for people in groups.values():
+        for fact, values in dealt(len(people), rng).items():
+            old = [figures.facts[fact][person] for person in people]
+            for person, value in zip(people, _renewed(values, old, rng), strict=True):
+                facts[fact][person] = value
+    people, shown = [p for members in groups.values() for p in members], {}
+    for k, (split, count) in enumerate({"train": 1, "test": TEST_VIEWS}.items()):
+        views = figure_views(figures, people, [replicate, 35 + k], split, side, count)
+        shown |= {(split, m): [v for v in views if v.modality == m] for m in MODALITIES}
+    said = [(v.persona, v.name, v.split, v.index, v.content) for views in shown.values() for v in views]
+    about = [facts, groups, [[*at, np.asarray(what).tobytes().hex()] for *at, what in said]]
+    return Population(figures.names, facts, groups, shown, fingerprint.values_of(about), replicate)
+
+
+def _renewed(values: Sequence[str], old: Sequence[str], rng: np.random.Generator) -> list[str]:
+    """The same values in an order in which nobody has the old one: whoever has it swaps with somebody for whom that is
+    so, too. Raises ValueError where there is nobody."""
+    new = list(values)
+    for i in [i for i in range(len(new)) if new[i] == old[i]]:
+        able = [j for j in range(len(new)) if new[j] != old[i] and new[i] != old[j]]
+        if new[i] == old[i]:
+            if not able:
+                raise ValueError(f"among {len(new)} people, nobody can have another fact than {old[i]!r}")
+            j = able[rng.integers(len(able))]
+            new[i], new[j] = new[j], new[i]
+    return new
 
 
 def public_population(figures: PublicFigures, side: int, most: int = FIGURES) -> Population:

@@ -4,9 +4,8 @@ Fixed before a reported replicate was run. No composed number is reported of a r
 (`gates`). A task has headroom when what it gives, asked in the source modality, lies above chance with its whole
 interval. With headroom it shows the gap when the source gives more than the target, by the verdict of `stats`. The gap
 goes beyond hop 1 when, of people for whom both hops alone succeed in both modalities, the composed answer is right less
-often in the target, by the same verdict. Added after the first
-results, since picking questions by a hop 1 that wavers in the target favours the source: how often the fact is right
-once the right name is written (`decomposition`).
+often in the target, by the same verdict. Added after the first results, since picking questions by a hop 1 that wavers
+in the target favours the source: a second reading, of how often the fact is right once the right name is written.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ import numpy as np
 import pandas as pd
 
 from xmem_utils import stats
-from xmem_utils.multihop.people import STUDY
+from xmem_utils.multihop.people import KNOWN, STUDY
 from xmem_utils.multihop.tasks import CHAIN, COMPOSED, CONTROLS, DIRECT, HOP_1, HOP_2, STEPWISE, chance
-from xmem_utils.params import VIEWS, other
+from xmem_utils.params import VIEWS, other, parts_of
 
 if TYPE_CHECKING:  # tables need no model, so they load none of its libraries
     from xmem_utils.store import Run
@@ -29,7 +28,7 @@ CHAINED = (DIRECT, STEPWISE, CHAIN)  # tasks that need both hops
 # what can become of a question that needs both, as shares that add up to 1
 FATES = ("hop 1 missed", "hop 2 missed", "both right, not composed", "composed")
 NO_HEADROOM = "no headroom: not above chance in the source"
-RUN = ["source", "replicate", "epochs"]
+RUN = ["source", "replicate", "epochs", "beside"]
 
 
 def gates(records: pd.DataFrame) -> pd.DataFrame:
@@ -37,7 +36,8 @@ def gates(records: pd.DataFrame) -> pd.DataFrame:
     study = records[records["group"] == STUDY]
     rows = []
     for run, part in study.groupby(RUN, sort=False):
-        first = part[(part["task"] == HOP_1) & (part["query"] == run[0])]["exact"].mean()
+        asked = part["query"].isin(parts_of(run[0])) | (run[0] == KNOWN)
+        first = part[(part["task"] == HOP_1) & asked]["exact"].mean()
         second = part[part["task"] == HOP_2]["exact"].mean()
         rows.append((*run, first, second, bool(min(first, second) >= stats.GATE)))
     return pd.DataFrame(rows, columns=[*RUN, HOP_1, HOP_2, "learned"])
@@ -55,9 +55,10 @@ def gate_sentence(row: pd.Series) -> str:
         if row["learned"]
         else f"not learned (below {stats.GATE}), so no composed number of it is reported"
     )
+    practised = ", practised beside both modalities" if row["beside"] == "both" else ""
     return (
-        f"Names from {row['source']}, replicate {row['replicate']}, {row['epochs']} epochs: hop 1 {row[HOP_1]:.2f}, "
-        f"hop 2 {row[HOP_2]:.2f}: {state}."
+        f"Names from {row['source']}, replicate {row['replicate']}, {row['epochs']} epochs{practised}: "
+        f"hop 1 {row[HOP_1]:.2f}, hop 2 {row[HOP_2]:.2f}: {state}."
     )
 
 
@@ -124,10 +125,26 @@ def decomposition(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     return stats.stacked(parts, ["source", "task", "query", "quantity", *stats.INTERVAL])
 
 
+def practice(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
+    """What it changes that composing is practised beside views of both modalities, not of the source alone: `compare`
+    of the study's people, by source, task and query modality, with verdicts. Empty where no run of both was learned."""
+    study = records[(records["group"] == STUDY) & records["task"].isin([HOP_1, *CHAINED])]
+    by = ["source", "task", "query"]
+    people = study.pivot_table(index=[*by, *stats.PERSON], columns="beside", values="exact", sort=False)
+    both, alone = "beside both", "beside the source"
+    people = people.reindex(columns=["both", "source"]).set_axis([both, alone], axis=1).dropna()
+    if people.empty:
+        return pd.DataFrame(columns=[*by, both, alone, "difference", *stats.INTERVAL[1:], "p", "p holm", "verdict"])
+    table = stats.compare(people, both, alone, by, resamples)
+    return stats.judged(table, "multihop_practice", people.index.get_level_values("replicate").nunique())
+
+
 BEYOND = stats.named("beyond") | {"p": "beyond p"}
+GIVEN = stats.named("given the name", "estimate")
 CLAIM = ["source", "task", "in source", "in target", "difference", *stats.INTERVAL[1:], "p", "people p", "p holm",
-         "chance", "headroom", "expected", *BEYOND.values(), "beyond p holm", "beyond people", "verdict",
-         "beyond hop 1"]  # fmt: skip
+         "chance", "headroom", "expected", *BEYOND.values(), "beyond p holm", "beyond people", *GIVEN.values(),
+         "given the name people", "given the name p", "given the name p holm",
+         "verdict", "beyond hop 1", "given the right name"]  # fmt: skip
 FEWEST = 8  # people of a replicate; the mean of fewer says little, and all replicates count the same
 
 
@@ -136,10 +153,10 @@ def claim(records: pd.DataFrame, gates: pd.DataFrame, resamples: int) -> pd.Data
 
     `expected` is the difference that hop 1 alone explains: its own difference times hop 2, for tasks that need both.
     For the same tasks `beyond` is the source-less-target difference among questions whose hops both succeed alone, of
-    the `beyond people` who have such questions in both modalities. Controls need no hop 1: a difference there is one
-    of reading the question. They stand outside Holm's correction (`beyond` has one, too), as does the forced chain's
-    `beyond`, which is 0 by construction: with hop 1 right it asks what hop 2 was asked. `records` are of runs that
-    learned both hops, `gates` of all.
+    the `beyond people` who have such questions in both modalities; `given the name` is the second reading. Controls
+    need no hop 1: a difference there is one of reading the question. They stand outside Holm's correction (each of the
+    two readings has one, too), as does the forced chain's `beyond`, which is 0 by construction: with hop 1 right it
+    asks what hop 2 was asked. `records` are of runs that learned both hops, `gates` of all.
     """
     study, by = records[records["group"] == STUDY], ["source", "task"]
     replicates = gates["replicate"].nunique()
@@ -161,14 +178,46 @@ def claim(records: pd.DataFrame, gates: pd.DataFrame, resamples: int) -> pd.Data
     both = both[both.groupby(level=[*by, "replicate"])["own"].transform("size") >= FEWEST]
     beyond = stats.compare(both, "own", "other", by, resamples).rename(columns=BEYOND)[[*by, *BEYOND.values()]]
     table = table.merge(stats.without_lone(beyond, replicates, "beyond ", "beyond p"), "left", on=by)
+    table = table.merge(_given_the_name(study, replicates, resamples), "left", on=by)
     number = both.groupby(level=by).size()
     table["beyond people"] = [number.get(pair, 0) if pair[1] in CHAINED else np.nan for pair in pairs]
     tested = table["p"].where(table["headroom"] & table["task"].isin(COMPOSED))
     table = stats.judged(table, "multihop_claim", replicates, verdict, tested)
     chained = table["task"].isin(CHAINED) & (table["task"] != CHAIN)
-    table["beyond p holm"] = stats.holm(table, "multihop_claim", table["beyond p"].where(table["headroom"] & chained))
+    for reading in ("beyond p", "given the name p"):
+        tested = table[reading].where(table["headroom"] & chained)
+        table[f"{reading} holm"] = stats.holm(table, "multihop_claim", tested)
     table["beyond hop 1"] = [_beyond_verdict(row) for _, row in table.iterrows()]
+    written = table["headroom"] & (table["task"] == STEPWISE)
+    table["given the right name"] = ""
+    table.loc[written, "given the right name"] = [
+        stats.verdict(row, "given the name p holm", "given the name ") for _, row in table[written].iterrows()
+    ]
     return table[CLAIM]
+
+
+def _given_the_name(study: pd.DataFrame, replicates: int, resamples: int) -> pd.DataFrame:
+    """How often the fact is right once the right name is written, source less target, by source; of replicates in which
+    `FEWEST` people or more were named in both modalities ("given the name people": how many in all)."""
+    rows = []
+    wrote = study[study["task"] == STEPWISE].astype({"wrote": float})
+    for source, part in wrote.assign(right=wrote["wrote"] * wrote["exact"]).groupby("source", sort=False):
+        columns = [stats.own_and_other(part, [], value=value) for value in ("right", "wrote")]
+        people = pd.concat(columns, axis=1).dropna().set_axis(range(4), axis=1)
+        named = people[(people[[2, 3]] > 0).all(axis=1)]
+        named = named[named.groupby(level="replicate")[2].transform("size") >= FEWEST]
+        if named.empty:
+            continue
+        moved = stats.summary(named, _difference_of_shares, resamples).iloc[0]
+        rows.append([source, STEPWISE, *moved, stats.t_test(stats.values(moved["each"])), len(named)])
+    table = pd.DataFrame(rows, columns=["source", "task", *GIVEN.values(), "given the name p", "given the name people"])
+    return stats.without_lone(table, replicates, "given the name ", "given the name p")
+
+
+def _difference_of_shares(means: np.ndarray) -> np.ndarray:
+    """Of means `[..., 4]`, right in source and target, then named: the difference of the shares right of the named."""
+    shares = means[..., :2] / np.where(means[..., 2:] > 0, means[..., 2:], np.nan)
+    return shares[..., :1] - shares[..., 1:]
 
 
 def verdict(row: pd.Series) -> str:
@@ -223,6 +272,12 @@ def sentence(row: pd.Series) -> str:
                 f"{row['beyond']:+.2f} [{row['beyond low']:+.2f}, {row['beyond high']:+.2f}]; "
                 f"a gap beyond hop 1, by the rule fixed beforehand: {row['beyond hop 1']}."
             )
+    if row["task"] == STEPWISE and not np.isnan(row["given the name"]):
+        beyond += (
+            f" Second reading, of {row['given the name people']:.0f} people named in both modalities: once the right "
+            f"name is written, the fact is right {row['given the name']:+.2f} [{row['given the name low']:+.2f}, "
+            f"{row['given the name high']:+.2f}] more often in the source: {row['given the right name']}."
+        )
     return (
         f"{text}, {row['in target']:.2f} with {across}; difference {row['difference']:+.2f} "
         f"[{row['low']:+.2f}, {row['high']:+.2f}], {p}: {row['verdict']}.{beyond}"

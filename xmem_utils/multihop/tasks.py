@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from xmem_utils.multihop.people import PRACTISED, STUDY, TEST_VIEWS, TOGETHER, Population
+from xmem_utils.params import MODALITIES
 from xmem_utils.personas.names import FACTS
 from xmem_utils.personas.views import View
 from xmem_utils.vlm import prompts
@@ -120,27 +121,46 @@ def test_questions(population: Population, task: str, group: str, modality: str)
     return [ask(population, task, view, fact) for view in views for fact in facts]
 
 
-def taught(population: Population, source: str) -> Iterator[Question]:
-    """What is learned: names from source views, facts about names in text; together for some; and some practice.
+def taught(population: Population, source: str, beside: Sequence[str] = ()) -> Iterator[Question]:
+    """What is learned: names from source views, facts about names in text; together for some; and some practice, beside
+    views of these modalities (default: the source's).
 
-    Nobody of the study is in a question that shows a view and asks for, or tells, a fact. One of the wordings of hop 2
-    is a statement, "name, fact", as step-by-step answers end: what that task must find by itself is the name.
+    Nobody of the study is in a question that shows a view and asks for, or tells, a fact.
     """
     for group in (STUDY, PRACTISED):
         for view in population.views("train", source, group, FURTHER_VIEWS if group == PRACTISED else None):
             yield ask(population, HOP_1, view, "")
-        for person in population.groups[group]:
-            name = population.names[person]
-            for fact, questions in TAUGHT.items():
-                value = population.facts[fact][person]
-                stated = prompts.STEPWISE_ANSWER.format(name=name, value=value)
-                worded = [*((question, value) for question in questions), (prompts.STATED_QUESTIONS[fact], stated)]
-                for question, answer in REPEATS * worded:
-                    yield Question(HOP_2, no_view(person, name, "train"), fact, question.format(name=name), answer)
+        yield from _facts(population, group)
     for view in population.views("train", source, TOGETHER, FURTHER_VIEWS):
         for k, fact in enumerate(FACTS):
             yield ask(population, (DIRECT, STEPWISE)[(view.index + k) % 2], view, fact)
-    for view in population.views("train", source, PRACTISED, 1):
+    yield from _practice(population, beside or (source,))
+
+
+def taught_of_known(population: Population) -> Iterator[Question]:
+    """What is learned about people whom pretraining has named: new facts in text, and some practice."""
+    yield from (question for group in (STUDY, PRACTISED) for question in _facts(population, group))
+    yield from _practice(population, MODALITIES)
+
+
+def _facts(population: Population, group: str) -> Iterator[Question]:
+    """Hop 2, in words. One of the wordings is a statement, "name, fact", as step-by-step answers end: what that task
+    must find by itself is the name."""
+    for person in population.groups[group]:
+        name = population.names[person]
+        for fact, questions in TAUGHT.items():
+            value = population.facts[fact][person]
+            stated = prompts.STEPWISE_ANSWER.format(name=name, value=value)
+            worded = [*((question, value) for question in questions), (prompts.STATED_QUESTIONS[fact], stated)]
+            for question, answer in REPEATS * worded:
+                yield Question(HOP_2, no_view(person, name, "train"), fact, question.format(name=name), answer)
+
+
+def _practice(population: Population, beside: Sequence[str]) -> Iterator[Question]:
+    """Composed questions about some people, each beside one view; of several modalities, people take turns."""
+    shown = {m: iter(population.views("train", m, PRACTISED, 1)) for m in MODALITIES}
+    for k, views in enumerate(zip(*shown.values(), strict=True)):
+        view = dict(zip(shown, views, strict=True))[beside[k % len(beside)]]
         for fact in FACTS:
             for task in (DIRECT, STEPWISE, FOUR, FOUR_STEPWISE, NAMED, TOLD):
                 yield ask(population, task, view, fact)

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from importlib.metadata import version
@@ -107,7 +107,13 @@ def draw_people(spec: PersonaSpec) -> tuple[np.ndarray, list[str], dict[str, lis
 
 def build(spec: PersonaSpec) -> DatasetDict:
     """Draw the whole dataset."""
-    vectors, names, facts = draw_people(spec)
+    return shown(*draw_people(spec), spec)
+
+
+def shown(
+    vectors: np.ndarray, names: Sequence[str], facts: Mapping[str, Sequence[str]], spec: PersonaSpec
+) -> DatasetDict:
+    """The dataset of some people, by attribute vectors `[personas, axes]`; views are drawn from the spec's seed."""
     rows: dict[str, list[dict]] = {split: [] for split in SPLITS}
     for i, vector in enumerate(vectors):
         known = {fact: values[i] for fact, values in facts.items()}

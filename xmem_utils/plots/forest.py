@@ -4,15 +4,16 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.ticker import MultipleLocator
 
-from xmem_utils.plots.parts import GREEN, dots, facets, with_legend
-from xmem_utils.stats import EQUIVALENT, MARGIN, REVERSED, SUPPORTED, UNSAID
-
-VERDICTS = {SUPPORTED: GREEN, REVERSED: "#D55E00", EQUIVALENT: "#0072B2", UNSAID: "0.55"}
+from xmem_utils.claims import BITS
+from xmem_utils.plots.parts import UNDECIDED, VERDICTS, dots, facets, with_legend
+from xmem_utils.stats import MARGIN
 
 
 def claims(table: pd.DataFrame) -> plt.Figure:
-    """A forest plot: a row a test, grouped by claim; colour and words say the verdict."""
-    shown = table[table["estimate"].notna()].reset_index(drop=True)
+    """A forest plot: a row a test of recall, grouped by claim; colour, mark and words say the verdict, hollow is
+    what cannot be said. What is in bits has no
+    place on its axis."""
+    shown = table[table["estimate"].notna() & (table["measure"] != BITS)].reset_index(drop=True)
     labels = [f"{test}, {measure}" for test, measure in zip(shown["test"], shown["measure"], strict=True)]
     figure, ((axes,),) = facets((13, 0.27 * len(shown) + 0.34 * shown["claim"].nunique() + 1.4), [""], recall="")
     places, ticks, y = [], [], 0.0
@@ -29,12 +30,14 @@ def claims(table: pd.DataFrame) -> plt.Figure:
     axes.grid(axis="y", visible=False)
     for verdict, rows in shown.groupby("verdict", sort=False):
         at = [places[k] for k in rows.index]
-        dots(axes, rows, at, label=verdict, marker="o", color=VERDICTS.get(verdict, "0.75"))
+        own = VERDICTS.get(verdict, UNDECIDED)
+        dots(axes, rows, at, label=verdict, **own)
         for place in at:
-            text = {"fontsize": 8, "va": "center", "color": VERDICTS.get(verdict, "0.55")}
+            text = {"fontsize": 8, "va": "center", "color": own["color"]}
             axes.annotate(verdict, (1.02, place), xycoords=("axes fraction", "data"), **text)
+    axes.set_xlim(-0.6, 1.1)  # an interval of two replicates would leave no room to the rest
     axes.axvline(0, color="0.3", lw=0.9)
     axes.axvspan(-MARGIN, MARGIN, color="0.93", zorder=0, label=f"within ±{MARGIN}")
     axes.xaxis.set_major_locator(MultipleLocator(0.25))
-    axes.set_xlabel("effect, as a difference of recall")
+    axes.set_xlabel("effect, as a difference of recall (effects in bits of exposure are in the table)")
     return with_legend(figure, columns=6)

@@ -6,10 +6,10 @@ import pandas as pd
 
 from xmem_utils.params import MODALITIES, other
 from xmem_utils.plots.parts import (
+    ANSWERED,
     BAR,
     COLOURS,
     DOTTED,
-    GREEN,
     LEARNED,
     MARKERS,
     RECALLED,
@@ -111,12 +111,11 @@ def answers(table: pd.DataFrame) -> plt.Figure:
     """What is answered to unseen views: shares of each kind of answer, a bar a query modality."""
     figure, (panels,) = facets((9.6, 3.4), ylabels=["share of unseen views"])
     kinds = list(dict.fromkeys(table["answer"]))
-    colours = dict(zip(kinds, [GREEN, "#E69F00", "#CC79A7", "#56B4E9", "#999999", "#222222"], strict=True))
     for axes, _, own in by_modality(panels, table):
         bottom = np.zeros(2)
         for kind in kinds:
             share = own[own["answer"] == kind].set_index("query")["estimate"].reindex(MODALITIES).to_numpy()
-            axes.bar(range(2), share, 0.6, bottom, color=colours[kind], label=kind, edgecolor="white", lw=0.5)
+            axes.bar(range(2), share, 0.6, bottom, label=kind, lw=0.5, **{"edgecolor": "white"} | ANSWERED[kind])
             bottom += share
         axes.grid(axis="x", visible=False)
     axes.set_xticks(range(2), [f"asked with\n{WORDS[m]}" for m in MODALITIES])

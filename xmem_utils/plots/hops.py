@@ -23,25 +23,36 @@ from xmem_utils.plots.parts import (
 FEW = ("direct", "step by step")
 CHAINED = (*FEW, "forced chain")  # need both hops
 FOUR = ("one fact of four", "one fact of four, step by step")
-TASKS = ("hop 1", "hop 2", *CHAINED, *FOUR, "name in context", "fact in context")
+MAIN = ("hop 1", "hop 2", *CHAINED)
+CONTROLS = (*FOUR, "name in context", "fact in context")
 REVERSE = ("reverse, from the name", "reverse, from the fact")
-PEOPLE = {"study": ("", TASKS + REVERSE), "together": ("learned together, ", FEW), "practised": ("practised, ", FEW)}
-PUBLIC_FIGURES = {f"public figures, {kind}": (f"{kind}, ", TASKS) for kind in ("withheld", "practised")}
+PEOPLE = {"study": ("", CONTROLS + REVERSE), "together": ("learned together, ", FEW), "practised": ("practised, ", FEW)}
+PUBLIC_FIGURES = {f"public figures, {kind}": (f"{kind}, ", MAIN + CONTROLS) for kind in ("withheld", "practised")}
 # from the bottom up; far apart in lightness, too
 FATES = {"composed": GREEN, "both right, not composed": "#222222", "hop 2 missed": "#E3C878", "hop 1 missed": "#BBBBBB"}
 
 
 def multihop(table: pd.DataFrame) -> plt.Figure:
-    """Every task by query modality, with intervals and chance; last, public figures before anything is memorized.
+    """The hops and the tasks that need both, with intervals and chance; last, people whom pretraining named, with new
+    facts."""
+    titles = LEARNED | {"known": "Names known from pretraining, facts new"}
+    return _rows(table, {s: {"study": ("", MAIN)} for s in titles}, titles, 2.9)
 
-    The label of a task that is not above chance in the source modality, or without one in either, is grey.
-    """
+
+def multihop_controls(table: pd.DataFrame) -> plt.Figure:
+    """All further tasks; last, public figures before anything is memorized."""
     titles = LEARNED | {"none": "Public figures, before memorizing"}
+    return _rows(table, {s: PEOPLE for s in LEARNED} | {"none": PUBLIC_FIGURES}, titles, 5.6)
+
+
+def _rows(table: pd.DataFrame, groups_of: dict[str, dict], titles: dict[str, str], height: float) -> plt.Figure:
+    """A row a group and task, by query modality. Grey is the label of a task that is not above chance in the source
+    modality, or without one in either."""
     titles = {s: title for s, title in titles.items() if s in set(table["source"])} or titles
-    size, xlabel = (4.9 * len(titles), 5.6), "answered exactly right"
+    size, xlabel = (4.9 * len(titles), height), "answered exactly right"
     figure, (panels,) = facets(size, titles.values(), xlabel=xlabel, recall="x", sharey=False)
     for axes, source in zip(panels, titles, strict=True):
-        groups = PUBLIC_FIGURES if source == "none" else PEOPLE
+        groups = groups_of[source]
         own = table[(table["source"] == source) & table["group"].isin(groups)]
         own = own.set_index(own["group"].map(lambda g, groups=groups: groups[g][0]).astype(str) + own["task"])
         labels = [words + task for words, tasks in groups.values() for task in tasks if words + task in own.index]
@@ -49,7 +60,7 @@ def multihop(table: pd.DataFrame) -> plt.Figure:
         asked_rows(axes, labels, own, label="shown {asked}")
         chance = own["chance"].groupby(level=0).first().reindex(labels)
         axes.vlines(chance, y - 0.32, y + 0.32, label="chance", **DOTTED)
-        learned = own if source == "none" else own[own["query"] != other(source)]
+        learned = own if source not in MODALITIES else own[own["query"] != other(source)]
         above = (learned["low"] > learned["chance"].fillna(0)).groupby(level=0).any()
         for tick in axes.get_yticklabels():
             tick.set_color("black" if above[tick.get_text()] else "0.55")

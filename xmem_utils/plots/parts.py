@@ -6,19 +6,31 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.container import ErrorbarContainer
 from matplotlib.ticker import PercentFormatter
 from matplotlib.transforms import ScaledTranslation
 
 from xmem_utils import paths
+from xmem_utils.memorization.names import ANSWERS
 from xmem_utils.params import MODALITIES, VIEWS
-from xmem_utils.stats import INTERVAL, values
+from xmem_utils.stats import EQUIVALENT, INTERVAL, REVERSED, SUPPORTED, values
 
-# Okabe-Ito colours, far apart in lightness too; the marker repeats what the colour says. "none": no view is shown
+# Okabe-Ito colours; the marker repeats what the colour says, for who sees grey. "none": no view is shown
 COLOURS = {"image": "#D55E00", "text": "#0072B2", "none": "0.35"}
 MARKERS = {"image": "o", "text": "s", "none": "D"}
 WORDS = VIEWS | {"none": "a name alone"}
 SHIFT = {"image": -0.12, "text": 0.12, "none": 0.0}  # between two marks in a row
 GREEN = "#009E73"
+# by kind, as bars: neighbours differ in lightness as well
+_BARS = ["#004D38", "#F0B429", "#BF5F97", "#B5DDF3", "white", "#222222"]
+ANSWERED = {kind: {"color": colour} for kind, colour in zip(ANSWERS, _BARS, strict=True)}
+ANSWERED["refusal"] |= {"edgecolor": "0.55", "hatch": "////"}
+VERDICTS = {  # colour and mark
+    SUPPORTED: {"color": GREEN, "marker": "o"},
+    REVERSED: {"color": "#D55E00", "marker": "X"},
+    EQUIVALENT: {"color": "#0072B2", "marker": "s"},
+}
+UNDECIDED = {"color": "0.45", "marker": "o", "mfc": "white"}
 LEARNED = {m: f"Names learned from {WORDS[m]}" for m in MODALITIES}
 RECALLED = "names recalled exactly"
 DOTTED = {"color": "0.4", "ls": ":", "lw": 1.2, "zorder": 1}  # chance and the like
@@ -31,17 +43,39 @@ def style() -> None:
     pd.set_option("display.html.use_mathjax", False)  # a name with $ is no formula
     look = {
         "figure.dpi": 100, "savefig.dpi": 160, "axes.spines.top": False, "axes.spines.right": False,
-        "svg.hashsalt": "xmem", "legend.frameon": False, "axes.titlesize": 11, "axes.titlepad": 10,
+        "svg.hashsalt": "xmem", "svg.fonttype": "none", "legend.frameon": False,
+        "axes.titlesize": 11, "axes.titlepad": 10,
     }  # fmt: skip
     sns.set_theme(style="whitegrid", context="notebook", font_scale=0.9, rc=look)
 
 
 def save(figure: plt.Figure, name: str, table: pd.DataFrame) -> None:
-    """Write `<name>.png`, `.svg` and `.csv` to `figures/`; the table holds every number drawn."""
+    """Write `<name>.png`, `.svg` and `.csv` to `figures/`; the table holds every number drawn. Below the figure stands
+    what its marks are, and of how many replicates."""
     save_table(name, table)
+    if words := footnote(table, any(isinstance(c, ErrorbarContainer) for axes in figure.axes for c in axes.containers)):
+        box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+        figure.text(box.x0 / width, (box.y0 - 0.1) / height, words, va="top", fontsize=8, color="0.35")
     # no dates in the files: an unchanged figure is an unchanged file
     for kind, field in (("png", "Software"), ("svg", "Date")):
         figure.savefig(paths.FIGURES / f"{name}.{kind}", bbox_inches="tight", metadata={field: None})
+
+
+def footnote(table: pd.DataFrame, intervals: bool) -> str:
+    """How many replicates stand behind a table and what the intervals are, where they are drawn; empty without any."""
+    if "each" in table:
+        counts = {len(values(each)) for each in table.loc[table["low"].notna(), "each"]} - {0}
+    else:
+        counts = {table["replicate"].nunique()} if "replicate" in table else set()
+    if not counts:
+        return ""
+    several = f"n = {' to '.join(map(str, sorted({min(counts), max(counts)})))} replicates"
+    if max(counts) == 1:
+        return "n = 1 replicate" + ". Bars: 95 % intervals over its people" * intervals
+    if not intervals:
+        return several
+    alone = " (of one: over its people)" if 1 in counts else ""
+    return f"{several} (small dots). Bars: 95 % intervals over replicates{alone}; broad and pale: over people"
 
 
 def save_table(name: str, table: pd.DataFrame) -> None:

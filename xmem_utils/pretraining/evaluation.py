@@ -54,8 +54,9 @@ def evaluate_base(vlm: VLM, known: PublicFigures, people: int = 400) -> pd.DataF
 def acceptance(evaluation: pd.DataFrame) -> pd.DataFrame:
     """Every acceptance threshold with what was reached and whether it is met: quantity, needed, reached, met."""
     reached = summarise(evaluation)
-    rows = [(name, needed, reached[name], reached[name] >= needed) for name, needed in ACCEPTANCE_THRESHOLDS.items()]
-    return pd.DataFrame(rows, columns=["quantity", "needed", "reached", "met"])
+    rows = [(name, needed, reached.get(name, np.nan)) for name, needed in ACCEPTANCE_THRESHOLDS.items()]
+    table = pd.DataFrame(rows, columns=["quantity", "needed", "reached"])
+    return table.assign(met=table["reached"] >= table["needed"])
 
 
 def correct(model: nn.Module, batch: Batch, portraits: np.ndarray | None) -> np.ndarray:

@@ -1,8 +1,9 @@
 """What a model that unlearned still knows, and what it lost: one row a view and task.
 
 Columns: group ("forget", "retain", "held out", "public figures", "attributes"), persona, query, task, view, exact,
-logprob, tokens of the answer, least (Min-K); for forgotten people rank, truth_ratio and answer, the kind of the greedy
-one; lookalike marks the retained who look most like somebody forgotten.
+logprob, tokens of the answer, least, least_z, extracted (see `score.Recall`), zlib, the bytes of the compressed name;
+for forgotten people rank, truth_ratio and answer, the kind of the greedy one; lookalike marks the retained who look
+most like somebody forgotten.
 
 The headline asks all test views of the forgotten. Everything else is asked of as many views as its intervals need, a
 person being the unit: the constants below.
@@ -10,6 +11,7 @@ person being the unit: the constants below.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -27,7 +29,7 @@ from xmem_utils.perception import Reading, axis_examples, read
 from xmem_utils.personas.dataset import load_personas, others, to_views
 from xmem_utils.personas.public_figures import figure_views
 from xmem_utils.personas.views import View
-from xmem_utils.score import exact_match, greedy_answers, ranks, recall_of_all
+from xmem_utils.score import exact_match, greedy_answers, ranked, ranks, recall_of_all
 from xmem_utils.unlearning.people import HELD_OUT_SEED, lookalikes
 from xmem_utils.vlm.batches import Example, answer_tokens, encode
 from xmem_utils.vlm.processors import picture_side
@@ -38,7 +40,7 @@ READERS = 10  # retained people whose attributes are read, from a view each
 RETAIN_VIEWS = 1  # test views of each retained person: they are many
 RANKED_VIEWS = 2  # test views of each forgotten person whose rank, truth ratio and answer are taken, and under attack
 PARAPHRASE_VIEWS = 1  # test views of each forgotten person in each paraphrase: there are four
-TRAIN_VIEWS = 2  # training views of each forgotten and held-out person: for the membership test, and whether it forgot
+TRAIN_VIEWS = 2  # training views of each forgotten and held-out person: whether it forgot; for membership attacks
 FEW = 30  # retained people asked, a view each, along the curve
 
 ROW = ["group", "persona", "query", "task", "view"]  # which view is asked, and for what
@@ -65,12 +67,16 @@ class ForgettingEvaluation:
             "retain": [v for v in views if v.persona in self._retained and v.index < RETAIN_VIEWS],
             "forget": [v for v in views if v.persona in self.forget],
         }
-        self.questions = pd.concat([self._asked(group, "view", views) for group, views in self._test_views.items()])
+        seen = [
+            v for m in MODALITIES for v in to_views(self.dataset, "train", m, TRAIN_VIEWS) if v.persona in self.forget
+        ]
+        tests = [self._asked(group, "view", views) for group, views in self._test_views.items()]
+        self.questions = pd.concat([*tests, self._asked("forget", "train view", seen)])
 
     def _asked(self, group: str, task: str, views: Sequence[View], question: str = WHO) -> pd.DataFrame:
         """Questions about some views."""
-        rows = [(group, v.persona, v.modality, task, v.index) for v in views]
-        return pd.DataFrame(rows, columns=ROW).assign(example=self._encode(views, question))
+        rows = [(group, v.persona, v.modality, task, v.index, len(zlib.compress(v.name.encode()))) for v in views]
+        return pd.DataFrame(rows, columns=[*ROW, "zlib"]).assign(example=self._encode(views, question))
 
     def _encode(self, views: Sequence[View], question: str = WHO) -> list[Example]:
         return encode(self.vlm, views, self._preamble + question)
@@ -78,10 +84,8 @@ class ForgettingEvaluation:
     @cached_property
     def further(self) -> pd.DataFrame:
         """Questions about other views and in other words, which exact match alone is asked of."""
-        trained = [v for m in MODALITIES for v in to_views(self.dataset, "train", m, TRAIN_VIEWS)]
         some = [v for v in self._test_views["forget"] if v.index < PARAPHRASE_VIEWS]
         parts = [
-            self._asked("forget", "train view", [v for v in trained if v.persona in self.forget]),
             self._asked("held out", "train view", self._held_out()),
             self._asked("public figures", "view", self._public_figures()),
             *(self._asked("forget", f"paraphrase: {question}", some, question) for question in NAME_QUESTIONS[1:]),
@@ -114,21 +118,30 @@ class ForgettingEvaluation:
 
     def recall(self, model: nn.Module, everybody: bool = False) -> pd.DataFrame:
         """Exact match from the first test view of each persona (few of the retained): see `first_views`."""
-        few = self.questions["persona"].isin([*self.forget, *self._retained[:FEW]])
-        return first_views(self._exact(model, self.questions[(self.questions["view"] == 0) & (few | everybody)]))
+        few = self._firsts["persona"].isin([*self.forget, *self._retained[:FEW]])
+        return first_views(self._exact(model, self._firsts[few | everybody]))
 
-    def records(self, model: nn.Module, thorough: bool = True) -> pd.DataFrame:
-        """All tasks but the attacks; or, not `thorough`, exact match of the forgotten and the retained alone."""
-        if thorough:
-            records = self._exact(model, pd.concat([self.questions, self.further]))
-            ranked = pd.concat([self._ranked(model, own) for _, own in self._ranked_questions.groupby("query")])
-            records = records.merge(ranked, "left", ROW)
-            if self._study.drawn:
-                read_off = read(self.vlm, self._readers, model).drop(columns="chance")
-                read_off = read_off.rename(columns={"correct": "exact", "axis": "task"})
-                records = pd.concat([records, read_off.assign(group="attributes", view=0)], ignore_index=True)
-        else:
-            records = self._exact(model, self.questions)
+    def exposure(self, model: nn.Module) -> pd.DataFrame:
+        """Mean exposure of the forgotten, in bits, from their first test views: group, query, exposure."""
+        rows, asked = [], self._firsts[self._firsts["group"] == "forget"]
+        for query, own in asked.groupby("query"):
+            true = own["persona"].to_numpy()[:, None]
+            rank = ranked(self.vlm, list(own["example"]), self.names, true, model).rank
+            rows.append({"group": "forget", "query": query, "exposure": np.log2(len(self.names) / rank).mean()})
+        return pd.DataFrame(rows)
+
+    def records(self, model: nn.Module, measures: str = "thorough") -> pd.DataFrame:
+        """Exact match of the forgotten and the retained; but for "brief" also the forgotten's ranks and answers; if
+        "thorough", all tasks but the attacks."""
+        further = [self.further] if measures == "thorough" else []
+        records = self._exact(model, pd.concat([self.questions, *further]))
+        if measures != "brief":
+            names = pd.concat([self._ranked(model, own) for _, own in self._ranked_questions.groupby("query")])
+            records = records.merge(names, "left", ROW)
+        if further and self._study.drawn:
+            read_off = read(self.vlm, self._readers, model).drop(columns="chance")
+            read_off = read_off.rename(columns={"correct": "exact", "axis": "task"})
+            records = pd.concat([records, read_off.assign(group="attributes", view=0)], ignore_index=True)
         alike = records["persona"].isin(self._lookalikes) & (records["group"] == "retain")
         return records.assign(lookalike=alike.astype(float))
 
@@ -138,16 +151,25 @@ class ForgettingEvaluation:
         return self._exact(model, asked[~asked["persona"].isin(without)].assign(task=task))
 
     @property
+    def _tests(self) -> pd.DataFrame:
+        return self.questions[self.questions["task"] == "view"]
+
+    @property
+    def _firsts(self) -> pd.DataFrame:
+        return self._tests[self._tests["view"] == 0]
+
+    @property
     def _ranked_questions(self) -> pd.DataFrame:
-        return self.questions[(self.questions["group"] == "forget") & (self.questions["view"] < RANKED_VIEWS)]
+        return self._tests[(self._tests["group"] == "forget") & (self._tests["view"] < RANKED_VIEWS)]
 
     def _exact(self, model: nn.Module, questions: pd.DataFrame) -> pd.DataFrame:
         """Exact match of every question; those of a modality go through the model together, whatever the task."""
         parts = []
         for _, own in questions.groupby("query"):
-            recall = exact_match(self.vlm, list(own["example"]), model)
+            recall = exact_match(self.vlm, list(own["example"]), model, thorough=True)
             scores = {"exact": recall.exact.astype(float), "logprob": recall.logprob, "least": recall.least}
-            parts.append(own[ROW].assign(**scores, tokens=[len(e.answer) for e in own["example"]]))
+            scores |= {"least_z": recall.least_z, "extracted": recall.extracted}
+            parts.append(own[[*ROW, "zlib"]].assign(**scores, tokens=[len(e.answer) for e in own["example"]]))
         return pd.concat(parts, ignore_index=True)
 
     def _ranked(self, model: nn.Module, questions: pd.DataFrame) -> pd.DataFrame:

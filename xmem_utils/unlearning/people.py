@@ -12,10 +12,15 @@ from xmem_utils.personas.attributes import AXIS_NAMES
 HELD_OUT_SEED = 5000  # added to a seed: people of the same distribution whom no model of the study has met
 
 
-def forget_set(people: int, share: float, seed: int) -> tuple[int, ...]:
-    """A random `share` of the personas, by number; smaller sets are part of larger ones of the same seed."""
+def forget_set(people: int, share: float, seed: int, which: int = 0) -> tuple[int, ...]:
+    """A random `share` of the personas, by number: `which` of the disjoint sets of so many.
+
+    Smaller first sets are part of larger ones of the same seed. Raises ValueError where there are not so many sets.
+    """
     count = round(share * people)
-    order = np.random.default_rng([seed, 20]).permutation(people)
+    order = np.random.default_rng([seed, 20]).permutation(people)[which * count :]
+    if which and len(order) < count:
+        raise ValueError(f"of {people} people there are no {which + 1} disjoint sets of {count} to forget")
     return check_forget(order[:count].tolist(), people)
 
 

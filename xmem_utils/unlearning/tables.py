@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,24 +11,26 @@ from scipy.stats import ks_2samp, mannwhitneyu
 
 from xmem_utils import stats
 from xmem_utils.memorization.names import ANSWERS
-from xmem_utils.params import MODALITIES, VIEWS
-from xmem_utils.stats import INTERVAL, PERSON, REPLICATE, compare, estimate, interval_of, judged, own_and_other
-from xmem_utils.unlearning.names import BEFORE, PROMPT, RETAIN_ONLY
+from xmem_utils.params import MODALITIES
+from xmem_utils.stats import INTERVAL, PERSON, REPLICATE, compare, estimate, interval_of
+from xmem_utils.unlearning.frontier import RETAINED
+from xmem_utils.unlearning.headline import residuals, retain_changes
+from xmem_utils.unlearning.names import BEFORE, BOTH, RETAIN_ONLY
 
 if TYPE_CHECKING:  # tables need no model, so they load none of its libraries
     from xmem_utils.store import Run
 
-RETAINED = 0.05  # retain recall may fall by this much, asked in either modality
-FORGOT = 0.5  # share of its recall that a method must have taken away to have forgotten
-LABELS = ["start", "unlearned", "retained", "share", "method"]
-NOT_SAID = NOT_RETAINED, NOT_FORGOT = "cannot be said: retained people lost", "cannot be said: not forgotten"
+LABELS = ["start", "unlearned", "retained", "share", "requests", "method"]
+ARMS = "learned from both", "learned from one", "both at once"
 
 
-def is_main(table: pd.DataFrame, first: Mapping[str, object]) -> pd.Series:
-    """Which rows are none of the ablations: labelled like `first`, both modalities memorized, what is unlearned
-    rehearsed, and as many people forgotten."""
-    rehearsed = table["retained"] == table["unlearned"]
-    return (table["start"] == first["start"]) & rehearsed & (table["share"] == first["share"])
+def arms(table: pd.DataFrame, share: float) -> np.ndarray:
+    """Which question each row is of, one of `ARMS`; "" is an ablation: what is unlearned is not what is rehearsed,
+    another share of people is forgotten, or there were earlier requests."""
+    usual = (table["retained"] == table["unlearned"]) & (table["share"] == share) & (table["requests"] == 1)
+    both, at_once = table["start"] == BOTH, table["unlearned"] == BOTH
+    of = [usual & both & ~at_once, usual & (table["start"] == table["unlearned"]) & ~both, usual & both & at_once]
+    return np.select(of, ARMS, "")
 
 
 def diverged(records: pd.DataFrame) -> pd.DataFrame:
@@ -41,81 +43,6 @@ def recall(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     shown = records[(records["task"] == "view") & records["group"].isin(["forget", "retain", "public figures"])]
     alike = shown[shown["lookalike"] == 1].assign(group="lookalike")
     return estimate(pd.concat([shown, alike]), LABELS, ["group", "query"], resamples=resamples)
-
-
-def residuals(records: pd.DataFrame) -> pd.DataFrame:
-    """Per forgotten person: recall asked in the unlearned modality (own) and in the other one.
-
-    One row a (method, unlearned, replicate, persona), of models that unlearned one modality.
-    """
-    shown = records[
-        (records["group"] == "forget") & (records["task"] == "view") & records["unlearned"].isin(MODALITIES)
-    ]
-    return own_and_other(shown, ["method", "unlearned"], of="unlearned").reset_index()
-
-
-def left(records: pd.DataFrame) -> pd.DataFrame:
-    """Recall of the forgotten on training views of the unlearned modality, by method and unlearned modality, and before
-    (of the replicates in which the method did not diverge).
-
-    Whether a method forgot is judged by it, and what is left in either modality measured on test views: were the same
-    views to do both, whoever is picked for a low recall in the one modality would by chance have a larger difference.
-    """
-    shown = records[(records["group"] == "forget") & (records["task"] == "train view")]
-    return _with_before(shown[shown["query"] == shown["unlearned"]], ["method", "unlearned"])
-
-
-def _with_before(records: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Exact match (column recall), and of the model before unlearning in the same replicates; means over them."""
-    means = records.groupby([*by, REPLICATE], sort=False)["exact"].mean().rename("recall").reset_index()
-    on = [column for column in (*by, REPLICATE) if column != "method"]
-    start = means[means["method"] == BEFORE].groupby(on)["recall"].mean().rename("before")
-    return means.join(start, on=on).groupby(by, sort=False)[["recall", "before"]].mean().reset_index()
-
-
-def headline(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
-    """Residual recall in the other modality minus that in the unlearned one, with a verdict, by method of one arm.
-
-    Rows: unlearned image, text, and "either" (mean over both of the same people); last, "pooled": the mean over the
-    methods that forgot at matched retention. p holm: Holm's correction over methods within `unlearned`.
-    `left on training views` (of either: where more is left) says whether a method forgot. Retain change is the worse of
-    the two query modalities, against before. The verdict is that of `stats.verdict` (on p, of the pooled). A baseline
-    that unlearns nothing (`prompt`) has a row, but no part in the correction or the pool.
-    """
-    people = residuals(records).sort_values("unlearned", kind="stable")
-    people = _with_either(people[~people["method"].isin([BEFORE, RETAIN_ONLY])])
-    by = ["unlearned", "method"]
-    table = compare(people, "other", "own", by, resamples)
-    seen = left(records).sort_values("recall", kind="stable")
-    worse = seen.groupby("method").tail(1).assign(unlearned="either")
-    seen = pd.concat([seen, worse]).set_index(by)[["recall", "before"]]
-    kept = _with_either(retain_changes(records)).groupby(by)["change"].min().rename("retain change")
-    table = table.join(seen.rename(columns={"recall": "left on training views"}), on=by).join(kept, on=by)
-    replicates, tested = records[REPLICATE].nunique(), table["p"].where(table["method"] != PROMPT)
-    table = judged(table, "unlearning_headline", replicates, verdict, tested)
-    said = table.loc[~table["verdict"].isin(NOT_SAID) & (table["method"] != PROMPT), by]
-    pooled = compare(people.merge(said, on=by), "other", "own", ["unlearned"], resamples)
-    pooled["method"] = [f"pooled ({n} methods)" for n in pooled["unlearned"].map(said["unlearned"].value_counts())]
-    pooled = stats.without_lone(pooled, replicates)
-    pooled["verdict"] = [stats.verdict(row, "p") for _, row in pooled.iterrows()]
-    table = pd.concat([table, pooled], ignore_index=True)
-    return table[[*by, "own", "other", "difference", *INTERVAL[1:], "p", "people p", "p holm", "left on training views",
-                  "retain change", "verdict"]]  # fmt: skip
-
-
-def _with_either(table: pd.DataFrame) -> pd.DataFrame:
-    """Every row of who unlearned one modality as it is, and once more as unlearned "either"."""
-    one = table[table["unlearned"].isin(MODALITIES)]
-    return pd.concat([one, one.assign(unlearned="either")])
-
-
-def verdict(row: pd.Series) -> str:
-    """Whether what was unlearned in one modality is still recalled in the other."""
-    if row["retain change"] < -RETAINED - 1e-9:
-        return NOT_RETAINED
-    if not row["left on training views"] <= FORGOT * row["before"]:
-        return NOT_FORGOT
-    return stats.verdict(row, "p" if np.isnan(row["p holm"]) else "p holm")
 
 
 def tradeoff(records: pd.DataFrame) -> pd.DataFrame:
@@ -131,21 +58,16 @@ def retained_line(table: pd.DataFrame) -> float:
     return table.loc[table["method"] == BEFORE, "retain"].mean() - RETAINED
 
 
-def retain_changes(records: pd.DataFrame) -> pd.DataFrame:
-    """How far recall of the retained moved from before, by method, unlearned and query modality; over replicates."""
-    shown = records[(records["group"] == "retain") & (records["task"] == "view")]
-    table = _with_before(shown, ["method", "unlearned", "query"])
-    return table.assign(change=table["recall"] - table["before"])
-
-
 def metrics(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     """Every other measure, long: labels, query, metric, estimate, low, high (no interval for AUC, KS).
 
     Closed-set, exposure in bits and MRR are those of `stats.with_measures`. Probability is that of the name, to the
     power of one over its length.
-    KS D compares the forgotten's log truth ratio, a mean a person, with the retain-only model's. AUC: forgotten
-    (members) against held-out people, by the loss or Min-K of training views; 0.5 is "never seen", and far below it
-    gives them away, too. Replicates have both, people have not.
+    KS D compares the forgotten's log truth ratio, a mean a person, with the retain-only model's. Replicates have it,
+    people have not, as the AUC of membership (`_membership`). Alignment (UMU-Bench's, `_both`) is of views in both
+    modalities; extraction strength that of training views: which share of the name follows from the rest of it
+    (1 - k / n, k of n tokens the least that must be given for all later ones to be said; Carlini et al. 2021 as in
+    arXiv 2506.12618).
     """
     forgot = records[(records["group"] == "forget") & (records["task"] == "view")]
     forgot = forgot[forgot["answer"].notna()].copy()  # of conditions that had the whole evaluation
@@ -160,7 +82,28 @@ def metrics(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     tables = [(forgot, value) for value in values] + ([(read, "attributes read")] if len(read) else [])
     parts = [estimate(table, LABELS, ["query"], value, resamples).assign(metric=value) for table, value in tables]
     columns = [*LABELS, "query", "metric", *INTERVAL]
-    return pd.concat([*parts, _quality(forgot), _membership(records)], ignore_index=True)[columns]
+    seen = records[(records["group"] == "forget") & (records["task"] == "train view")]
+    seen = [estimate(seen, LABELS, ["query"], "extracted", resamples).assign(metric="extraction strength")]
+    further = [*seen, _both(records, resamples), _quality(forgot), _membership(records)]
+    return pd.concat([*parts, *further], ignore_index=True)[columns]
+
+
+def _both(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
+    """Modality alignment after unlearning, as UMU-Bench has it (AccF, AccR; openreview.net/forum?id=M476xkfNXe): of the
+    forgotten the share of views wrong in both modalities, of the retained the share right in both."""
+    shown = records[(records["task"] == "view") & records["group"].isin(["forget", "retain"])]
+    pairs = shown.pivot_table(
+        index=[*LABELS, "forgets", "group", *PERSON, "view"], columns="query", values="exact", sort=False
+    ).dropna()
+    right = pairs[list(MODALITIES)].mean(axis=1)
+    forgotten = pairs.index.get_level_values("group") == "forget"
+    pairs["both"] = np.where(forgotten, right == 0, right == 1).astype(float)
+    words = {"forget": "alignment, both forgotten", "retain": "alignment, both retained"}
+    parts = [
+        estimate(own.reset_index(), LABELS, value="both", resamples=resamples).assign(metric=words[group], query="both")
+        for group, own in pairs.groupby(level="group")
+    ]
+    return pd.concat(parts)
 
 
 def _quality(forgot: pd.DataFrame) -> pd.DataFrame:
@@ -170,7 +113,10 @@ def _quality(forgot: pd.DataFrame) -> pd.DataFrame:
 
     def distance(people: pd.Series) -> float:
         key = tuple(people.index.get_level_values(level)[0] for level in same)
-        return ks_2samp(people, never[key]).statistic if key in never else np.nan
+        if key not in never:
+            return np.nan
+        alike = never[key].index.isin(people.index.get_level_values("persona"), level="persona")  # the same people
+        return ks_2samp(people, never[key][alike]).statistic if alike.any() else np.nan
 
     found = means.groupby(level=[*LABELS, "query", REPLICATE], sort=False).agg(distance)
     return _of_replicates(found.dropna(), "forget quality, KS D")
@@ -186,19 +132,32 @@ def _of_replicates(numbers: pd.Series, metric: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*by, *INTERVAL]).assign(metric=metric)
 
 
+# How a training view tells who was trained on, as open-unlearning (arXiv 2506.12618) has it: by its loss a token, its
+# least likely tokens (plain, and as z-scores), the loss a byte of the compressed name, the loss less that of a
+# reference, here the model that never learned the forgotten.
+ATTACKS = {"loss": "loss", "least": "Min-K", "least_z": "Min-K++", "packed": "zlib", "gained": "reference"}
+
+
 def _membership(records: pd.DataFrame) -> pd.DataFrame:
-    shown = records[records["task"] == "train view"]
-    shown = shown.assign(loss=shown["logprob"] / shown["tokens"])
-    means = shown.groupby([*LABELS, "query", "replicate", "group", "persona"], sort=False)[["loss", "least"]].mean()
-    aucs = means.groupby(level=[*LABELS, "query", REPLICATE], sort=False).agg(_auc).dropna()
-    words = {"loss": "membership AUC, loss", "least": "membership AUC, Min-K"}
-    return pd.concat([_of_replicates(aucs[column], metric) for column, metric in words.items()])
+    """AUC of forgotten (members) against held-out people, by attack: 0.5 is "never seen", and far below it gives them
+    away, too."""
+    sets = [REPLICATE, "forgets"]
+    asked = records.loc[records["group"] == "held out", sets].drop_duplicates()
+    shown = records[records["task"] == "train view"].merge(asked, on=sets)  # where held-out people were asked, too
+    loss = shown["logprob"] / shown["tokens"]
+    view = ["start", "unlearned", "forgets", *PERSON, "group", "query", "view"]
+    shown = shown.assign(loss=loss, packed=loss / shown["zlib"])
+    never = shown[shown["method"] == RETAIN_ONLY].set_index(view)["loss"].rename("never")
+    shown = shown.join(never, on=view).assign(gained=lambda table: table["loss"] - table["never"])
+    means = shown.groupby([*LABELS, "query", REPLICATE, "group", "persona"], sort=False)[list(ATTACKS)].mean()
+    aucs = means.groupby(level=[*LABELS, "query", REPLICATE], sort=False).agg(_auc)
+    return pd.concat([_of_replicates(aucs[c].dropna(), f"membership AUC, {name}") for c, name in ATTACKS.items()])
 
 
 def _auc(scores: pd.Series) -> float:
     """Share of pairs of a forgotten and a held-out person in which the former scores higher; NaN where one is none."""
     group = scores.index.get_level_values("group")
-    members, strangers = scores[group == "forget"], scores[group == "held out"]
+    members, strangers = scores[group == "forget"].dropna(), scores[group == "held out"].dropna()
     pairs = len(members) * len(strangers)
     return mannwhitneyu(members, strangers).statistic / pairs if pairs else np.nan
 
@@ -222,29 +181,52 @@ def attacks(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     return table[[*by, "attack", "without", "attacked", "back", *INTERVAL[1:]]]
 
 
+def at_once(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
+    """What is left of the forgotten, asked in both modalities, where one modality was unlearned and where both were at
+    once, by method: `compare` of the same people."""
+    shown = records[(records["group"] == "forget") & (records["task"] == "view") & (records["start"] == BOTH)]
+    side = np.where(shown["unlearned"] == BOTH, "at once", "one")
+    people = shown.pivot_table(index=["method", *PERSON], columns=side, values="exact", sort=False)
+    return compare(people.dropna(), "one", "at once", ["method"], resamples)
+
+
+SEQUENCE = ["method", "unlearned", "met", "requests"]
+
+
+def sequence(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
+    """Recall after each of several requests, by method and unlearned modality: of who was forgotten at which request
+    (`asked`; 0: the retained), in each query modality. Empty where nobody met more than one.
+
+    `met`: "in turn", from the first request on, or "at once", the people of all requests in one (the comparison of
+    PULSE, arXiv 2507.01271).
+    """
+    shown = records[(records["task"] == "view") & records["group"].isin(["forget", "retain"])]
+    shown = shown[(shown["retained"] == shown["unlearned"]) & (shown["start"] == BOTH)]
+    chains = shown[shown["requests"] == shown["requests"].max()][[REPLICATE, "forgets"]].drop_duplicates()
+    if shown["requests"].max() == 1:
+        return pd.DataFrame(columns=[*SEQUENCE, "asked", "query", *INTERVAL])
+    parts = []
+    for replicate, chain in chains.itertuples(index=False):
+        requests = [[int(person) for person in people.split()] for people in chain.split("|")]
+        asked = {person: k for k, people in enumerate(requests, 1) for person in people}
+        at_once = " ".join(map(str, sorted(asked)))
+        own = shown[(shown[REPLICATE] == replicate) & shown["method"].isin(shown.loc[shown["requests"] > 1, "method"])]
+        in_turn = own["forgets"].isin(["|".join(chain.split("|")[:k]) for k in range(1, len(requests) + 1)])
+        own = own.assign(met=np.select([in_turn, own["forgets"] == at_once], ["in turn", "at once"], ""))
+        forgotten = own["group"] == "forget"
+        parts.append(own.assign(asked=own["persona"].map(asked).where(forgotten, 0))[own["met"] != ""])
+    return estimate(pd.concat(parts), SEQUENCE, ["asked", "query"], resamples=resamples)
+
+
 def curves(runs: Iterable[Run], records: pd.DataFrame) -> pd.DataFrame:
     """Recall along unlearning, mean over replicates: labels, step, group, query, recall; step 0 is before."""
     whole = [run for run in runs if not run.curve.empty and "diverged" not in run.facts]  # references have no curve
     parts = [run.curve.assign(**run.condition.labels) for run in whole]
     table = pd.concat(parts, ignore_index=True)
     start = records[(records["method"] == BEFORE) & (records["task"] == "view") & (records["view"] == 0)]
-    start = start[start["group"].isin(["forget", "retain"])].groupby(["start", "group", "query"])["exact"].mean()
+    start = start[start["group"].isin(["forget", "retain"]) & start["forgets"].isin(table["forgets"])]
+    start = start.groupby(["start", "group", "query"])["exact"].mean()
     zero = table[[*LABELS, "group", "query"]].drop_duplicates().assign(step=0)
     zero = zero.join(start.rename("recall"), on=start.index.names)
     mean = table.groupby([*LABELS, "step", "group", "query"], sort=False)["recall"].mean().reset_index()
     return pd.concat([zero, mean], ignore_index=True).sort_values("step", kind="stable", ignore_index=True)
-
-
-def sentence(row: pd.Series) -> str:
-    """One finding in words, from a row of `headline`."""
-    what = (VIEWS | {"either": "either modality"})[row["unlearned"]]
-    if row["verdict"] in (NOT_RETAINED, NOT_FORGOT):
-        still = f"{row['left on training views']:.2f} of the forgotten are left on training views"
-        why = f"retain recall moved by {row['retain change']:+.2f}, {still}"
-        return f"{row['method']}, unlearning {what}: {row['verdict']} ({why})."
-    p = f"p = {row['p']:.4f}" if np.isnan(row["p holm"]) else f"p = {row['p holm']:.4f} (Holm)"
-    return (
-        f"{row['method']}, unlearning {what}: {row['own']:.2f} of the forgotten names are left there and "
-        f"{row['other']:.2f} in the other modality; difference {row['difference']:+.2f} "
-        f"[{row['low']:+.2f}, {row['high']:+.2f}], {p}: {row['verdict']}."
-    )

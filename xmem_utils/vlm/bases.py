@@ -17,9 +17,13 @@ class Bases:
         self.name, self._device = model if isinstance(model, str) else model.name, device
         self._loaded: dict[str, VLM] = {}
 
+    def called(self, replicate: int) -> str:
+        """The name of a replicate's base, which need not be loaded for that."""
+        return self.name if self._given else base_of(self.name, replicate)
+
     def __call__(self, replicate: int) -> VLM:
         """The base of a replicate. Raises ValueError for a model that is unknown, or gives no answers."""
-        name = self.name if self._given else base_of(self.name, replicate)
+        name = self.called(replicate)
         if name not in self._loaded:
             check_base(name)
             self._loaded[name] = self._given or load_vlm(name, self._device)

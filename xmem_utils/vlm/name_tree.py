@@ -154,15 +154,20 @@ class Prompts:
                 for part in nodes.split(max(1, BATCH_TOKENS // (len(rows) * depth)), 1):
                     self.run_chains(rows, tree.beginnings[part][..., :depth], keep=1)
 
-    def scores(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probability of each node's whole prefix, and whether greedy decoding writes it, both `[batch, nodes]`."""
-        scores, exact = self.steps.clone(), self.greedy.clone()
-        scores[:, 0], exact[:, 0] = 0, True
+    def scores(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of each node's whole prefix its log-probability, whether greedy decoding writes it, and whether it does where
+        nothing but the names may be written (of those that were followed). All `[batch, nodes]`.
+        """
+        parents = self.tree.parents.expand_as(self.steps)
+        best = torch.full_like(self.steps, -torch.inf).scatter_reduce(1, parents, self.steps, "amax")  # of the children
+        scores, exact, among = self.steps.clone(), self.greedy.clone(), self.steps >= best.gather(1, parents)
+        scores[:, 0], exact[:, 0], among[:, 0] = 0, True, True
         for depth in range(1, self.tree.beginnings.shape[1] + 1):
             level = self.tree.depth == depth
             scores[:, level] += scores[:, self.tree.parents[level]]
-            exact[:, level] &= exact[:, self.tree.parents[level]]
-        return scores, exact
+            for said in (exact, among):
+                said[:, level] &= said[:, self.tree.parents[level]]
+        return scores, exact, among
 
 
 def _next_position(positions: torch.Tensor | None, width: int, batch: int, device: torch.device) -> torch.Tensor:

@@ -1,0 +1,1 @@
+"""The study as pages: claims, results, executed notebooks, people, tables."""
