@@ -80,7 +80,6 @@ notebooks: $(VENV)/.installed
 	$(BIN)/python -m xmem_utils strip notebooks/0*.ipynb
 
 site: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[site]' -c constraints.txt
 	$(BIN)/python -m xmem_utils site
 
 manifest: $(VENV)/.installed

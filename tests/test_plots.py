@@ -130,12 +130,16 @@ def test_every_estimate_and_every_interval_is_drawn():
 def test_below_a_figure_stands_of_how_many_replicates_it_is():
     several, one = "0.1 0.2 0.3", "0.1"
     row = pd.DataFrame({"low": [0.0, 0.1], "each": [several, several]})
-    assert footnote(row, True).startswith("n = 3 replicates (small dots). Bars: 95 % intervals over replicates; broad")
-    assert footnote(row, False) == "n = 3 replicates"
-    assert "n = 1 to 3 replicates" in (mixed := footnote(row.assign(each=[several, one]), True)) and "of one" in mixed
-    assert footnote(row.assign(each=one), True) == "n = 1 replicate. Bars: 95 % intervals over its people"
-    assert footnote(pd.DataFrame({"replicate": [11, 12, 12]}), False) == "n = 2 replicates"
-    assert footnote(pd.DataFrame({"recall": [1.0]}), False) == footnote(row.assign(each=None), True) == ""
+    words = "n = 3 replicates (small dots). Bars: 95 % intervals over replicates; broad and pale: over people"
+    assert footnote(row, bars=True) == words
+    assert footnote(row) == "n = 3 replicates"
+    assert footnote(row, bands=True) == "n = 3 replicates. Bands: 95 % intervals over replicates"
+    mixed = footnote(row.assign(each=[several, one]), bars=True)
+    assert mixed.startswith("n = 1 to 3 replicates (small dots)") and "(of one: over its people)" in mixed
+    assert footnote(row.assign(each=one), bars=True) == "n = 1 replicate. Bars: 95 % intervals over its people"
+    lone = pd.DataFrame({"replicate": [11, 12, 12], "model": ["s", "s", "xs"]})
+    assert footnote(lone.drop(columns="model")) == "n = 2 replicates" and footnote(lone) == "n = 1 to 2 replicates"
+    assert footnote(pd.DataFrame({"recall": [1.0]})) == footnote(row.assign(each=None), bars=True) == ""
 
 
 def test_kinds_of_answers_differ_without_colour():

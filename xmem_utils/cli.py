@@ -297,7 +297,7 @@ def manifest() -> None:
 def site(
     out: Annotated[Path | None, Option(help="Where the pages go (default: data/site).")] = None,
 ) -> None:
-    """Build the study's pages: claims, results, notebooks, people, tables; `make site` installs what that takes."""
+    """Build the study's pages: claims, results, notebooks, people, tables."""
     from xmem_utils import paths
     from xmem_utils.site.build import build
 

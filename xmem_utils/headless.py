@@ -179,8 +179,8 @@ def run(name: str, assignments: Iterable[str] = (), out: Path | None = None) -> 
 
 
 def strip(path: Path) -> None:
-    """Make an executed notebook fit to commit: cells that nbval compares keep output and count, others their pictures,
-    made small. Raises ValueError for what is no notebook."""
+    """Make an executed notebook fit to commit: cells that nbval compares keep their output, others their pictures, made
+    small; a count stays beside either. Raises ValueError for what is no notebook."""
     try:
         notebook = nbformat.read(path, as_version=4)
     except (ValueError, AttributeError, nbformat.ValidationError) as error:

@@ -9,10 +9,11 @@ can resample people.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -23,16 +24,40 @@ from xmem_utils.mechanism import probe
 from xmem_utils.mechanism.first_token import first_token
 from xmem_utils.mechanism.lens import blind_reciprocal_rank, lens_ranks
 from xmem_utils.mechanism.patching import patched_recall
-from xmem_utils.mechanism.people import People
+from xmem_utils.mechanism.people import People, public_figure_people, study_people
 from xmem_utils.mechanism.states import answer_states, name_states
+from xmem_utils.mitigation.names import BASELINE
 from xmem_utils.params import MODALITIES, other
 from xmem_utils.score import ranks
 from xmem_utils.vlm.adapters import load_adapter, merged
 from xmem_utils.vlm.batches import with_answer
 from xmem_utils.vlm.load import VLM
 
+if TYPE_CHECKING:
+    from xmem_utils.mitigation.experiment import Mitigation
+    from xmem_utils.store import Run
+
 States = dict[tuple[str, str], torch.Tensor]  # by split and modality: [views, layers, hidden]
 Values = dict[tuple[str, str, str, int], np.ndarray]  # by measure, given, query, layer: one of each person [people]
+
+
+def explain_study(study: Mitigation, runs: Iterable[Run], best: Mapping[str, str], people: int) -> pd.DataFrame:
+    """The rows of `explain_models` for the side replicates of a study, with a column `replicate`.
+
+    Of `runs` the baseline and the `best` method of each source; public figures are as many as there are `people`.
+    """
+    parts, runs = [], list(runs)
+    for replicate in study.side_replicates:
+        vlm, adapters = study.vlm(replicate), {}
+        for run in runs:
+            start, method = run.condition.start, run.condition.method
+            if start.replicate == replicate and method in (BASELINE, best[start.source]):
+                adapters[method, start.source] = run.adapter
+        figures = study.memorization.evaluation_of(replicate).figures
+        known = None if figures is None else public_figure_people(vlm, figures, n=people)
+        shown = study_people(vlm, study.memorization.dataset(replicate)[0])
+        parts.append(explain_models(vlm, adapters, shown, known).assign(replicate=replicate))
+    return pd.concat(parts)
 
 
 def explain_models(

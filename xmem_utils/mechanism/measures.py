@@ -17,5 +17,6 @@ RECALLED = "recalled"  # nothing patched
 AS_IT_IS, FIRST, REST = "said", "first token said", "rest said, the first token given"
 FIRST_AMONG, FIRST_CALIBRATED = "said, first token among the names'", "said, first token calibrated"
 BEGINNINGS = (AS_IT_IS, FIRST, FIRST_AMONG, FIRST_CALIBRATED, REST)
+ANSWERING = (LENS, OWN, OTHERS, RECALLED, *BEGINNINGS)  # what the first figure shows; the rest are controls
 
 BEFORE, PUBLIC_FIGURES = "before memorizing", "public figures"  # what stands beside the models that memorized

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any, Self
@@ -22,6 +22,7 @@ from pydantic import Field
 
 from xmem_utils import store
 from xmem_utils.experiment import BATCH, Condition, Experiment, Settings, Watch, remembered
+from xmem_utils.memorization.evaluation import recall_by_modality
 from xmem_utils.memorization.experiment import Memorization, MemorizationCondition
 from xmem_utils.mitigation.data import STRANGER, Around, Mixed, length
 from xmem_utils.mitigation.evaluation import MitigationEvaluation
@@ -234,6 +235,16 @@ class Mitigation(Experiment):
         """Records of the models that most methods go on from, those of notebook 03, by source and replicate."""
         starts = [self.memorization.condition(source, r) for r in self.replicates for source in MODALITIES]
         return self.memorization.collect(self.memorization.run(c) for c in starts)
+
+    def hard_runs(self, runs: Iterable[store.Run]) -> list[store.Run]:
+        """The runs where labels are hard to come by, and what they are held against: those of the side replicates."""
+        methods, replicates = (BASELINE, *HARD), self.side_replicates
+        return [r for r in runs if r.condition.method in methods and r.condition.start.replicate in replicates]
+
+    def of_the_start(self, run: store.Run) -> float:
+        """Source recall of the model that a run went on from."""
+        start = run.condition.start
+        return recall_by_modality(self.memorization.run(start).records)[start.source]
 
     # -- search ----------------------------------------------------------------------------------------
 

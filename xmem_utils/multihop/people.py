@@ -17,8 +17,8 @@ from xmem_utils.personas.views import View
 # The study's people learn name and facts apart. Of the others, some learn them together, from one view, and the
 # rest are the ones whom composing is practised on.
 STUDY, TOGETHER, PRACTISED = "study", "together", "practised"
-# Public figures: composed questions about them were withheld in pretraining, or asked.
 KNOWN = "known"  # stands for a source of names where pretraining is it
+# Public figures: composed questions about them were withheld in pretraining, or asked.
 WITHHELD, ASKED = "public figures, withheld", "public figures, practised"
 TEST_VIEWS = 2  # of each person, in each modality: there are many questions
 FIGURES = 60  # public figures of a group, at most

@@ -77,6 +77,13 @@ def accuracies(records: pd.DataFrame, resamples: int) -> pd.DataFrame:
     return table.drop(columns="people")
 
 
+def answering(accuracy: pd.DataFrame) -> pd.Series:
+    """Which rows of `accuracies` answer the question: the hops, and the tasks that need both, of whoever learned names
+    or was known before. All others are controls."""
+    asked = accuracy["task"].isin([HOP_1, HOP_2, *CHAINED]) & (accuracy["group"] == STUDY)
+    return asked & (accuracy["source"] != "none")
+
+
 def joined(records: pd.DataFrame) -> pd.DataFrame:
     """Every question of the study that needs both hops, with what each hop alone gives: columns hop 1, hop 2."""
     study = records[records["group"] == STUDY]
@@ -149,10 +156,10 @@ FEWEST = 8  # people of a replicate; the mean of fewer says little, and all repl
 
 
 def claim(records: pd.DataFrame, gates: pd.DataFrame, resamples: int) -> pd.DataFrame:
-    """Source less target accuracy of each task, paired by person, with verdicts; last, the two controls.
+    """Source minus target accuracy of each task, paired by person, with verdicts; last, the two controls.
 
     `expected` is the difference that hop 1 alone explains: its own difference times hop 2, for tasks that need both.
-    For the same tasks `beyond` is the source-less-target difference among questions whose hops both succeed alone, of
+    For the same tasks `beyond` is the same difference among questions whose hops both succeed alone, of
     the `beyond people` who have such questions in both modalities; `given the name` is the second reading. Controls
     need no hop 1: a difference there is one of reading the question. They stand outside Holm's correction (each of the
     two readings has one, too), as does the forced chain's `beyond`, which is 0 by construction: with hop 1 right it
@@ -197,8 +204,8 @@ def claim(records: pd.DataFrame, gates: pd.DataFrame, resamples: int) -> pd.Data
 
 
 def _given_the_name(study: pd.DataFrame, replicates: int, resamples: int) -> pd.DataFrame:
-    """How often the fact is right once the right name is written, source less target, by source; of replicates in which
-    `FEWEST` people or more were named in both modalities ("given the name people": how many in all)."""
+    """How often the fact is right once the right name is written, source minus target, by source; of replicates in
+    which `FEWEST` people or more were named in both modalities ("given the name people": how many in all)."""
     rows = []
     wrote = study[study["task"] == STEPWISE].astype({"wrote": float})
     for source, part in wrote.assign(right=wrote["wrote"] * wrote["exact"]).groupby("source", sort=False):

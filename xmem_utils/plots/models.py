@@ -32,7 +32,7 @@ def in_words(parameters: float) -> str:
 def capability(table: pd.DataFrame, chance: float) -> plt.Figure:
     """Above: recall in source and target, and attributes read, by model; below: the gap, said and closed-set."""
     models = table.drop_duplicates("model").sort_values("parameters").set_index("model")["parameters"]
-    x, ylabels = np.arange(len(models), dtype=float), ("answered right", "gap: source less target recall")
+    x, ylabels = np.arange(len(models), dtype=float), ("answered right", "gap: source minus target recall")
     figure, grid = facets((9.6, 6.6), ylabels=ylabels, xlabel="model, parameters", sharey="row")
     read = {"label": "attributes, asked with {asked}", "color": "0.6", "ls": ":", "lw": 1}
     for axes, source, own in by_modality(grid.T, table):

@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.collections import FillBetweenPolyCollection
 from matplotlib.container import ErrorbarContainer
 from matplotlib.ticker import PercentFormatter
 from matplotlib.transforms import ScaledTranslation
@@ -53,7 +54,9 @@ def save(figure: plt.Figure, name: str, table: pd.DataFrame) -> None:
     """Write `<name>.png`, `.svg` and `.csv` to `figures/`; the table holds every number drawn. Below the figure stands
     what its marks are, and of how many replicates."""
     save_table(name, table)
-    if words := footnote(table, any(isinstance(c, ErrorbarContainer) for axes in figure.axes for c in axes.containers)):
+    bars = any(isinstance(drawn, ErrorbarContainer) for axes in figure.axes for drawn in axes.containers)
+    bands = any(isinstance(drawn, FillBetweenPolyCollection) for axes in figure.axes for drawn in axes.collections)
+    if words := footnote(table, bars, bands):
         box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
         figure.text(box.x0 / width, (box.y0 - 0.1) / height, words, va="top", fontsize=8, color="0.35")
     # no dates in the files: an unchanged figure is an unchanged file
@@ -61,21 +64,24 @@ def save(figure: plt.Figure, name: str, table: pd.DataFrame) -> None:
         figure.savefig(paths.FIGURES / f"{name}.{kind}", bbox_inches="tight", metadata={field: None})
 
 
-def footnote(table: pd.DataFrame, intervals: bool) -> str:
-    """How many replicates stand behind a table and what the intervals are, where they are drawn; empty without any."""
+def footnote(table: pd.DataFrame, bars: bool = False, bands: bool = False) -> str:
+    """How many replicates stand behind a table, and what bars and bands are where they are drawn; empty where it has
+    none."""
     if "each" in table:
         counts = {len(values(each)) for each in table.loc[table["low"].notna(), "each"]} - {0}
     else:
-        counts = {table["replicate"].nunique()} if "replicate" in table else set()
+        lines = [column for column in ("model", "trained") if column in table]  # which may have fewer
+        every = table.groupby(lines or (lambda row: 0))["replicate"].nunique() if "replicate" in table else ()
+        counts = set(every)
     if not counts:
         return ""
     several = f"n = {' to '.join(map(str, sorted({min(counts), max(counts)})))} replicates"
+    marks = "Bars and bands" if bars and bands else "Bars" * bars + "Bands" * bands
     if max(counts) == 1:
-        return "n = 1 replicate" + ". Bars: 95 % intervals over its people" * intervals
-    if not intervals:
-        return several
+        return "n = 1 replicate" + f". {marks}: 95 % intervals over its people" * bool(marks)
     alone = " (of one: over its people)" if 1 in counts else ""
-    return f"{several} (small dots). Bars: 95 % intervals over replicates{alone}; broad and pale: over people"
+    dots, people = " (small dots)" * bars, "; broad and pale: over people" * bars
+    return several + f"{dots}. {marks}: 95 % intervals over replicates{alone}{people}" * bool(marks)
 
 
 def save_table(name: str, table: pd.DataFrame) -> None:
