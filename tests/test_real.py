@@ -1,0 +1,70 @@
+"""The model of real parts: what can be checked without the packages that its weights come in."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from xmem_utils.personas.attributes import AXES, AXIS_NAMES
+from xmem_utils.pretraining.train import Checkpoints, Recipe
+from xmem_utils.real import build, parts, projector
+from xmem_utils.real.projector import strangers, train_projector, words
+from xmem_utils.vlm import precision
+
+
+def test_a_missing_package_is_said_in_a_sentence(monkeypatch):
+    monkeypatch.setattr(parts, "find_spec", lambda package: None)
+    with pytest.raises(ModuleNotFoundError, match="not installed .*: run `make real`"):
+        parts.eye()
+
+
+def test_image_tokens_come_to_lie_at_the_words_for_what_they_show(vlm, tmp_path, monkeypatch):
+    """States that hold the attributes somewhere are enough; those of people who were not trained on are read, too."""
+
+    class Projector(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(24, 128)
+
+        def forward(self, states):
+            return self.linear(states).unflatten(1, (4, 4))
+
+    torch.manual_seed(0)
+    monkeypatch.setattr(vlm.model.model, "multi_modal_projector", Projector())
+    monkeypatch.setattr(projector, "words", lambda vlm: [torch.randn(len(values), 128) for values in AXES.values()])
+    vectors = strangers(1200, seed=0)
+    each = [torch.randn(len(values), 24) for values in AXES.values()]
+    where = projector.regions(projector.SIDE)
+    states = np.stack(
+        [sum((where[a] > 0).float()[:, None] * each[a][v] for a, v in enumerate(vector)).numpy() for vector in vectors]
+    )
+    recipe = Recipe(phases=(), eye_steps=200, warmup=10, eye_lr=1e-2, seed=0)
+    curve = train_projector(vlm, states, vectors, recipe, Checkpoints(tmp_path / "projector.pt"), holdout=200)
+    assert set(curve[-1]) == {"step", *AXIS_NAMES}
+    assert min(curve[-1][axis] for axis in AXIS_NAMES) > 0.9
+
+
+def test_each_value_has_a_word_of_its_own(vlm):
+    for axis, own in zip(AXES.values(), words(vlm), strict=True):
+        assert own.shape == (len(axis), vlm.model.config.text_config.hidden_size)
+        assert len(own.unique(dim=0)) == len(axis)
+
+
+def test_public_figures_are_named_in_the_modalities_of_their_group_alone():
+    known = build.figures()
+    groups = dict(zip(known.names, known.group, strict=True))
+    views, questions, answers = build.namings()
+    assert len(views) == len(questions) == len(answers)
+    seen = {(groups[view.name], view.modality) for view in views if view.name}
+    assert seen == {("both", "image"), ("both", "text"), ("image only", "image"), ("text only", "text")}
+    assert all(answer == view.name for view, answer in zip(views, answers, strict=True) if view.name)
+
+
+def test_large_models_are_kept_in_bf16_on_cpus_that_multiply_it(monkeypatch):
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(precision, "bf16_pays", lambda device: True)
+    assert precision.kept_in(cpu, 2_000_000) == torch.float32
+    assert precision.kept_in(cpu, 150_000_000) == torch.bfloat16
+    monkeypatch.setattr(precision, "bf16_pays", lambda device: False)
+    assert precision.kept_in(cpu, 150_000_000) == torch.float32
+    assert precision.kept_in(torch.device("cuda"), 2_000_000) == torch.bfloat16
