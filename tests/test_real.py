@@ -14,7 +14,7 @@ from xmem_utils.vlm import precision
 
 def test_a_missing_package_is_said_in_a_sentence(monkeypatch):
     monkeypatch.setattr(parts, "find_spec", lambda package: None)
-    with pytest.raises(ModuleNotFoundError, match="not installed .*: run `make real`"):
+    with pytest.raises(ModuleNotFoundError, match="run `make real`"):
         parts.eye()
 
 
