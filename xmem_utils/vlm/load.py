@@ -181,6 +181,11 @@ def _model(folder: Path, stored: Stored, device: torch.device, remote: bool, nam
             return load(None)
 
 
+def _contiguous(module: nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """The last positions of each row, side by side: torch copies a frozen matrix for every row of a batch with gaps."""
+    return (given[0].contiguous(), *given[1:])
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """No progress bars, and no report of wrong weights as a table: they are refused in a sentence."""
@@ -230,6 +235,8 @@ def load_vlm(name: str, device: str | torch.device | None = None, trust_remote_c
         )
     if processor.tokenizer.pad_token_id is None:
         processor.tokenizer.pad_token = processor.tokenizer.eos_token  # padding is masked: any token does
+    if head := model.get_output_embeddings():
+        head.register_forward_pre_hook(_contiguous)
     # what a saved adapter calls its base: nobody else has this machine's folders
     model.name_or_path = model.config._name_or_path = folder.resolve().name if local else source
     return VLM(model.to(device).eval(), processor, name, fingerprint)
