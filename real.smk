@@ -9,7 +9,7 @@ PROFILE = str(paths.REPO / "profiles" / "real.yaml")
 NOBODY, KNOWS = name_of(known=False), name_of(known=True)
 # Of each notebook: what it is given beside the profile, and which of its figures and tables are kept.
 STUDY = {
-    "03_gap_analysis": ([f"model={KNOWS}"], ["gap_matrix", "gap_curves", "gaps", "transfers", "gap_ranks"]),
+    "03_gap_analysis": ([f"model={KNOWS}"], ["gap_matrix", "gap_curves", "gaps", "transfers", "gap_ranks", "gap_lengths"]),
     "04_capability": ([f"models={NOBODY},{KNOWS}", "knowledge=false"], ["capability", "capability_changes"]),
     "05_unlearning": ([f"model={KNOWS}", "methods=GradDiff,SimNPO,IDK"], ["unlearning_headline", "unlearning_matrix"]),
     "06_multihop": ([f"model={KNOWS}"], ["multihop", "multihop_claim", "multihop_gates"]),
