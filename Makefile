@@ -98,4 +98,4 @@ manifest: $(VENV)/.installed
 	$(BIN)/python -m xmem_utils manifest
 
 clean:
-	rm -rf build data/personas data/runs data/executed data/compiled data/done data/drawn data/times data/figures
+	rm -rf build data/personas data/runs data/executed data/compiled data/done data/drawn data/times data/figures data/base/real-*

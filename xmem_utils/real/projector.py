@@ -14,32 +14,25 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from xmem_utils.personas.attributes import AXES, AXIS_NAMES, AXIS_SIZES
-from xmem_utils.personas.portraits import draw
+from xmem_utils.personas.attributes import AXES, AXIS_NAMES
 from xmem_utils.pretraining.train import CPU, Checkpoints, Curve, Recipe, descend, learning_rates, regions
+from xmem_utils.real.eye import BLOCK, block
 from xmem_utils.vlm.load import VLM
 from xmem_utils.vlm.precision import bf16_pays, mixed_precision
 
-BLOCK, SIDE = 250, 4  # portraits that pass at once; image tokens a side
+SIDE = 4  # image tokens a side
 TEMPERATURE = 0.05  # of the cosine with each value's word
-
-
-def strangers(n: int, seed: int) -> np.ndarray:
-    """Attributes of people without a name, `[people, axes]`."""
-    return np.random.default_rng([seed, 2]).integers(0, AXIS_SIZES, size=(n, len(AXES)))
 
 
 def patches(vlm: VLM, vectors: np.ndarray, seed: int, folder: Path) -> np.ndarray:
     """What the eye makes of a portrait of each vector: float16 `[people, patches, width]`; kept, block by block."""
     folder.mkdir(parents=True, exist_ok=True)
-    out, side = [], vlm.processor.image_processor.size["height"]
+    out, tower = [], vlm.model.model.vision_tower
     for start in tqdm(range(0, len(vectors), BLOCK), desc="eye", unit="block"):
         if not (file := folder / f"{start}.npy").exists():
-            rng = np.random.default_rng([seed, 3, start])
-            portraits = [draw(vector, rng, None, side) for vector in vectors[start : start + BLOCK]]
-            pixels = vlm.processor.image_processor(portraits, return_tensors="pt").pixel_values
             with torch.inference_mode(), mixed_precision(CPU, bf16_pays(CPU)):
-                states = vlm.model.model.vision_tower(pixels, output_hidden_states=True).hidden_states[-1]
+                pixels = block(vectors, start, seed, vlm.processor.image_processor)
+                states = tower(pixels, output_hidden_states=True).hidden_states[-1]
             partial = file.with_suffix(".partial.npy")
             np.save(partial, states[:, 1:].half().numpy())
             partial.rename(file)
