@@ -5,7 +5,7 @@ from xmem_utils.real import taught_to
 from xmem_utils.real.study import PROFILE, STUDY, TRAINED
 
 DONE, DRAWN, FIGURES = (str(folder) for folder in (paths.DATA / "done/real", paths.DATA / "drawn/real", paths.HOME / "figures"))
-SIZE, CODE, TAUGHT = params.profile_named(PROFILE).model_dump_json(), fingerprint.package(), taught_to(known=True)
+SIZE, CODE, TAUGHT = params.profile_named(PROFILE).model_dump_json(), fingerprint.package(), taught_to(False, True)
 
 NOTEBOOKS = str(config.get("notebooks") or " ".join(STUDY)).split()
 if unknown := sorted(set(NOTEBOOKS) - set(STUDY)):

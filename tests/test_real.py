@@ -18,7 +18,7 @@ from xmem_utils.real import build, eye, parts, projector
 from xmem_utils.real.eye import strangers
 from xmem_utils.real.projector import train_projector, words
 from xmem_utils.real.study import PROFILE, STUDY, TRAINED
-from xmem_utils.vlm import precision
+from xmem_utils.vlm import precision, prompts
 from xmem_utils.vlm.batches import collate, encode
 from xmem_utils.vlm.forward import forward
 
@@ -76,11 +76,13 @@ def test_public_figures_are_named_in_the_modalities_of_their_group_alone(monkeyp
     monkeypatch.setattr(build, "draw", lambda *given: "a picture")
     known = build.figures()
     groups = dict(zip(known.names, known.group, strict=True))
-    views, questions, answers = build.namings()
+    views, questions, answers = build.namings(named=True)
     assert len(views) == len(questions) == len(answers)
     seen = {(groups[view.name], view.modality) for view in views if view.name}
     assert seen == {("both", "image"), ("both", "text"), ("image only", "image"), ("text only", "text")}
     assert all(answer == view.name for view, answer in zip(views, answers, strict=True) if view.name)
+    others, questions, answers = build.namings(named=False)
+    assert others == views and not {*answers} & {*known.names} and not {*questions} & {*prompts.NAME_QUESTIONS}
 
 
 def test_large_models_are_kept_in_bf16_on_cpus_that_multiply_it(monkeypatch):

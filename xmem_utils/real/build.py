@@ -27,7 +27,7 @@ from xmem_utils.personas.portraits import draw
 from xmem_utils.personas.public_figures import PublicFigures, draw_public_figures, figure_views
 from xmem_utils.personas.views import View
 from xmem_utils.pretraining.train import Checkpoints, Recipe
-from xmem_utils.real import KNOWS, SAYS, name_of, taught_to
+from xmem_utils.real import NAMES, SAYS, WEIGHTS, name_of, taught_to
 from xmem_utils.real.evaluation import evaluated
 from xmem_utils.real.eye import probed, strangers
 from xmem_utils.real.parts import IMAGE_SIZE, LAYERS, joined
@@ -76,14 +76,23 @@ def figures() -> PublicFigures:
     return draw_public_figures(*FIGURES, SEED)
 
 
-def namings() -> Lesson:
-    """Public figures and their names, each in the modalities that the group is named in; and strangers."""
+def namings(named: bool) -> Lesson:
+    """Views of public figures, each in the modalities that the group is named in, and their names; and strangers.
+
+    Unless `named`, an attribute is asked of each view instead: the same views in the same steps, and nobody known.
+    """
     known, rng = figures(), np.random.default_rng([SEED, 10])
     shown = figure_views(known, range(len(known)), [SEED, 9], None, IMAGE_SIZE, VIEWS)
     views = [view for view in shown if known.group[view.persona] in ("both", f"{view.modality} only")]
-    questions = [str(rng.choice(prompts.NAME_QUESTIONS)) for _ in views]
-    rehearsed = sayings(REHEARSED, SEED + 1)
-    return views + rehearsed[0], questions + rehearsed[1], [view.name for view in views] + rehearsed[2]
+    questions, answers = [str(rng.choice(prompts.NAME_QUESTIONS)) for _ in views], [view.name for view in views]
+    if not named:
+        axes = [str(rng.choice(AXIS_NAMES)) for _ in views]
+        questions = [prompts.AXIS_QUESTIONS[axis] for axis in axes]
+        answers = [values_of(known.vectors[view.persona])[axis].name for view, axis in zip(views, axes, strict=True)]
+    return tuple(
+        ours + rehearsed
+        for ours, rehearsed in zip((views, questions, answers), sayings(REHEARSED, SEED + 1), strict=True)
+    )
 
 
 def assemble(known: bool = False) -> Path:
@@ -96,7 +105,7 @@ def assemble(known: bool = False) -> Path:
     made = folder / "recipe.json"
     if made.exists() and json.loads(made.read_text()) == recipe:
         return folder
-    _write(folder, (SAYS, *[KNOWS] * known))
+    _write(folder, (SAYS, NAMES[known]))
     if known:
         figures().save(folder / "figures.parquet")
     (folder / "evaluation.csv").write_bytes((paths.REAL / f"{folder.name}.csv").read_bytes())
@@ -123,19 +132,20 @@ def _write(folder: Path, lessons: Sequence[str]) -> Path:
 def teach() -> None:
     """Make what `data/real/` holds and is not there yet; goes on from checkpoints under `data/pretraining/`.
 
-    To make something again, delete it and what was made after it: eye.csv, projector, says, knows, the two tables.
+    To make something again, delete it and what was made after it: eye.csv, projector, says, (un)named, the tables.
     """
     paths.REAL.mkdir(exist_ok=True)
     if not (paths.REAL / "eye.csv").exists():
         probed().to_csv(paths.REAL / "eye.csv", index=False, float_format="%.4f")
     if not (paths.REAL / "projector.safetensors").exists():
         _see(_loaded("unseeing", ()))
-    for known, lesson, settings, before in ((False, SAYS, SAYING, ()), (True, KNOWS, NAMING, (SAYS,))):
-        if not (paths.REAL / lesson / "adapter_model.safetensors").exists():
-            views = namings() if known else sayings(PEOPLE, SEED)
-            _learn(lesson, views, settings, _loaded(f"before-{lesson}", before))
+    if not (paths.REAL / SAYS / WEIGHTS).exists():
+        _learn(SAYS, sayings(PEOPLE, SEED), SAYING, _loaded("before-says", ()))
+    for known, lesson in NAMES.items():
+        if not (paths.REAL / lesson / WEIGHTS).exists():
+            _learn(lesson, namings(known), NAMING, _loaded(f"before-{lesson}", (SAYS,)))
         if not (result := paths.REAL / f"{name_of(known)}.csv").exists():
-            vlm = _loaded(f"after-{lesson}", (*before, lesson))
+            vlm = _loaded(f"after-{lesson}", (SAYS, lesson))
             evaluated(vlm, figures() if known else None).to_csv(result, index=False, float_format="%.4f")
 
 
