@@ -66,7 +66,7 @@ def spent(tmp_path):
 def test_what_a_run_took_is_the_sum_of_its_jobs(spent, tmp_path, tmp_path_factory):
     own = spent.set_index("rule").loc["train"]
     assert own[["jobs", "minutes", "CPU minutes", "most memory, GB"]].tolist() == [2, 3.0, 6.0, 0.5]
-    assert "7 minutes of CPU time in 3 jobs, so 2 minutes on two cores" in provenance(spent)
+    assert "3 jobs of 4 minutes together, so 2 minutes on two cores" in provenance(spent)
     earlier = spent.assign(rule=["claims", "hops"], minutes=9.0, commit="0123abc")
     table = times(tmp_path, earlier).set_index("rule")
     assert table["minutes"].to_dict() == {"claims": 0.5, "hops": 9.0, "train": 3.0}
@@ -77,9 +77,10 @@ def test_what_a_run_took_is_the_sum_of_its_jobs(spent, tmp_path, tmp_path_factor
 
 def test_a_document_shows_the_table_between_its_marks(folder, spent):
     table, gaps = claims(folder), pd.read_csv(folder / "gaps.csv")
+    dose = pd.read_csv(paths.REPO / "figures" / "dose_response.csv", dtype={"each": str})
     marked = (paths.REPO / "README.md").read_text("utf-8")
-    once = readme(marked, table, gaps, spent)
-    assert markdown(table) in once and readme(once, table, gaps, spent) == once
+    once = readme(marked, table, gaps, dose, spent)
+    assert markdown(table) in once and readme(once, table, gaps, dose, spent) == once
     assert once.count(f"**{SUPPORTED}**") == (table["verdict"] == SUPPORTED).sum()
     assert "say at least 100% of them. Asked in the other one they say 50% (learned from pictures)" in once
     assert "| C1, C2 | `make figures ONLY=gap_analysis` | 6 |" in once
@@ -90,5 +91,5 @@ def test_a_document_shows_the_table_between_its_marks(folder, spent):
 def test_readme_shows_the_committed_claims():
     figures, text = paths.REPO / "figures", (paths.REPO / "README.md").read_text("utf-8")
     table = pd.read_csv(figures / "claims.csv", dtype={"each": str})
-    gaps, spent = (pd.read_csv(figures / f"{name}.csv") for name in ("gaps", "run"))
-    assert readme(text, table, gaps, spent) == text, "run `python -m xmem_utils readme`"
+    gaps, dose, spent = (pd.read_csv(figures / f"{name}.csv") for name in ("gaps", "dose_response", "run"))
+    assert readme(text, table, gaps, dose, spent) == text, "run `python -m xmem_utils readme`"

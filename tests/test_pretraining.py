@@ -12,7 +12,7 @@ from xmem_utils.pretraining.bank import bank_layout
 from xmem_utils.pretraining.build import RECIPE, figures_of
 from xmem_utils.pretraining.curriculum import Curriculum, vocabulary_texts
 from xmem_utils.pretraining.train import Checkpoints, Phase, train_chat, train_eye
-from xmem_utils.vlm import tiny
+from xmem_utils.vlm import precision, tiny
 from xmem_utils.vlm.precision import SDPA_FLOAT32
 
 SMALL = replace(
@@ -82,6 +82,23 @@ def test_pretraining_stops_where_gradients_are_no_numbers_any_more(world, tmp_pa
     with pytest.raises(ValueError, match=r"chat\.pt: in step 1 gradients are no numbers any more"):
         train_chat(model, *world, SMALL, kept, lambda model: {})
     assert not kept.path.exists()
+
+
+def test_muon_is_not_slowed_down_by_bf16_where_a_cpu_does_not_multiply_it(monkeypatch):
+    """There its products are float32's, and its updates those of bf16 up to rounding."""
+    torch.manual_seed(0)
+    gradient, updates = torch.randn(48, 96), {}
+    for native in (True, False):
+        monkeypatch.setattr(precision, "bf16_pays", lambda device, native=native: native)
+        matrix = torch.nn.Parameter(torch.zeros(48, 96))
+        matrix.grad = gradient.clone()
+        with precision.as_fast_as_can_be(torch.device("cpu")):
+            torch.optim.Muon([matrix], lr=1.0, weight_decay=0.0).step()
+        updates[native] = matrix.detach()
+        assert torch.equal(matrix.grad, gradient)
+    rounded = {native: torch.equal(u, u.bfloat16().float()) for native, u in updates.items()}
+    assert rounded == {True: True, False: False}
+    torch.testing.assert_close(updates[True], updates[False], rtol=0.05, atol=0.01)
 
 
 def test_the_loss_is_on_answers_alone_and_public_figures_stay_in_their_modality(world):

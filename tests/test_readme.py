@@ -3,6 +3,7 @@
 import re
 import shlex
 
+import pandas as pd
 import pytest
 from nbformat import read
 from typer.main import get_command
@@ -94,3 +95,16 @@ def test_links_lead_somewhere(document):
         if anchor and (there is None or there.suffix == ".md"):
             text = there.read_text("utf-8") if there else TEXTS[document]
             assert anchor in map(slug, re.findall(r"^#+ (.*)", text, re.MULTILINE)), f"{document}: {target}"
+
+
+def test_every_column_of_every_table_is_explained():
+    explained = set(re.findall(r"`([^`]+)`", DOCUMENTS["docs/tables.md"]))
+    ends = re.compile(r" (people low|people high|low|high|each|p holm|p)$")
+    files = {file for file in (paths.REPO / "figures").glob("*.csv") if file.stem != "base_model_curves"}  # quantities
+    unknown = {
+        (file.stem, column)
+        for file in files
+        for column in pd.read_csv(file, nrows=0).columns
+        if not {column, ends.sub("", column)} & explained and not (paths.BASE_MODELS / column).is_dir()
+    }
+    assert unknown == set()

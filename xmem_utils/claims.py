@@ -197,8 +197,9 @@ def provenance(spent: pd.DataFrame) -> str:
     of = f"commit {commits[0]}" if len(commits) == 1 else f"commits {', '.join(commits)}"
     minutes, cpu, memory = spent["minutes"].sum(), spent["CPU minutes"].sum(), spent["most memory, GB"].max()
     return (
-        f"`make figures`, {of}: {cpu:.0f} minutes of CPU time in {spent['jobs'].sum()} jobs, so "
-        f"{minutes / 2:.0f} minutes on two cores ({', '.join(machines)}); {memory:.1f} GB at most in a process."
+        f"`make figures`, {of}: {spent['jobs'].sum()} jobs of {minutes:.0f} minutes together, so {minutes / 2:.0f} "
+        f"minutes on two cores ({', '.join(machines)}); {cpu:.0f} minutes of CPU time; {memory:.1f} GB at most in a "
+        "process."
     )
 
 
@@ -217,15 +218,20 @@ def reproduction(spent: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def in_short(gaps: pd.DataFrame) -> str:
-    """The gap in words, from the table of notebook 03: recall in both modalities, said and closed-set."""
+def in_short(gaps: pd.DataFrame, dose: pd.DataFrame) -> str:
+    """The gap in words, from tables of notebook 03: recall in both modalities, said and closed-set, and trained on."""
     said, first = (gaps[gaps["measure"] == measure].set_index("source") for measure in ("said", "closed-set"))
     least = int(100 * said["source recall"].min())
     across, likeliest = (rows["target recall"].map("{:.0%}".format) for rows in (said, first))
+    steps = dose[(dose["dose"] == "steps") & (dose["measure"] == "said") & (dose["query"] != dose["source"])]
+    longest = steps[steps["amount"] == steps["amount"].max()].set_index("source")
+    later = longest["estimate"].map("{:.0%}".format)
     return (
         f"Asked in the modality that they learned names from, the models say at least {least}% of them. Asked in the "
         f"other one they say {across['image']} (learned from pictures) and {across['text']} (from descriptions); the "
-        f"true name is the likeliest of the study's for {likeliest['image']} and {likeliest['text']}."
+        f"true name is the likeliest of the study's for {likeliest['image']} and {likeliest['text']}. Trained "
+        f"{longest['amount'].iloc[0]:g} times as long, they say {later['image']} and {later['text']} "
+        f"({len(values(longest['each'].iloc[0]))} replicates)."
     )
 
 
@@ -244,7 +250,7 @@ def filled(text: str, part: str, content: str) -> str:
     return f"{before}{start}\n{content}\n{end}{after}"
 
 
-def readme(text: str, table: pd.DataFrame, gaps: pd.DataFrame, spent: pd.DataFrame) -> str:
+def readme(text: str, table: pd.DataFrame, gaps: pd.DataFrame, dose: pd.DataFrame, spent: pd.DataFrame) -> str:
     """README with what was found, in a sentence and in a table, and what it takes to test it."""
     made = "\n\n".join([markdown(table), f"*{provenance(spent)}*", reproduction(spent)])
-    return filled(filled(text, "in short", in_short(gaps)), "claims", made)
+    return filled(filled(text, "in short", in_short(gaps, dose)), "claims", made)

@@ -335,7 +335,8 @@ def _readme() -> None:
     spent = times(latest, pd.read_csv(kept) if kept.exists() else None)
     spent.to_csv(kept, index=False, float_format="%.2f")
     table = pd.read_csv(figures / "claims.csv", dtype={"each": str})
-    file.write_text(readme(file.read_text("utf-8"), table, pd.read_csv(figures / "gaps.csv"), spent), "utf-8")
+    gaps, dose = (pd.read_csv(figures / f"{name}.csv") for name in ("gaps", "dose_response"))
+    file.write_text(readme(file.read_text("utf-8"), table, gaps, dose, spent), "utf-8")
 
 
 @app.command(cls=Command, rich_help_panel=MAINTAINERS)

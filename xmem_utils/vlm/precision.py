@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 
 import torch
+from torch.overrides import TorchFunctionMode
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -54,6 +55,19 @@ def kept_in(device: torch.device, parameters: int) -> torch.dtype:
 def rounding(dtype: torch.dtype) -> float:
     """How far two ways to compute a score may be apart, absolutely and in proportion to it."""
     return torch.finfo(dtype).eps ** 0.5
+
+
+class _Float32(TorchFunctionMode):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return args[0].float().clone() if func is torch.Tensor.bfloat16 else func(*args, **(kwargs or {}))
+
+
+def as_fast_as_can_be(device: torch.device) -> contextlib.AbstractContextManager:
+    """Code that asks for bf16 whatever the device, as torch's Muon does, gets float32 where that is faster.
+
+    CPUs without AVX-512 bf16 multiply bf16 matrices 75 times slower than float32 ones (0.6 and 46 GFLOP/s measured).
+    """
+    return contextlib.nullcontext() if bf16_pays(device) else _Float32()
 
 
 def mixed_precision(device: torch.device, enabled: bool) -> contextlib.AbstractContextManager:
