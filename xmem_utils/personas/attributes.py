@@ -40,7 +40,6 @@ AXIS_NAMES: tuple[str, ...] = tuple(AXES)
 AXIS_SIZES: tuple[int, ...] = tuple(len(values) for values in AXES.values())
 
 Vector = np.ndarray | tuple[int, ...]  # the value of every axis, as its number
-NOBODY = np.empty((0, len(AXES)), np.int16)
 
 
 def values_of(vector: Vector) -> dict[str, Value]:
