@@ -92,7 +92,7 @@ def test_muon_is_not_slowed_down_by_bf16_where_a_cpu_does_not_multiply_it(monkey
         monkeypatch.setattr(precision, "bf16_pays", lambda device, native=native: native)
         matrix = torch.nn.Parameter(torch.zeros(48, 96))
         matrix.grad = gradient.clone()
-        with precision.as_fast_as_can_be(torch.device("cpu")):
+        with precision.bf16_where_it_pays(torch.device("cpu")):
             torch.optim.Muon([matrix], lr=1.0, weight_decay=0.0).step()
         updates[native] = matrix.detach()
         assert torch.equal(matrix.grad, gradient)

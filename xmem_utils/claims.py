@@ -219,7 +219,7 @@ def reproduction(spent: pd.DataFrame) -> str:
 
 
 def in_short(gaps: pd.DataFrame, dose: pd.DataFrame) -> str:
-    """The gap in words, from tables of notebook 03: recall in both modalities, said and closed-set, and trained on."""
+    """The gap in words, from tables of notebook 03: recall in both modalities, and after more steps."""
     said, first = (gaps[gaps["measure"] == measure].set_index("source") for measure in ("said", "closed-set"))
     least = int(100 * said["source recall"].min())
     across, likeliest = (rows["target recall"].map("{:.0%}".format) for rows in (said, first))
@@ -231,7 +231,7 @@ def in_short(gaps: pd.DataFrame, dose: pd.DataFrame) -> str:
         f"other one they say {across['image']} (learned from pictures) and {across['text']} (from descriptions); the "
         f"true name is the likeliest of the study's for {likeliest['image']} and {likeliest['text']}. Trained "
         f"{longest['amount'].iloc[0]:g} times as long, they say {later['image']} and {later['text']} "
-        f"({len(values(longest['each'].iloc[0]))} replicates)."
+        f"there ({len(values(longest['each'].iloc[0]))} replicates)."
     )
 
 

@@ -27,7 +27,7 @@ from xmem_utils.personas.attributes import AXIS_NAMES, AXIS_SIZES
 from xmem_utils.personas.public_figures import FIGURES
 from xmem_utils.pretraining.curriculum import Batch, Curriculum
 from xmem_utils.vlm.lean import compiler
-from xmem_utils.vlm.precision import as_fast_as_can_be, bf16_pays, mixed_precision
+from xmem_utils.vlm.precision import bf16_pays, bf16_where_it_pays, mixed_precision
 
 CPU = torch.device("cpu")
 Curve = list[dict[str, float]]
@@ -133,7 +133,7 @@ def _train(
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rates[step] * group.get("scale", 1.0)
-            with as_fast_as_can_be(CPU):
+            with bf16_where_it_pays(CPU):
                 optimizer.step()
             optimizer.zero_grad()
         bar.update()
