@@ -80,7 +80,7 @@ def test_pages_work_on_a_phone_and_under_a_sub_path(pages, page):
         page.on("request", lambda request: outside.append(request.url))
         page.set_viewport_size({"width": 390, "height": 844})
         for name in ("index", "docs/results", "people", "notebooks/08_claims"):
-            page.goto(f"{here}/{name}.html", wait_until="load")
+            page.goto(f"{here}/{name}.html", wait_until="networkidle")  # the icon, too
             assert page.evaluate("document.documentElement.scrollWidth") <= 400, f"{name} is wider than a phone"
         server.shutdown()
     assert not [url for url in outside if not url.startswith((here, "data:"))]
