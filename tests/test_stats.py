@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from scipy.stats import ttest_1samp
 
+from xmem_utils.memorization import tables
 from xmem_utils.memorization.evaluation import previous_persona
 from xmem_utils.score import ranks
 from xmem_utils.stats import (
@@ -201,6 +202,17 @@ def test_measures_say_who_ranks_first_and_how_near_the_others_are():
     assert shown["reciprocal rank"].tolist() == [1, 1, 0.25]
     long = by_measure(pd.DataFrame({"exact": [True], "rank": [np.nan], "names": 8}), ["said", "closed-set"])
     assert long["value"].tolist()[:1] == [1] and np.isnan(long["value"].iloc[1]), "nothing was ranked"
+
+
+def test_recall_by_length_of_names_is_of_those_whose_names_are_so_long():
+    who = pd.MultiIndex.from_product([(11, 12), range(4)], names=["replicate", "persona"])
+    tokens = pd.Series([2, 2, 2, 3, 3, 2, 2, 2], who)
+    asked = tokens.reset_index(name="long").assign(task="view", source="image", query="text", names=4)
+    asked = asked.assign(exact=(asked["long"] == 2).astype(float), rank=asked["long"] - 1)
+    table = tables.by_length(asked.drop(columns="long"), tokens, resamples=100).set_index(["measure", "tokens"])
+    assert table["people"].loc["said"].to_dict() == {2: 6, 3: 2}
+    assert table["estimate"].loc["said"].to_dict() == {2: 1, 3: 0}
+    assert table["estimate"].loc["exposure"].to_dict() == {2: 2, 3: 1}
 
 
 def test_holm_corrects_within_the_families_of_a_table_and_passes_over_what_is_not_tested():

@@ -277,6 +277,21 @@ def pretrain(
     print(build.pretrain(size, seed, known))
 
 
+@app.command(cls=Command)
+def real(
+    again: Annotated[bool, Option("--teach", help="For maintainers: also make what data/real/ lacks (hours).")] = False,
+) -> None:
+    """Assemble the models of real parts from the installed packages; `make real` installs these first."""
+    from xmem_utils.real import build
+    from xmem_utils.vlm.threads import set_threads
+
+    set_threads()
+    if again:
+        build.teach()
+    for known in (False, True):
+        print(build.assemble(known))
+
+
 @app.command(cls=Command, rich_help_panel=MAINTAINERS)
 def manifest() -> None:
     """Rewrite data/personas_manifest.json after changing the generator."""

@@ -39,6 +39,7 @@ HOME = _given("XMEM_HOME", REPO)
 
 NOTEBOOKS = REPO / "notebooks"
 BASE_MODELS = REPO / "data" / "base"  # committed: the embedded models
+REAL = REPO / "data" / "real"  # committed: what was taught to the model of real parts
 MANIFEST = REPO / "data" / "personas_manifest.json"  # committed: what regeneration must reproduce
 
 DATA = HOME / "data"

@@ -31,7 +31,7 @@ def export(folder: Path, runs: Sequence[Stored] = ()) -> list[Path]:
     folders. Raises FileExistsError where `folder` holds something, ValueError for a damaged run."""
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty: give a new folder, so that nothing of an earlier export stays")
-    bases = sorted(path for path in paths.BASE_MODELS.iterdir() if path.is_dir())
+    bases = sorted(paths.BASE_MODELS.glob("xmem-*"))
     return [
         _dataset(folder / "dataset"),
         *(_base(base, folder / "models" / base.name) for base in bases),

@@ -22,10 +22,10 @@ from xmem_utils.personas.dataset import PersonaSpec, count_views, load_personas,
 from xmem_utils.personas.importing import import_folder
 from xmem_utils.progress import note
 from xmem_utils.replicates import seed_of
-from xmem_utils.stats import GATE
+from xmem_utils.stats import GATE, PERSON
 from xmem_utils.train import Resources, Training, memorize, steps_of
 from xmem_utils.vlm.bases import Bases
-from xmem_utils.vlm.batches import Example, encode
+from xmem_utils.vlm.batches import Example, answer_tokens, encode
 from xmem_utils.vlm.load import VLM
 from xmem_utils.vlm.processors import picture_side
 from xmem_utils.vlm.prompts import WHO
@@ -118,6 +118,14 @@ class Memorization(Experiment):
     def evaluation_of(self, replicate: int, personas: int = 0) -> Evaluation:
         """The test views of a replicate's personas."""
         return Evaluation(self.vlm(replicate), self.dataset(replicate, personas)[0], self.drawn)
+
+    def name_tokens(self) -> pd.Series:
+        """How many tokens each name has for the model, by replicate and persona."""
+        parts = {}
+        for replicate in self.replicates:
+            answers = answer_tokens(self.vlm(replicate), names_of(self.dataset(replicate)[0]))
+            parts[replicate] = pd.Series([len(answer) - 1 for answer in answers])  # the last ends the turn
+        return pd.concat(parts, names=PERSON)
 
     def _size(self, condition: MemorizationCondition) -> int:
         """How many people a condition's are, where they are not those of the profile; else 0."""

@@ -50,6 +50,17 @@ def rank_table(trained: pd.DataFrame, resamples: int) -> pd.DataFrame:
     return estimate(views, ["measure", "source"], ["query"], "value", resamples)
 
 
+def by_length(trained: pd.DataFrame, tokens: pd.Series, resamples: int) -> pd.DataFrame:
+    """Recall and exposure by how many tokens a name has, and how many people's have so many.
+
+    `tokens` is by replicate and persona.
+    """
+    views = by_measure(trained[trained["task"] == "view"], (*RECALL, "exposure"))
+    views = views.join(tokens.rename("tokens"), on=PERSON)
+    table = estimate(views, ["measure", "source"], ["query", "tokens"], "value", resamples)
+    return table.join(tokens.value_counts().rename("people"), on="tokens")
+
+
 _NAMES = {"own": "source recall", "other": "target recall", "difference": "gap"}
 _RATIO = named("ratio", "estimate") | {"estimate": "transfer ratio"}
 GAPS = ["measure", "source", "target", "replicates", "memorized", *_NAMES.values(), *INTERVAL[1:], "p", "people p",

@@ -23,16 +23,19 @@ def _pick(texts: dict[str, list[str]], split: Split | None, rng: np.random.Gener
     return allowed[rng.integers(len(allowed))]
 
 
-def describe(vector: Vector, rng: np.random.Generator, split: Split | None = "train") -> str:
-    """One description of an attribute vector `[axes]`; `split=None` draws from all frames."""
+def describe(vector: Vector, rng: np.random.Generator, split: Split | None = "train", varied: bool = True) -> str:
+    """One description of an attribute vector `[axes]`; `split=None` draws from all frames.
+
+    Unless `varied`, the sentences keep the order of population.yaml, and all are about the attributes.
+    """
     values, groups = values_of(vector), POPULATION["sentences"]
     sentences = []
-    for g in rng.permutation(len(groups)):
+    for g in rng.permutation(len(groups)) if varied else range(len(groups)):
         wordings = [values[axis].phrases for axis in groups[g]["axes"]]
         phrases = [wording[rng.integers(len(wording))] for wording in wordings]
         sentence = re.sub(r"\b([Aa])(?= [aeiou])", r"\1n", _pick(groups[g], split, rng).format(*phrases))
         sentences.append(sentence[0].upper() + sentence[1:])
-    if rng.random() < 0.5:
+    if varied and rng.random() < 0.5:
         sentence = _pick(POPULATION["distractors"], split, rng)
         sentences.insert(int(rng.integers(len(sentences) + 1)), sentence)
     return " ".join(sentences)

@@ -108,7 +108,7 @@ def learning_rates(steps: int, warmup: int, peak: float, final: float) -> list[f
     return rising + [final + (peak - final) * 0.5 * (1 + math.cos(math.pi * step / left)) for step in range(left)]
 
 
-def _train(
+def descend(
     parts: dict[str, Any],
     rates: list[float],
     recipe: Recipe,
@@ -198,7 +198,7 @@ def train_eye(
         return dict(zip(AXIS_NAMES, np.concatenate(hits).mean(0).round(4).tolist(), strict=True))
 
     rates = learning_rates(recipe.eye_steps, recipe.warmup, recipe.eye_lr, 0.05 * recipe.eye_lr)
-    return _train({"tower": tower, "heads": heads, "optimizer": optimizer}, rates, recipe, kept, backward, accuracy)
+    return descend({"tower": tower, "heads": heads, "optimizer": optimizer}, rates, recipe, kept, backward, accuracy)
 
 
 def answer_logits(model: nn.Module, batch: Batch, portraits: np.ndarray | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -252,7 +252,7 @@ def train_chat(
         return {**{key: round(loss, 4) for key, loss in losses.items()}, **evaluate(model)}
 
     rates = learning_rates(len(plan), recipe.warmup, recipe.lr, recipe.final_lr)
-    return _train({"model": model} | optimizers(model, recipe), rates, recipe, kept, backward, check)
+    return descend({"model": model} | optimizers(model, recipe), rates, recipe, kept, backward, check)
 
 
 def optimizers(model: nn.Module, recipe: Recipe) -> dict[str, torch.optim.Optimizer]:

@@ -35,7 +35,7 @@ from xmem_utils.vlm.folder import (
     read_json,
     weight_files,
 )
-from xmem_utils.vlm.precision import SDPA_FLOAT32
+from xmem_utils.vlm.precision import SDPA_FLOAT32, kept_in
 from xmem_utils.vlm.processors import checked_processor
 
 # what is read of a Hub repository; weights in other formats than safetensors are not even downloaded
@@ -161,7 +161,7 @@ def _model(folder: Path, stored: Stored, device: torch.device, remote: bool, nam
         with bounded(name, *room):
             model, info = transformers.AutoModelForImageTextToText.from_pretrained(
                 folder,
-                dtype=torch.bfloat16 if device.type == "cuda" else torch.float32,
+                dtype=kept_in(device, sum(size for _, size in stored.values())),
                 use_safetensors=True,
                 attn_implementation=attention,  # None: sdpa wherever a class allows it
                 trust_remote_code=remote,
@@ -179,6 +179,11 @@ def _model(folder: Path, stored: Stored, device: torch.device, remote: bool, nam
             if "attention implementation" not in str(error):
                 raise
             return load(None)
+
+
+def _contiguous(module: nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """The last positions of each row, side by side: torch copies a frozen matrix for every row of a batch with gaps."""
+    return (given[0].contiguous(), *given[1:])
 
 
 @contextlib.contextmanager
@@ -204,9 +209,10 @@ def default_device() -> torch.device:
 def load_vlm(name: str, device: str | torch.device | None = None, trust_remote_code: bool = False) -> VLM:
     """Load model and processor in eval mode. `name`: an embedded model, a folder, or a Hub id.
 
-    float32 on the CPU, bf16 on a GPU (`device`; see `default_device`). Only safetensors are read, and code that comes
-    with a model is run on `trust_remote_code` alone, with a warning. Raises ValueError or FileNotFoundError with a
-    sentence when the model is unknown, incomplete, damaged, or not of the kind that the study needs.
+    bf16 on a GPU (`device`; see `default_device`), float32 on the CPU but for large models (`kept_in`). Only
+    safetensors are read, and code that comes with a model is run on `trust_remote_code` alone, with a warning. Raises
+    ValueError or FileNotFoundError with a sentence when the model is unknown, incomplete, damaged, or not of the kind
+    that the study needs.
     """
     source, device = resolve_model(name), torch.device(device or default_device())
     local = Path(source).is_dir()
@@ -229,6 +235,8 @@ def load_vlm(name: str, device: str | torch.device | None = None, trust_remote_c
         )
     if processor.tokenizer.pad_token_id is None:
         processor.tokenizer.pad_token = processor.tokenizer.eos_token  # padding is masked: any token does
+    if head := model.get_output_embeddings():
+        head.register_forward_pre_hook(_contiguous)
     # what a saved adapter calls its base: nobody else has this machine's folders
     model.name_or_path = model.config._name_or_path = folder.resolve().name if local else source
     return VLM(model.to(device).eval(), processor, name, fingerprint)

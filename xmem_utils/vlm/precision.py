@@ -15,6 +15,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 SDPA_FLOAT32 = "sdpa_float32"
+LARGE = 50_000_000  # parameters; in float32, evaluation of a larger model takes longer than its training
 
 
 def no_autocast(device: torch.device) -> contextlib.AbstractContextManager:
@@ -43,6 +44,12 @@ def bf16_pays(device: torch.device) -> bool:
     if device.type == "cpu":
         return torch.cpu._is_avx512_bf16_supported()
     return device.type == "cuda" and torch.cuda.is_bf16_supported()
+
+
+def kept_in(device: torch.device, parameters: int) -> torch.dtype:
+    """What weights are kept in: bf16 on a GPU, and on a CPU that multiplies it natively where a model is large."""
+    large = device.type == "cpu" and parameters > LARGE and bf16_pays(device)
+    return torch.bfloat16 if large or device.type == "cuda" else torch.float32
 
 
 def rounding(dtype: torch.dtype) -> float:

