@@ -156,9 +156,8 @@ def _with_features(vlm: VLM, examples: list[Example], pictures: Sequence[int]) -
     than one output of the tower to the language model, or take no ready-made features. Whether a class reads the
     features as it reads pixels is tried on the first picture.
     """
-    see = getattr(vlm.model, "get_image_features", None)
     rows = [i for i, e in enumerate(examples) if set(e.inputs) == {"pixel_values"}]
-    if not rows or see is None or "mm_encoder_outputs" not in inspect.signature(vlm.model.forward).parameters:
+    if not rows or not _reads_features(vlm, examples[rows[0]]):
         return examples
     first: dict[int, int] = {}
     for i in rows:
@@ -166,26 +165,41 @@ def _with_features(vlm: VLM, examples: list[Example], pictures: Sequence[int]) -
     unique, features = list(first.values()), {}
     for start in range(0, len(unique), _TOWER_BATCH):
         chunk = unique[start : start + _TOWER_BATCH]
-        tiles = [len(examples[i].inputs["pixel_values"]) for i in chunk]
-        pixels = _concatenated([examples[i].inputs["pixel_values"] for i in chunk]).to(vlm.device)
-        made = see(pixels, return_dict=True)
-        seen = made.get("pooler_output")
-        if not set(made) <= {"last_hidden_state", "pooler_output", "hidden_states", "attentions"}:
+        made = _seen(vlm, [examples[i].inputs["pixel_values"] for i in chunk])
+        if made is None:
             return examples
-        if not isinstance(seen, torch.Tensor) or seen.ndim != 3 or len(seen) != sum(tiles):
-            return examples
-        for i, part in zip(chunk, seen.cpu().split(tiles), strict=True):
-            features[pictures[i]] = part.clone()
+        for i, part in zip(chunk, made, strict=True):
+            features[pictures[i]] = part
     out = list(examples)
     for i in rows:
         out[i] = replace(examples[i], inputs={FEATURES: features[pictures[i]]})
-    return out if _same_to_the_model(vlm, examples[rows[0]], out[rows[0]]) else examples
+    return out
 
 
-def _same_to_the_model(vlm: VLM, pixels: Example, features: Example) -> bool:
-    """Whether a picture's features say the same as its pixels; found out once and kept."""
+def _seen(vlm: VLM, pictures: Sequence[torch.Tensor]) -> list[torch.Tensor] | None:
+    """What tower and projector make of the pixels of each picture; None where it is not all that the model reads."""
+    tiles = [len(pixels) for pixels in pictures]
+    made = vlm.model.get_image_features(_concatenated(pictures).to(vlm.device), return_dict=True)
+    seen = made.get("pooler_output")
+    if not set(made) <= {"last_hidden_state", "pooler_output", "hidden_states", "attentions"}:
+        return None
+    if not isinstance(seen, torch.Tensor) or seen.ndim != 3 or len(seen) != sum(tiles):
+        return None
+    return [part.clone() for part in seen.cpu().split(tiles)]
+
+
+def _reads_features(vlm: VLM, pixels: Example) -> bool:
+    """Whether a picture's features, made of it alone, say the same as its pixels; found out once and kept."""
+    if not hasattr(vlm.model, "get_image_features"):
+        return False
+    if "mm_encoder_outputs" not in inspect.signature(vlm.model.forward).parameters:
+        return False
     if FEATURES not in vlm.checked:
         try:
+            seen = _seen(vlm, [pixels.inputs["pixel_values"]])
+            if seen is None:
+                return False
+            features = replace(pixels, inputs={FEATURES: seen[0]})
             batches = [{k: v.to(vlm.device) for k, v in collate([e], 0).items()} for e in (pixels, features)]
             one, other = (vlm.model(**model_inputs(batch)).logits for batch in batches)
             near = rounding(vlm.model.dtype)

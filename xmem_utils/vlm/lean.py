@@ -36,18 +36,21 @@ class _Normalized(torch.autograd.Function):
         return torch.addcmul(scaled, wide, along, value=-1).mul_(inverse).to(x.dtype), None, None
 
 
-def _merging(layer: Linear, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    """A LoRA layer's forward with one product, by `W + s * B A`; the frozen `W` is cast once."""
+def _lora(layer: Linear, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    """A LoRA layer's forward in `dtype`, with the frozen `W` cast once: small layers by one product with `W + s * B A`."""
     plain, base = layer.forward, layer.get_base_layer()
     down, up, scale = layer.lora_A["default"], layer.lora_B["default"], layer.scaling["default"]
     kept, bias = base.weight.detach().to(dtype), None if base.bias is None else base.bias.detach().to(dtype)
+    small = max(kept.shape) <= SMALL
 
     def forward(x: Tensor, *args: object, **kwargs: object) -> Tensor:
         if not layer.training or layer.disable_adapters or layer.merged:
             return plain(x, *args, **kwargs)
         with no_autocast(x.device):
-            weight = torch.addmm(kept, up.weight.to(dtype), down.weight.to(dtype), alpha=scale)
-            return F.linear(x.to(dtype), weight, bias)
+            x, inner, outer = x.to(dtype), down.weight.to(dtype), up.weight.to(dtype)
+            if small:
+                return F.linear(x, torch.addmm(kept, outer, inner, alpha=scale), bias)
+            return F.linear(x, kept, bias) + F.linear(F.linear(x, inner), scale * outer)
 
     return forward
 
@@ -65,12 +68,12 @@ def _norm(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
     return None
 
 
-def _mergeable(module: nn.Module) -> bool:
-    """Whether a module is a small LoRA layer as `adapt` makes it, whole in this process."""
+def _plain_lora(module: nn.Module) -> bool:
+    """Whether a module is a LoRA layer as `adapt` makes it, whole in this process."""
     if type(module) is not Linear or list(module.lora_A) != ["default"] or module.use_dora.get("default"):
         return False
     weight = module.get_base_layer().weight
-    whole = type(weight.data) is Tensor and not weight.requires_grad and max(weight.shape) <= SMALL
+    whole = type(weight.data) is Tensor and not weight.requires_grad
     return whole and isinstance(module.lora_dropout["default"], nn.Identity)
 
 
@@ -92,16 +95,16 @@ def compiler() -> bool:
 
 
 def _decoder_layers(model: nn.Module) -> list[nn.Module]:
-    """The repeated blocks of the language model that hold nothing but small LoRA layers and norms."""
+    """The repeated blocks of the language model that hold nothing but LoRA layers and norms."""
     blocks = (block for each in model.modules() if type(each) is nn.ModuleList for block in each)
     return [block for block in blocks if _simple(block)]
 
 
 def _simple(block: nn.Module) -> bool:
-    merged = [module for module in block.modules() if _mergeable(module)]
-    known = {id(p) for module in merged for p in module.parameters()}
+    adapted = [module for module in block.modules() if _plain_lora(module)]
+    known = {id(p) for module in adapted for p in module.parameters()}
     rest = [module for module in block.modules() if any(id(p) not in known for p in module.parameters(recurse=False))]
-    return bool(merged) and all("RMSNorm" in type(module).__name__ for module in rest)
+    return bool(adapted) and all("RMSNorm" in type(module).__name__ for module in rest)
 
 
 def _compiling(layer: nn.Module) -> Callable[..., object]:
@@ -142,8 +145,8 @@ def lean(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
         inside = {id(module) for block in blocks for module in block.modules()}
         with torch.no_grad():
             for module in model.modules():
-                if _mergeable(module):
-                    change(module, _merging(module, dtype))
+                if _plain_lora(module):
+                    change(module, _lora(module, dtype))
                 elif type(getattr(module, "weight", None)) is nn.Parameter and id(module) not in inside:
                     change(module, _norm(module))
         for block in blocks:
