@@ -1,11 +1,18 @@
 # The notebooks on the models of real parts: `make real`, which assembles these first.
 
+import os
+import platform
+
 from xmem_utils import fingerprint, params, paths
 from xmem_utils.real import taught_to
 from xmem_utils.real.study import PROFILE, STUDY, TRAINED
 
 DONE, DRAWN, FIGURES = (str(folder) for folder in (paths.DATA / "done/real", paths.DATA / "drawn/real", paths.HOME / "figures"))
 SIZE, CODE, TAUGHT = params.profile_named(PROFILE).model_dump_json(), fingerprint.package(), taught_to(False, True)
+
+# As in the Snakefile: all shards round alike, and what one has compiled serves all on this machine.
+os.environ.update(XMEM_COMPILE=os.environ.get("XMEM_COMPILE") or "1")
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(paths.DATA / "compiled" / platform.node()))
 
 NOTEBOOKS = str(config.get("notebooks") or " ".join(STUDY)).split()
 if unknown := sorted(set(NOTEBOOKS) - set(STUDY)):

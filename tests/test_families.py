@@ -20,11 +20,10 @@ from xmem_utils.score import exact_match, greedy_answers, ranked, ranks, recall_
 from xmem_utils.train import Training, fresh, memorize, train
 from xmem_utils.unlearning.experiment import unlearning_steps
 from xmem_utils.unlearning.methods import METHODS
-from xmem_utils.vlm import name_tree
+from xmem_utils.vlm import lean, name_tree
 from xmem_utils.vlm.adapters import adapt, merged
 from xmem_utils.vlm.batches import FEATURES, answer_tokens, collate, encode, with_answer
 from xmem_utils.vlm.forward import forward
-from xmem_utils.vlm.lean import lean
 from xmem_utils.vlm.load import load_vlm
 from xmem_utils.vlm.precision import mixed_precision
 from xmem_utils.vlm.processors import DEFAULT_SIDE, picture_side
@@ -229,9 +228,10 @@ def test_a_tree_that_scores_otherwise_is_not_used(people, texts, tmp_path, monke
         np.testing.assert_allclose(recall_of_all(vlm, some, names).logprob, right.logprob, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("bf16", [False, True])
-def test_a_lean_step_has_the_loss_and_gradients_of_a_plain_one(family, examples, bf16):
+@pytest.mark.parametrize(("bf16", "small"), [(False, lean.SMALL), (False, 0), (True, lean.SMALL)])
+def test_a_lean_step_has_the_loss_and_gradients_of_a_plain_one(family, examples, bf16, small, monkeypatch):
     vlm, _ = family
+    monkeypatch.setattr(lean, "SMALL", small)
     torch.manual_seed(0)
     model = adapt(vlm.model, 4).train()
     for name, p in model.named_parameters():
@@ -253,7 +253,7 @@ def test_a_lean_step_has_the_loss_and_gradients_of_a_plain_one(family, examples,
     try:
         for modality in ("image", "text"):
             loss, gradient = step(examples["train", modality][:4])
-            with lean(model, torch.bfloat16 if bf16 else torch.float32):
+            with lean.lean(model, torch.bfloat16 if bf16 else torch.float32):
                 assert sum("forward" in vars(module) for module in model.modules()) >= lora_layers
                 lean_loss, lean_gradient = step(examples["train", modality][:4])
             assert lean_loss == pytest.approx(loss, rel=2e-2 if bf16 else 1e-5)

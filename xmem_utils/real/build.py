@@ -46,10 +46,10 @@ PEOPLE = 2000  # strangers who are described and asked about
 ASKED = {"image": 2, "text": 1}  # attributes of each that are asked for, by modality
 CAPTIONED = {"image": 1.0, "text": 0.4}  # share that is described, too, always in the same order: a small language
 # model that was shown any order said the same sentence three times
-NAMING = replace(SAYING, epochs=6)
-FIGURES = (300, 100, 100)  # public figures of each group: named in both modalities, in one alone (the alignment probe)
-VIEWS = 4  # of each public figure, in each modality
-REHEARSED = 300  # strangers asked about and described meanwhile, lest perception be forgotten
+NAMING = replace(SAYING, epochs=6, batch_size=16, learning_rate=3e-3)
+FIGURES = (120, 40, 40)  # public figures of each group: named in both modalities, in one alone (the alignment probe)
+VIEWS = 8  # of each public figure, in each modality
+REHEARSED = 150  # strangers asked about and described meanwhile, lest perception be forgotten
 
 Lesson = tuple[list[View], list[str], list[str]]  # views, what is asked about each, and the answers
 

@@ -129,7 +129,7 @@ def _compiling(layer: nn.Module) -> Callable[..., object]:
 def lean(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """Loss and gradients of `model` as without, to rounding, with fewer operations, for as long as the context is.
 
-    Small LoRA layers multiply once, by merged weights, in `dtype`; norms are one operation. With `XMEM_COMPILE=1`,
+    LoRA layers multiply in `dtype`, small ones once, by merged weights; norms are one operation. With `XMEM_COMPILE=1`,
     layers of nothing else are compiled instead. What does not look as expected, has dropout or is shared out over
     processes keeps its own forward. The base weights must not change inside, except in eval mode.
     """
