@@ -5,7 +5,7 @@ import platform
 
 from xmem_utils import fingerprint, params, paths
 from xmem_utils.real import taught_to
-from xmem_utils.real.study import PROFILE, STUDY, TRAINED
+from xmem_utils.real.study import COMMON, PROFILE, STUDY, TRAINED
 
 DONE, DRAWN, FIGURES = (str(folder) for folder in (paths.DATA / "done/real", paths.DATA / "drawn/real", paths.HOME / "figures"))
 SIZE, CODE, TAUGHT = params.profile_named(PROFILE).model_dump_json(), fingerprint.package(), taught_to(False, True)
@@ -22,8 +22,8 @@ if set(DONE) & set("{}"):
 
 
 def given(parameters):
-    """Parameters of a notebook as its command takes them, the profile before them."""
-    return [word for parameter in (f"profile={PROFILE}", *parameters) for word in ("-p", parameter)]
+    """Parameters of a notebook as its command takes them, those of all notebooks before them."""
+    return [word for parameter in (*COMMON, *parameters) for word in ("-p", parameter)]
 
 
 def trained(*work):

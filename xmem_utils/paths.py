@@ -40,6 +40,7 @@ HOME = _given("XMEM_HOME", REPO)
 NOTEBOOKS = REPO / "notebooks"
 BASE_MODELS = REPO / "data" / "base"  # committed: the embedded models
 REAL = REPO / "data" / "real"  # committed: what was taught to the model of real parts
+REAL_CAPABILITY = REPO / "figures" / "real_capability.csv"  # committed: what `make real` found; 04 draws it, too
 MANIFEST = REPO / "data" / "personas_manifest.json"  # committed: what regeneration must reproduce
 
 DATA = HOME / "data"

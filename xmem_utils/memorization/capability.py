@@ -59,6 +59,14 @@ def per_model(study: Memorization, name: str) -> tuple[pd.DataFrame, pd.DataFram
     return estimates, persons.assign(**labels), curves(runs).assign(**labels)
 
 
+def real_parts(models: Sequence[str]) -> pd.DataFrame | None:
+    """Estimates of the models of real parts, as `make real` left them; none where some of `models` are these."""
+    if not paths.REAL_CAPABILITY.exists():
+        return None
+    table = pd.read_csv(paths.REAL_CAPABILITY)
+    return None if set(table["model"]) & set(models) else table
+
+
 def recall_estimates(views: pd.DataFrame, resamples: int) -> pd.DataFrame:
     """Recall in the source and in the target modality."""
     return _by_side(views, "source recall", "target recall", resamples)

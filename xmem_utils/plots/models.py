@@ -29,15 +29,24 @@ def in_words(parameters: float) -> str:
     return f"{parameters / 1e9:.1f} B" if parameters >= 1e9 else f"{parameters / 1e6:.1f} M"
 
 
-def capability(table: pd.DataFrame, chance: float) -> plt.Figure:
-    """Above: recall in source and target, and attributes read, by model; below: the gap, said and closed-set."""
-    models = table.drop_duplicates("model").sort_values("parameters").set_index("model")["parameters"]
+def capability(table: pd.DataFrame, chance: float, real: pd.DataFrame | None = None) -> plt.Figure:
+    """Above: recall in source and target, and attributes read, by model; below: the gap, said and closed-set.
+
+    Models of real parts, which are on no ladder with the others, stand on the right, behind a gap.
+    """
+    ladders = [part.drop_duplicates("model").sort_values("parameters") for part in (table, real) if part is not None]
+    sizes = ladders[0].set_index("model")["parameters"]
+    models = {m: f"{m.removeprefix('xmem-tiny-')}\n{in_words(n)}" for m, n in sizes.items()}
+    xlabel = "model, parameters"
+    if real is not None:
+        models |= {"": "", **{m: m.replace("-", "\n") for m in ladders[1]["model"]}}  # such a name says its size
+        table, xlabel = pd.concat([table, real]), f"{xlabel}; real: a pretrained\nlanguage model and eye, joined by us"
     x, ylabels = np.arange(len(models), dtype=float), ("answered right", "gap: source minus target recall")
-    figure, grid = facets((9.6, 6.6), ylabels=ylabels, xlabel="model, parameters", sharey="row")
+    figure, grid = facets((9.6, 6.6), ylabels=ylabels, xlabel=xlabel, sharey="row")
     read = {"label": "attributes, asked with {asked}", "color": "0.6", "ls": ":", "lw": 1}
     for axes, source, own in by_modality(grid.T, table):
-        rows = by_quantity(own[own["measure"] != "closed-set"], "model", models.index)
-        first = by_quantity(own[own["measure"] == "closed-set"], "model", models.index)
+        rows = by_quantity(own[own["measure"] != "closed-set"], "model", list(models))
+        first = by_quantity(own[own["measure"] == "closed-set"], "model", list(models))
         for role, asked in (("source", source), ("target", other(source))):
             dots(axes[0], rows[f"{role} recall"], x, "y", **look(asked, source))
             if f"attributes from {role}" in rows:
@@ -48,7 +57,7 @@ def capability(table: pd.DataFrame, chance: float) -> plt.Figure:
         axes[1].axhline(0, color="0.4", lw=0.8)
         axes[1].yaxis.set_major_formatter("{x:.1f}")
         axes[1].set_xlim(-0.4, len(x) - 0.6)
-        axes[1].set_xticks(x, [f"{m.removeprefix('xmem-tiny-')}\n{in_words(n)}" for m, n in models.items()])
+        axes[1].set_xticks(x, models.values())
     grid[1, 0].autoscale(axis="y")  # a gap may lie below 0
     return with_legend(figure, columns=3)
 

@@ -32,6 +32,7 @@ from xmem_utils.real.evaluation import evaluated
 from xmem_utils.real.eye import probed, strangers
 from xmem_utils.real.parts import IMAGE_SIZE, LAYERS, joined
 from xmem_utils.real.projector import patches, train_projector
+from xmem_utils.real.tuning import tuned
 from xmem_utils.train import Resources, Training, memorize
 from xmem_utils.vlm import prompts
 from xmem_utils.vlm.adapters import load_adapter
@@ -147,6 +148,10 @@ def teach() -> None:
         if not (result := paths.REAL / f"{name_of(known)}.csv").exists():
             vlm = _loaded(f"after-{lesson}", (SAYS, lesson))
             evaluated(vlm, figures() if known else None).to_csv(result, index=False, float_format="%.4f")
+    if not (paths.REAL / "tuning.csv").exists():
+        for known in NAMES:
+            assemble(known)
+        tuned().to_csv(paths.REAL / "tuning.csv", index=False, float_format="%.4f")
 
 
 def _loaded(name: str, lessons: Sequence[str]) -> VLM:

@@ -8,6 +8,8 @@ from xmem_utils import paths
 from xmem_utils.real import name_of
 
 PROFILE = str(paths.REPO / "profiles" / "real.yaml")
+LEARNING_RATE = 6e-3  # like the profile's epochs chosen from data/real/tuning.csv
+COMMON = (f"profile={PROFILE}", f"learning_rate={LEARNING_RATE}")  # parameters that every notebook is given
 _NOBODY, _KNOWS = f"model={name_of(known=False)}", f"model={name_of(known=True)}"
 
 
@@ -15,7 +17,7 @@ class Work(NamedTuple):
     """Conditions of a notebook, trained in two shards side by side once `after` is."""
 
     notebook: str
-    given: list[str]  # parameters, beside the profile
+    given: list[str]  # parameters, beside COMMON
     after: list[str]
 
 

@@ -37,7 +37,7 @@ class _Normalized(torch.autograd.Function):
 
 
 def _lora(layer: Linear, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    """A LoRA layer's forward in `dtype`, with the frozen `W` cast once: small layers by one product with `W + s * B A`."""
+    """A LoRA layer's forward in `dtype`, the frozen `W` cast once; small ones multiply once, by `W + s * B A`."""
     plain, base = layer.forward, layer.get_base_layer()
     down, up, scale = layer.lora_A["default"], layer.lora_B["default"], layer.scaling["default"]
     kept, bias = base.weight.detach().to(dtype), None if base.bias is None else base.bias.detach().to(dtype)
