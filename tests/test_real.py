@@ -3,12 +3,14 @@
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
-from xmem_utils import cli, paths
+from xmem_utils import cli, paths, plots
 from xmem_utils.headless import parse, schema_of
+from xmem_utils.memorization import capability
 from xmem_utils.params import check
 from xmem_utils.personas import public_figures
 from xmem_utils.personas.attributes import AXES, AXIS_NAMES
@@ -83,6 +85,20 @@ def test_public_figures_are_named_in_the_modalities_of_their_group_alone(monkeyp
     assert all(answer == view.name for view, answer in zip(views, answers, strict=True) if view.name)
     others, questions, answers = build.namings(named=False)
     assert others == views and not {*answers} & {*known.names} and not {*questions} & {*prompts.NAME_QUESTIONS}
+
+
+def test_models_of_real_parts_stand_apart_from_the_ladder(monkeypatch, tmp_path):
+    monkeypatch.setattr(paths, "REAL_CAPABILITY", tmp_path / "real_capability.csv")
+    assert capability.real_parts(["a"]) is None
+    table = pd.read_csv(paths.REPO / "figures" / "capability.csv")
+    ladder = table[~table["model"].str.startswith("real-")]
+    ladder[ladder["model"] == "xmem-tiny-s"].assign(model="real-1m").to_csv(paths.REAL_CAPABILITY, index=False)
+    real = capability.real_parts(["xmem-tiny-s"])
+    assert capability.real_parts(["real-1m"]) is None, "they are not drawn twice"
+    axes = plots.capability(ladder, 0.01, real).axes[2]
+    assert [label.get_text().split("\n")[0] for label in axes.get_xticklabels()] == ["xs", "s", "m", "", "real"]
+    gap = next(line for line in axes.get_lines() if len(line.get_xdata()) == 5)
+    assert pd.notna(gap.get_ydata()).tolist() == [True, True, True, False, True], "no line leads from one to the other"
 
 
 def test_large_models_are_kept_in_bf16_on_cpus_that_multiply_it(monkeypatch):
