@@ -5,10 +5,11 @@ import platform
 
 from xmem_utils import fingerprint, params, paths
 from xmem_utils.real import taught_to
-from xmem_utils.real.study import COMMON, PROFILE, STUDY, TRAINED
+from xmem_utils.real.study import PROFILE, SHORTER, STUDY, TRAINED
 
 DONE, DRAWN, FIGURES = (str(folder) for folder in (paths.DATA / "done/real", paths.DATA / "drawn/real", paths.HOME / "figures"))
-SIZE, CODE, TAUGHT = params.profile_named(PROFILE).model_dump_json(), fingerprint.package(), taught_to(False, True)
+SIZE = "".join(params.profile_named(profile).model_dump_json() for profile in (PROFILE, SHORTER))
+CODE, TAUGHT = fingerprint.package(), taught_to(False, True)
 
 # As in the Snakefile: all shards round alike, and what one has compiled serves all on this machine.
 os.environ.update(XMEM_COMPILE=os.environ.get("XMEM_COMPILE") or "1")
@@ -22,8 +23,8 @@ if set(DONE) & set("{}"):
 
 
 def given(parameters):
-    """Parameters of a notebook as its command takes them, those of all notebooks before them."""
-    return [word for parameter in (*COMMON, *parameters) for word in ("-p", parameter)]
+    """Parameters of a notebook as its command takes them."""
+    return [word for parameter in parameters for word in ("-p", parameter)]
 
 
 def trained(*work):

@@ -19,7 +19,7 @@ from xmem_utils.pretraining.train import Checkpoints, Recipe
 from xmem_utils.real import build, eye, name_of, parts, projector, tuning
 from xmem_utils.real.eye import strangers
 from xmem_utils.real.projector import train_projector, words
-from xmem_utils.real.study import COMMON, STUDY, TRAINED
+from xmem_utils.real.study import STUDY, TRAINED
 from xmem_utils.vlm import precision, prompts
 from xmem_utils.vlm.batches import collate, encode
 from xmem_utils.vlm.forward import forward
@@ -127,7 +127,7 @@ def test_the_study_gives_notebooks_parameters_they_have_and_keeps_what_they_draw
     drawing, text = STUDY[name], (paths.NOTEBOOKS / f"{name}.ipynb").read_text("utf-8")
     works = [TRAINED[work] for work in drawing.after]
     for notebook, given in ((name, drawing.given), *((work.notebook, work.given) for work in works)):
-        check(schema_of(notebook), parse([*COMMON, *given]), texts=True)
+        check(schema_of(notebook), parse(given), texts=True)
     for kept in drawing.kept:
         assert re.search(rf"save(_table)?\(.*\\\"{kept}\\\"", text), kept
 

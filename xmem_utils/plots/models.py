@@ -55,7 +55,7 @@ def capability(table: pd.DataFrame, chance: float, real: pd.DataFrame | None = N
         dots(axes[1], rows["gap"], x - 0.05, "y", label="gap, names said", color="#222222", marker="v", ls="-")
         dots(axes[1], first["gap"], x + 0.05, "y", label="gap, closed-set", color=GREEN, marker="^", ls="--")
         axes[1].axhline(0, color="0.4", lw=0.8)
-        axes[1].yaxis.set_major_formatter("{x:.1f}")
+        axes[1].yaxis.set_major_formatter("{x:.2f}")
         axes[1].set_xlim(-0.4, len(x) - 0.6)
         axes[1].set_xticks(x, models.values())
     grid[1, 0].autoscale(axis="y")  # a gap may lie below 0

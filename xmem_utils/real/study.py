@@ -8,8 +8,16 @@ from xmem_utils import paths
 from xmem_utils.real import name_of
 
 PROFILE = str(paths.REPO / "profiles" / "real.yaml")
-LEARNING_RATE = 6e-3  # like the profile's epochs chosen from data/real/tuning.csv
-COMMON = (f"profile={PROFILE}", f"learning_rate={LEARNING_RATE}")  # parameters that every notebook is given
+SHORTER = str(
+    paths.REPO / "profiles" / "real-knows.yaml"
+)  # for the model that knows figures, alone
+LEARNING_RATE = 6e-3  # like the epochs of the profiles chosen from data/real/tuning.csv
+
+
+def _given(profile: str, *rest: str) -> list[str]:
+    return [f"profile={profile}", f"learning_rate={LEARNING_RATE}", *rest]
+
+
 _NOBODY, _KNOWS = f"model={name_of(known=False)}", f"model={name_of(known=True)}"
 
 
@@ -17,7 +25,7 @@ class Work(NamedTuple):
     """Conditions of a notebook, trained in two shards side by side once `after` is."""
 
     notebook: str
-    given: list[str]  # parameters, beside COMMON
+    given: list[str]  # parameters
     after: list[str]
 
 
@@ -30,18 +38,21 @@ class Drawing(NamedTuple):
 
 
 TRAINED = {
-    "nobody": Work("02_training", [_NOBODY], []),
-    "knows": Work("02_training", [_KNOWS], []),
-    "unlearned": Work("05_unlearning", [_KNOWS, "methods=GradDiff,SimNPO,IDK"], ["knows"]),
-    "hops": Work("06_multihop", [_KNOWS], []),
-    "mitigated": Work("07_mitigation", [_KNOWS, "methods=captions; self-labelled"], ["knows"]),
+    "nobody": Work("02_training", _given(PROFILE, _NOBODY), []),
+    "knows": Work("02_training", _given(PROFILE, _KNOWS), []),
+    "shorter": Work("02_training", _given(SHORTER, _KNOWS), []),
+    "unlearned": Work("05_unlearning", _given(SHORTER, _KNOWS, "methods=GradDiff,SimNPO,IDK"), ["shorter"]),
+    "hops": Work("06_multihop", _given(SHORTER, _KNOWS), []),
+    "mitigated": Work("07_mitigation", _given(SHORTER, _KNOWS, "methods=captions; self-labelled"), ["shorter"]),
 }
 STUDY = {
     "03_gap_analysis": Drawing(
-        [_KNOWS], ["knows"], ["gap_matrix", "gap_curves", "gaps", "transfers", "gap_ranks", "gap_lengths"]
+        TRAINED["knows"].given,
+        ["knows"],
+        ["gap_matrix", "gap_curves", "gaps", "transfers", "gap_ranks", "gap_lengths"],
     ),
     "04_capability": Drawing(
-        [f"models={name_of(known=False)},{name_of(known=True)}", "knowledge=false"],
+        _given(PROFILE, f"models={name_of(known=False)},{name_of(known=True)}", "knowledge=false"),
         ["nobody", "knows"],
         ["capability", "capability_changes"],
     ),
