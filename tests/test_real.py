@@ -1,6 +1,7 @@
 """The model of real parts: what can be checked without the packages that its weights come in."""
 
 import re
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -11,10 +12,11 @@ from torch import nn
 from xmem_utils import cli, paths, plots
 from xmem_utils.headless import parse, schema_of
 from xmem_utils.memorization import capability
-from xmem_utils.params import MODALITIES, TUNING_SEEDS, check
+from xmem_utils.params import MODALITIES, TUNING_SEEDS, VIEWS, check
 from xmem_utils.personas import public_figures
 from xmem_utils.personas.attributes import AXES, AXIS_NAMES
 from xmem_utils.personas.dataset import to_views
+from xmem_utils.pretraining.evaluation import acceptance
 from xmem_utils.pretraining.train import Checkpoints, Recipe
 from xmem_utils.real import build, eye, name_of, parts, projector, tuning
 from xmem_utils.real.eye import strangers
@@ -156,3 +158,38 @@ def test_settings_are_tried_until_both_models_name_everybody_as_learned(monkeypa
     table = tuning.tuned()
     assert list(dict.fromkeys(a[1:] for a in asked)) == list(tuning.TRIED[:tried])
     assert len(table) == 2 * 4 * tried and set(table["model"]) == {name_of(True), name_of(False)}
+
+
+def _abilities() -> list[str]:
+    tables = [acceptance(pd.read_csv(paths.REAL / f"{name_of(known)}.csv")) for known in (False, True)]
+    out = []
+    for (_, first), (_, second) in zip(*(table.iterrows() for table in tables), strict=True):
+        reached = ["not taught" if np.isnan(row["reached"]) else f"{row['reached']:.2f}" for row in (first, second)]
+        out.append(f"| {first['quantity']} | {first['needed']:.2f} | {reached[0]} | {reached[1]} |")
+    return out
+
+
+def _gaps() -> list[str]:
+    table = pd.read_csv(paths.REAL_CAPABILITY).set_index(["source", "model", "measure", "quantity"]).sort_index()
+    out = []
+    for source, known in product(MODALITIES, (False, True)):
+        own = table.loc[(source, name_of(known))]
+        said, first = own.loc["said", "target recall"], own.loc["closed-set", "target recall"]
+        source_recall, gap = own.loc["said", "source recall"], own.loc["said", "gap"]
+        out.append(
+            f"| {VIEWS[source]} | `{name_of(known)}` | {source_recall['estimate']:.2f} | {said['estimate']:.2f} | "
+            f"{first['estimate']:.2f} | {gap['estimate']:.2f} [{gap['people low']:.2f}, {gap['people high']:.2f}] |"
+        )
+    return out
+
+
+def test_numbers_in_the_page_are_those_of_the_tables():
+    page = (paths.REPO / "docs" / "real_models.md").read_text("utf-8")
+    for row in _abilities() + _gaps():
+        assert row in page
+    changes = pd.read_csv(paths.REPO / "figures" / "real_capability_changes.csv").query("measure == 'said'")
+    gap = {known: float(_gaps()[known].split("|")[-2].split()[0]) for known in (False, True)}
+    text = " ".join(page.split())
+    assert f"from {gap[False]:.2f} to {gap[True]:.2f} on the same people" in text
+    for verdict in changes["verdict"]:
+        assert f"*{verdict}*" in text
