@@ -29,7 +29,7 @@ help:
 	@echo "make test-slow  the long forms of the fault tests"
 	@echo "make lab        open JupyterLab"
 	@echo "make pretrain   pretrain the embedded models that are not there (hours; goes on where it was interrupted)"
-	@echo "make real       the study on a pretrained language model and eye (hours); NOTEBOOKS=03_gap_analysis takes 15 minutes"
+	@echo "make real       the study on a pretrained language model and eye (hours); NOTEBOOKS=03_gap_analysis"
 	@echo "make bench      benchmarks against what one would pick instead (about ten minutes)"
 	@echo "make notebooks  re-run the notebooks at their defaults and strip them for committing"
 	@echo "make site       build the study's pages into data/site (data/site/index.html)"

@@ -9,7 +9,7 @@ from xmem_utils.real import name_of
 
 PROFILE = str(paths.REPO / "profiles" / "real.yaml")
 SHORTER = str(paths.REPO / "profiles" / "real-knows.yaml")  # for the model that knows figures, alone
-LEARNING_RATE = 6e-3  # like the epochs of the profiles chosen from data/real/tuning.csv
+LEARNING_RATE = 6e-3  # like the epochs of PROFILE chosen from data/real/tuning.csv
 
 
 def _given(profile: str, *rest: str) -> list[str]:
