@@ -55,7 +55,7 @@ def test_image_tokens_come_to_lie_at_the_words_for_what_they_show(vlm, tmp_path,
             return self.linear(states).unflatten(1, (4, 4))
 
     torch.manual_seed(0)
-    monkeypatch.setattr(vlm.model.model, "multi_modal_projector", Projector())
+    monkeypatch.setitem(vlm.model.model._modules, "multi_modal_projector", Projector())  # setattr is not undone
     monkeypatch.setattr(projector, "words", lambda vlm: [torch.randn(len(values), 128) for values in AXES.values()])
     vectors = strangers(1200, seed=0)
     each = [torch.randn(len(values), 24) for values in AXES.values()]
