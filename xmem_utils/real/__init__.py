@@ -11,7 +11,7 @@ WEIGHTS = "adapter_model.safetensors"
 
 def name_of(known: bool) -> str:
     """Name of the model that knows public figures, and of the one that has seen them without their names."""
-    return "real-152m-knows" if known else "real-152m"
+    return "real-151m-knows" if known else "real-151m"
 
 
 def taught_to(*known: bool) -> str:
