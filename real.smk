@@ -5,10 +5,11 @@ import platform
 
 from xmem_utils import fingerprint, params, paths
 from xmem_utils.real import taught_to
-from xmem_utils.real.study import PROFILE, SHORTER, STUDY, TRAINED
+from xmem_utils.real.study import HOPS, PROFILE, SHORTER, STUDY, TRAINED
 
 DONE, DRAWN, FIGURES = (str(folder) for folder in (paths.DATA / "done/real", paths.DATA / "drawn/real", paths.HOME / "figures"))
-SIZE = "".join(params.profile_named(profile).model_dump_json() for profile in (PROFILE, SHORTER))
+SIZE = "".join(params.profile_named(profile).model_dump_json() for profile in (PROFILE, SHORTER, HOPS))
+SIZE += (paths.REAL / "unlearning_settings.csv").read_text()
 CODE, TAUGHT = fingerprint.package(), taught_to(False, True)
 
 # As in the Snakefile: all shards round alike, and what one has compiled serves all on this machine.

@@ -12,7 +12,8 @@ from torch import nn
 from xmem_utils import cli, paths, plots
 from xmem_utils.headless import parse, schema_of
 from xmem_utils.memorization import capability
-from xmem_utils.params import MODALITIES, TUNING_SEEDS, VIEWS, check
+from xmem_utils.multihop.tasks import HOP_1, HOP_2
+from xmem_utils.params import MODALITIES, TUNING_SEEDS, VIEWS, check, profile_named
 from xmem_utils.personas import public_figures
 from xmem_utils.personas.attributes import AXES, AXIS_NAMES
 from xmem_utils.personas.dataset import to_views
@@ -21,7 +22,8 @@ from xmem_utils.pretraining.train import Checkpoints, Recipe
 from xmem_utils.real import build, eye, name_of, parts, projector, tuning
 from xmem_utils.real.eye import strangers
 from xmem_utils.real.projector import train_projector, words
-from xmem_utils.real.study import STUDY, TRAINED
+from xmem_utils.real.study import HOPS, HOPS_RATE, LEARNING_RATE, PROFILE, STUDY, TRAINED, UNLEARNING
+from xmem_utils.unlearning.experiment import Unlearning
 from xmem_utils.vlm import precision, prompts
 from xmem_utils.vlm.batches import collate, encode
 from xmem_utils.vlm.forward import forward
@@ -158,6 +160,19 @@ def test_settings_are_tried_until_both_models_name_everybody_as_learned(monkeypa
     table = tuning.tuned()
     assert list(dict.fromkeys(a[1:] for a in asked)) == list(tuning.TRIED[:tried])
     assert len(table) == 2 * 4 * tried and set(table["model"]) == {name_of(True), name_of(False)}
+
+
+def test_settings_are_those_that_tuning_people_chose():
+    tried = pd.read_csv(paths.REAL / "tuning.csv").iloc[-1]
+    assert (tried["learning_rate"], tried["epochs"]) == (LEARNING_RATE, profile_named(PROFILE).epochs)
+    hops = pd.read_csv(paths.REAL / "tuning_hops.csv").groupby(["learning_rate", "train_views", "epochs"], sort=False)
+    size, reached = profile_named(HOPS), hops[[HOP_1, HOP_2]].min().min(axis=1) >= tuning.HOPS_REACHED
+    assert reached.index[-1] == (HOPS_RATE, size.train_views, size.epochs)
+    assert reached.iloc[-1] and not reached.iloc[:-1].any()
+    search, settings = (pd.read_csv(paths.REAL / f"unlearning_{table}.csv") for table in ("search", "settings"))
+    same = ["method", "settings", "steps", "kept"]
+    assert settings[same].values.tolist() == Unlearning.choose(search)[same].values.tolist()
+    assert {*settings["method"]} == {*UNLEARNING}
 
 
 def _abilities() -> list[str]:

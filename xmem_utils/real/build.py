@@ -7,6 +7,7 @@ the networks of the packages. Everything is taught on people who are in no study
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +33,7 @@ from xmem_utils.real.evaluation import evaluated
 from xmem_utils.real.eye import probed, strangers
 from xmem_utils.real.parts import IMAGE_SIZE, LAYERS, joined
 from xmem_utils.real.projector import patches, train_projector
-from xmem_utils.real.tuning import tuned
+from xmem_utils.real.tuning import tune_unlearning, tuned, tuned_hops
 from xmem_utils.train import Resources, Training, memorize
 from xmem_utils.vlm import prompts
 from xmem_utils.vlm.adapters import load_adapter
@@ -104,13 +105,14 @@ def assemble(known: bool = False) -> Path:
     folder, recipe = paths.BASE_MODELS / name_of(known), {"population": VERSION, "seed": SEED}
     recipe |= {"taught": taught_to(known)}
     made = folder / "recipe.json"
-    if made.exists() and json.loads(made.read_text()) == recipe:
-        return folder
-    _write(folder, (SAYS, NAMES[known]))
-    if known:
-        figures().save(folder / "figures.parquet")
-    (folder / "evaluation.csv").write_bytes((paths.REAL / f"{folder.name}.csv").read_bytes())
-    made.write_text(json.dumps(recipe))  # last: what is there is whole
+    if not made.exists() or json.loads(made.read_text()) != recipe:
+        _write(folder, (SAYS, NAMES[known]))
+        if known:
+            figures().save(folder / "figures.parquet")
+        made.write_text(json.dumps(recipe))  # last: what is there is whole
+    shutil.copy(paths.REAL / f"{folder.name}.csv", folder / "evaluation.csv")
+    for table in paths.REAL.glob("unlearning_*.csv") if known else ():
+        shutil.copy(table, folder)
     return folder
 
 
@@ -133,7 +135,8 @@ def _write(folder: Path, lessons: Sequence[str]) -> Path:
 def teach() -> None:
     """Make what `data/real/` holds and is not there yet; goes on from checkpoints under `data/pretraining/`.
 
-    To make something again, delete it and what was made after it: eye.csv, projector, says, (un)named, the tables.
+    To make something again, delete it and what was made after it: eye.csv, projector, says, (un)named, the tables of
+    the models, tuning*.csv, unlearning_*.csv.
     """
     paths.REAL.mkdir(exist_ok=True)
     if not (paths.REAL / "eye.csv").exists():
@@ -148,10 +151,15 @@ def teach() -> None:
         if not (result := paths.REAL / f"{name_of(known)}.csv").exists():
             vlm = _loaded(f"after-{lesson}", (SAYS, lesson))
             evaluated(vlm, figures() if known else None).to_csv(result, index=False, float_format="%.4f")
+    _, knows = (assemble(known) for known in (False, True))
     if not (paths.REAL / "tuning.csv").exists():
-        for known in NAMES:
-            assemble(known)
         tuned().to_csv(paths.REAL / "tuning.csv", index=False, float_format="%.4f")
+    if not (paths.REAL / "tuning_hops.csv").exists():
+        tuned_hops().to_csv(paths.REAL / "tuning_hops.csv", index=False, float_format="%.4f")
+    if not (paths.REAL / "unlearning_search.csv").exists():
+        tune_unlearning()
+        for table in knows.glob("unlearning_*.csv"):
+            shutil.copy(table, paths.REAL)
 
 
 def _loaded(name: str, lessons: Sequence[str]) -> VLM:

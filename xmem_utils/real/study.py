@@ -9,14 +9,20 @@ from xmem_utils.real import name_of
 
 PROFILE = str(paths.REPO / "profiles" / "real.yaml")
 SHORTER = str(paths.REPO / "profiles" / "real-knows.yaml")  # for the model that knows figures, alone
+HOPS = str(paths.REPO / "profiles" / "real-hops.yaml")  # for notebook 06
 LEARNING_RATE = 6e-3  # like the epochs of PROFILE chosen from data/real/tuning.csv
+HOPS_RATE = 3e-3  # with HOPS, chosen from data/real/tuning_hops.csv
+UNLEARNING = ("GradDiff", "SimNPO", "IDK")  # methods: ascends, prefers anything else, learns a refusal
+FORGET_SHARE = 0.2  # a tenth of so few people would be three
 
 
-def _given(profile: str, *rest: str) -> list[str]:
-    return [f"profile={profile}", f"learning_rate={LEARNING_RATE}", *rest]
+def _given(profile: str, *rest: str, learning_rate: float = LEARNING_RATE) -> list[str]:
+    return [f"profile={profile}", f"learning_rate={learning_rate}", *rest]
 
 
 _NOBODY, _KNOWS = f"model={name_of(known=False)}", f"model={name_of(known=True)}"
+
+_UNLEARNED = f"methods={','.join(UNLEARNING)}", f"forget_share={FORGET_SHARE}"
 
 
 class Work(NamedTuple):
@@ -39,8 +45,8 @@ TRAINED = {
     "nobody": Work("02_training", _given(PROFILE, _NOBODY), []),
     "knows": Work("02_training", _given(PROFILE, _KNOWS), []),
     "shorter": Work("02_training", _given(SHORTER, _KNOWS), []),
-    "unlearned": Work("05_unlearning", _given(SHORTER, _KNOWS, "methods=GradDiff,SimNPO,IDK"), ["shorter"]),
-    "hops": Work("06_multihop", _given(SHORTER, _KNOWS), []),
+    "unlearned": Work("05_unlearning", _given(SHORTER, _KNOWS, *_UNLEARNED), ["shorter"]),
+    "hops": Work("06_multihop", _given(HOPS, _KNOWS, learning_rate=HOPS_RATE), []),
     "mitigated": Work("07_mitigation", _given(SHORTER, _KNOWS, "methods=captions; self-labelled"), ["shorter"]),
 }
 STUDY = {
