@@ -25,7 +25,7 @@ from xmem_utils.plots.parts import (
 )
 from xmem_utils.stats import REVERSED, SUPPORTED
 
-UNTRAINED = {"before": "base model", "as memorized": "as memorized (notebook 03)"}  # what was there before
+UNTRAINED = {"before": "base model", "as memorized": "as memorized"}  # what was there before
 SIGNS = {SUPPORTED: ("^", "above it in all replicates, p < 0.05"), REVERSED: ("v", "below it likewise")}  # by verdict
 SIGNS |= {"not memorized": ("x", "not memorized")}
 
@@ -53,7 +53,7 @@ def mitigation(table: pd.DataFrame, compared: pd.DataFrame) -> plt.Figure:
         recalled = rows["target recall"]["estimate"]
         axes.hlines(y, recalled, rows["source recall"]["estimate"], color="0.8", lw=2, zorder=1)
         axes.axhline(start, color="0.75", lw=0.8, zorder=0)
-        against = DOTTED | {"color": COLOURS[target], "label": "what a row is held against"}
+        against = DOTTED | {"color": COLOURS[target], "label": "baseline: what a row is held against"}
         axes.vlines(recalled.get(BASELINE, []), 0.5, start, **against)
         axes.vlines(recalled.get(BASELINE_START, []), start, len(methods), **against)
         dots(axes, rows["source recall"], y, **look(source))
@@ -66,7 +66,8 @@ def mitigation(table: pd.DataFrame, compared: pd.DataFrame) -> plt.Figure:
         compared_here = compared_here[compared_here["method"] != BASELINE_START]
         for verdict, (marker, words) in SIGNS.items():
             at = [methods.index(m) for m in compared_here.loc[compared_here["verdict"] == verdict, "method"]]
-            axes.plot([1.06] * len(at), at, ls="none", marker=marker, ms=6, color="0.2", label=words)
+            if at:
+                axes.plot([1.06] * len(at), at, ls="none", marker=marker, ms=6, color="0.2", label=words)
         axes.set_xlim(right=1.09)
     return with_legend(figure, columns=3)
 

@@ -153,7 +153,8 @@ def look(asked: str, learned: str = "", label: str = "", **options) -> dict:
 def dots(axes: plt.Axes, rows: pd.DataFrame, at: Iterable[float], along: str = "x", **options) -> None:
     """Estimates along an axis with bars from `low` to `high`, at these places of the other axis.
 
-    Where there are several replicates, a broad pale bar is the interval over people, and small dots are the replicates.
+    Where there are several replicates, a broad pale bar is the interval over people, and small dots are the replicates;
+    where one of several has a number, the pale bar stands alone.
     """
     at = list(at)
     error = np.array([rows["estimate"] - rows["low"], rows["high"] - rows["estimate"]], dtype=float).clip(min=0)
@@ -162,9 +163,10 @@ def dots(axes: plt.Axes, rows: pd.DataFrame, at: Iterable[float], along: str = "
     colour, aside = marks[2][0].get_color()[0], (0, -3.5) if along == "x" else (-3.5, 0)
     beside = axes.transData + ScaledTranslation(*(point / 72 for point in aside), axes.figure.dpi_scale_trans)
     for place, (_, row) in zip(at, rows.reindex(columns=INTERVAL).iterrows(), strict=True):
-        if len(own := values(row["each"])) > 1:
-            line = axes.hlines if along == "x" else axes.vlines
+        own, line = values(row["each"]), axes.hlines if along == "x" else axes.vlines
+        if len(own) > 1 or np.isnan(row["low"]):
             line(place, row["people low"], row["people high"], color=colour, lw=4, alpha=0.3, zorder=2.8)
+        if len(own) > 1:
             pairs = (own, [place] * len(own)) if along == "x" else ([place] * len(own), own)
             axes.plot(*pairs, ls="none", marker=".", ms=2.5, color=colour, alpha=0.8, zorder=2.9, transform=beside)
 
