@@ -87,7 +87,7 @@ FIGURES = {  # by name: how it is drawn, panels, words in its legend
                                {"composed", "if hops were independent"}),
     "multihop_curves": (lambda: plots.multihop_curves(table("multihop_curves"), 0.04), 8, {"chance"}),
     "mitigation": (lambda: plots.mitigation(table("mitigation"), table("mitigation_tests")), 2,
-                   {"above it in all replicates, p < 0.05", "below it likewise", "what a row is held against",
+                   {"above it in all replicates, p < 0.05", "below it likewise", "baseline: what a row is held against",
                     "perception ceiling, asked with pictures"}),
     "claims": (lambda: plots.claims(table("claims")), 1, {"supported", "within ±0.05"}),
     "mitigation_pairs": (lambda: plots.mitigation_pairs(table("mitigation_pairs")), 2, {"nobody is paired: baseline"}),
