@@ -40,7 +40,7 @@ def memorization(model: str, epochs: int | None = None, kind: type[Memorization]
 
 def tables(model: str) -> dict[str, pd.DataFrame]:
     """By epochs: names recalled; ways to close the gap, with the settings searched; both hops of notebook 06."""
-    names, methods, hops = [], [], []
+    names, methods = [], []
     for epochs in EPOCHS:
         study = memorization(model, epochs)
         runs = study.run_all([study.condition(source, seed) for seed in TUNING_SEEDS for source in MODALITIES])
@@ -50,10 +50,17 @@ def tables(model: str) -> dict[str, pd.DataFrame]:
             run = bake_off.run(bake_off.condition(method, own, source, TUNING_SEEDS[0]))
             found = per_persona(bake_off.collect([run]))[[SOURCE, TARGET]].mean()
             methods.append({"epochs": epochs, "source": source, "method": method, **found})
-        chained = memorization(model, epochs, Multihop)
-        runs = chained.run_all([chained.condition(source, TUNING_SEEDS[0]) for source in MODALITIES])
-        hops.append(gates(chained.collect(runs)))
-    return {"tuning": pd.concat(names), "tuning_methods": pd.DataFrame(methods), "tuning_hops": pd.concat(hops)}
+    return {"tuning": pd.concat(names), "tuning_methods": pd.DataFrame(methods), "tuning_hops": hops(model)}
+
+
+def hops(model: str) -> pd.DataFrame:
+    """Both hops of notebook 06 by epochs."""
+    tables = []
+    for epochs in EPOCHS:
+        study = memorization(model, epochs, Multihop)
+        runs = study.run_all([study.condition(source, TUNING_SEEDS[0]) for source in MODALITIES])
+        tables.append(gates(study.collect(runs)))
+    return pd.concat(tables)
 
 
 def recall(records: pd.DataFrame) -> pd.DataFrame:

@@ -7,7 +7,6 @@ import pandas as pd
 from xmem_utils.memorization.experiment import Memorization
 from xmem_utils.multihop.experiment import Multihop
 from xmem_utils.multihop.tables import gates
-from xmem_utils.multihop.tasks import HOP_1, HOP_2
 from xmem_utils.params import MODALITIES, TUNING_SEEDS, profile_named
 from xmem_utils.real import name_of
 from xmem_utils.real.study import FORGET_SHARE, HOPS, LEARNING_RATE, PROFILE, SHORTER, UNLEARNING
@@ -15,14 +14,12 @@ from xmem_utils.replicates import LADDER
 from xmem_utils.stats import GATE
 from xmem_utils.tuning import recall
 from xmem_utils.unlearning.experiment import Unlearning, UnlearningCondition
-from xmem_utils.unlearning.methods import RATES
 from xmem_utils.unlearning.names import BEFORE, RETAIN_ONLY
 
 TRIED = ((6e-3, 6), (6e-3, 9), (6e-3, 12))  # learning rates and epochs, one after another
 RANK = 16  # what notebooks default to
-HOPS_TRIED = ((6e-3, 16, 3), (3e-3, 8, 4), (3e-3, 8, 6))  # the same of notebook 06, with views a person
-HOPS_REACHED = 0.95  # more than the gate: a run of the study that fails it gives no composed number at all
-STEPS = 20  # of unlearning, at most
+HOPS_TRIED = ((3e-3, 4), (3e-3, 6), (3e-3, 9))  # the same of notebook 06
+RATES, STEPS = (1e-3, 3e-3), 45  # of unlearning; steps at most
 
 
 def tuned() -> pd.DataFrame:
@@ -44,27 +41,21 @@ def tuned() -> pd.DataFrame:
 
 
 def tuned_hops() -> pd.DataFrame:
-    """The gates of notebook 06 by what was tried, in its order, until `HOPS_REACHED` of both hops is learned from both
-    modalities; a try ends where one modality fails."""
+    """The gates of notebook 06 by what was tried, in its order, until both hops are learned from both modalities."""
     tables = []
-    for learning_rate, train_views, epochs in HOPS_TRIED:
-        size = profile_named(HOPS).model_copy(update={"train_views": train_views, "epochs": epochs})
+    for learning_rate, epochs in HOPS_TRIED:
+        size = profile_named(HOPS).model_copy(update={"epochs": epochs})
         study = Multihop(name_of(True), size, RANK, learning_rate)
-        for source in MODALITIES:
-            run = study.run(study.condition(source, TUNING_SEEDS[0]))
-            found = gates(study.collect([run])).drop(columns=["beside", "learned"])
-            tables.append(found.assign(learning_rate=learning_rate, train_views=train_views))
-            if not (reached := found[[HOP_1, HOP_2]].min(axis=None) >= HOPS_REACHED):
-                break
-        if reached:
+        runs = study.run_all([study.condition(source, TUNING_SEEDS[0]) for source in MODALITIES])
+        tables.append(gates(study.collect(runs)).drop(columns="beside").assign(learning_rate=learning_rate))
+        if tables[-1]["learned"].all():
             break
     return pd.concat(tables, ignore_index=True)
 
 
 def tune_unlearning() -> None:
     """Choose learning rate and steps of each method of 05, on tuning people, into the folder of the model that knows
-    figures: by the rule of every search, among all its learning rates and `STEPS` steps, all else as the embedded
-    models have it."""
+    figures: by the rule of every search, among `RATES` and `STEPS`, all else as the embedded models have it."""
     study = Unlearning(Memorization(name_of(True), profile_named(SHORTER), RANK, LEARNING_RATE))
     study.write(pd.concat([study.tried(run) for run in study.run_all(unlearning_tries(study))], ignore_index=True))
 
