@@ -43,7 +43,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 figures: $(VENV)/.installed
-	$(SNAKEMAKE) $(ONLY)
+	$(SNAKEMAKE) -- $(ONLY)
 
 quick: export XMEM_HOME := $(CURDIR)/build/quick
 quick: export XMEM_PROFILE := quick

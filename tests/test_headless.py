@@ -3,6 +3,7 @@
 import base64
 import io
 import os
+import shlex
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import nbformat
 import pytest
 from nbformat import v4
 from PIL import Image
+from snakemake.cli import get_argument_parser
 
 from xmem_utils import headless, params, paths, progress, replicates
 from xmem_utils.cli import main
@@ -79,6 +81,14 @@ def test_the_graph_has_every_notebook_and_explains_itself(tmp_path):
     jobs |= dict.fromkeys([*alone, "mitigation", "claims"], 1)
     for rule, count in jobs.items():
         assert any(line.split() == [rule, str(count)] for line in planned.splitlines()), planned
+
+
+@pytest.mark.parametrize("only", ["", "multihop"])
+def test_make_hands_snakemake_what_to_draw(only):
+    asked = ["make", "-n", "figures", "CORES=2", f"ONLY={only}"]
+    command = subprocess.run(asked, cwd=paths.REPO, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+    given = get_argument_parser().parse_args(shlex.split(command)[3:])  # behind python -m snakemake
+    assert [*given.targets] == only.split() and given.config == ["shards=2"]
 
 
 def test_a_stripped_notebook_keeps_small_figures_and_what_nbval_compares(tmp_path):
