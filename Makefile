@@ -7,7 +7,7 @@ PROFILE ?= standard
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 # `python -m`, and no folder unquoted: the checkout may lie anywhere where a virtual environment can (no colon)
 # One shard a core: each loads all libraries and compiles layers first.
-SNAKEMAKE := $(BIN)/python -m snakemake --cores $(CORES) --config shards=$(CORES) --quiet host reason rules
+SNAKEMAKE = $(BIN)/python -m snakemake $(ONLY) --cores $(CORES) --config shards=$(CORES) --quiet host reason rules
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export XMEM_PROFILE := $(PROFILE)
 
@@ -43,7 +43,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 figures: $(VENV)/.installed
-	$(SNAKEMAKE) -- $(ONLY)
+	$(SNAKEMAKE)
 
 quick: export XMEM_HOME := $(CURDIR)/build/quick
 quick: export XMEM_PROFILE := quick
