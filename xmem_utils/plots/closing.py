@@ -53,7 +53,7 @@ def mitigation(table: pd.DataFrame, compared: pd.DataFrame) -> plt.Figure:
         recalled = rows["target recall"]["estimate"]
         axes.hlines(y, recalled, rows["source recall"]["estimate"], color="0.8", lw=2, zorder=1)
         axes.axhline(start, color="0.75", lw=0.8, zorder=0)
-        against = DOTTED | {"color": COLOURS[target], "label": "baseline: what a row is held against"}
+        against = DOTTED | {"color": COLOURS[target], "label": "the baseline that a row is held against"}
         axes.vlines(recalled.get(BASELINE, []), 0.5, start, **against)
         axes.vlines(recalled.get(BASELINE_START, []), start, len(methods), **against)
         dots(axes, rows["source recall"], y, **look(source))

@@ -164,7 +164,7 @@ def dots(axes: plt.Axes, rows: pd.DataFrame, at: Iterable[float], along: str = "
     beside = axes.transData + ScaledTranslation(*(point / 72 for point in aside), axes.figure.dpi_scale_trans)
     for place, (_, row) in zip(at, rows.reindex(columns=INTERVAL).iterrows(), strict=True):
         own, line = values(row["each"]), axes.hlines if along == "x" else axes.vlines
-        if len(own) > 1 or np.isnan(row["low"]):
+        if len(own) > 1 or (len(own) and np.isnan(row["low"])):
             line(place, row["people low"], row["people high"], color=colour, lw=4, alpha=0.3, zorder=2.8)
         if len(own) > 1:
             pairs = (own, [place] * len(own)) if along == "x" else ([place] * len(own), own)

@@ -151,7 +151,8 @@ def teach() -> None:
         if not (result := paths.REAL / f"{name_of(known)}.csv").exists():
             vlm = _loaded(f"after-{lesson}", (SAYS, lesson))
             evaluated(vlm, figures() if known else None).to_csv(result, index=False, float_format="%.4f")
-    _, knows = (assemble(known) for known in (False, True))
+    assemble()
+    knows = assemble(known=True)
     if not (paths.REAL / "tuning.csv").exists():
         tuned().to_csv(paths.REAL / "tuning.csv", index=False, float_format="%.4f")
     if not (paths.REAL / "tuning_hops.csv").exists():
